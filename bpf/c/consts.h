@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Dual MIT/GPL */
+#pragma once
+
+/* Default map sizes; Go may enlarge them at load. */
+#define MAX_FRONTENDS 65536
+#define MAX_RECORDS 65536
+#define MAX_BLOCK_CELLS (1 << 19)
+#define MAX_PODS 1024
+#define MAX_GUARDED_SOURCES 65536
+#define MAX_GUARDED_PORTS 4096
+
+#define BLOCK_HEADER_CELLS 2
+#define BACKEND_CELLS_V4 1
+#define BACKEND_CELLS_V6 3
+
+/* How many backends of a changed block are searched for the one a pin names. Beyond it the socket gets a new
+ * backend, as it would from kube-proxy after its conntrack entry expired. */
+#define MAX_PIN_SCAN 128
+
+/* Where a rejected connection goes when the kernel has no bpf_set_retval (before 5.18): a port nobody listens on
+ * answers ECONNREFUSED, while a plain refusal by the hook would be EPERM. tcpmux, RFC 1078. */
+#define CLOSED_PORT 1
+
+#define DNS_PORT 53

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Dual MIT/GPL
+/* Service translation at the socket: connect, sendmsg, recvmsg and getpeername of every process under the node's
+ * cgroup root. A connection is translated once, before its first packet exists; packets then cost nothing. */
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <linux/errno.h>
+#include <stdbool.h>
+
+#include "lb.h"
+
+#define ALLOW 1
+#define REFUSE 0
+
+const volatile __u64 host_netns_cookie;
+const volatile __be32 node_dns_v4; /* address of the node's DNS listener, 0: none */
+const volatile __u8 have_set_retval;
+
+enum verdict {
+	PASS,      /* not a Service, or a Service whose traffic must look lost: leave the address alone */
+	TRANSLATE, /* the backend is filled in */
+	REJECT,    /* ECONNREFUSED */
+};
+
+/* The peer of a socket call, in the form of the maps. */
+struct peer {
+	__be32 addr[4];
+	__be16 port;
+};
+
+static __always_inline bool listens(struct bpf_sock_addr *ctx, __u64 netns)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *sk;
+
+	tuple.ipv4.daddr = node_dns_v4;
+	tuple.ipv4.dport = bpf_htons(DNS_PORT);
+	if (ctx->protocol == IPPROTO_UDP)
+		sk = bpf_sk_lookup_udp(ctx, &tuple, sizeof(tuple.ipv4), netns, 0);
+	else
+		sk = bpf_sk_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv4), netns, 0);
+	if (!sk)
+		return false;
+	bpf_sk_release(sk);
+	return true;
+}
+
+/* Steering to the node's DNS is decided anew for every call by looking for the listening socket itself: an agent
+ * that died takes its socket along, and the very next query goes to the cluster's DNS. */
+static __always_inline bool node_dns(struct bpf_sock_addr *ctx, struct backend *b)
+{
+	__u64 cookie = bpf_get_netns_cookie(ctx);
+	__u64 netns = BPF_F_CURRENT_NETNS;
+
+	if (!node_dns_v4)
+		return false;
+	if (cookie != host_netns_cookie) {
+		struct pod_key key = { .netns_cookie = cookie };
+		struct pod *pod = bpf_map_lookup_elem(&pods, &key);
+
+		if (!pod || pod->host_nsid < 0)
+			return false;
+		netns = pod->host_nsid;
+	}
+	if (!listens(ctx, netns))
+		return false;
+	b->addr[0] = 0;
+	b->addr[1] = 0;
+	b->addr[2] = bpf_htonl(0xffff);
+	b->addr[3] = node_dns_v4;
+	b->port = bpf_htons(DNS_PORT);
+	return true;
+}
+
+static __always_inline bool find(const struct peer *peer, __u8 proto, struct service *svc)
+{
+	struct frontend_key key = {
+		.addr = { peer->addr[0], peer->addr[1], peer->addr[2], peer->addr[3] },
+		.port = peer->port,
+		.proto = proto,
+	};
+
+	return find_service(&key, svc);
+}
+
+static __always_inline enum verdict choose(struct bpf_sock_addr *ctx, const struct service *svc, struct backend *b)
+{
+	if ((svc->policy.flags & BLOCK_NODE_DNS) && svc->policy.backend_cells == BACKEND_CELLS_V4 && node_dns(ctx, b))
+		return TRANSLATE;
+	if (pick_internal(svc, b))
+		return TRANSLATE;
+	return svc->policy.flags & BLOCK_INTERNAL_DROP ? PASS : REJECT;
+}
+
+/* The socket's pin for this frontend, or NULL. */
+static __always_inline struct pin *find_pin(struct pins *pins, const struct peer *vip)
+{
+	for (int i = 0; i < PINS_PER_SOCKET; i++)
+		if (pins->pin[i].vip_port == vip->port && same_address(pins->pin[i].vip, vip->addr))
+			return &pins->pin[i];
+	return NULL;
+}
+
+static __always_inline void write_pin(struct pin *pin, const struct peer *vip, const struct service *svc,
+				      const struct backend *b)
+{
+	__builtin_memcpy(pin->vip, vip->addr, sizeof(pin->vip));
+	__builtin_memcpy(pin->backend, b->addr, sizeof(pin->backend));
+	pin->vip_port = vip->port;
+	pin->backend_port = b->port;
+	pin->record = svc->record;
+	pin->published = svc->published;
+}
+
+/* A pin holds while its backend is in the block; one comparison tells when nothing was published since. */
+static __always_inline bool pin_holds(struct pin *pin, const struct service *svc)
+{
+	if (pin->record != svc->record)
+		return false;
+	if (pin->published.block == svc->published.block && pin->published.sequence == svc->published.sequence)
+		return true;
+	if (!offers(svc, pin->backend, pin->backend_port))
+		return false;
+	pin->published = svc->published;
+	return true;
+}
+
+/* Datagrams of one socket to one frontend stay on one backend while it is offered. */
+static __always_inline enum verdict choose_pinned(struct bpf_sock_addr *ctx, const struct peer *vip,
+						  const struct service *svc, struct backend *b)
+{
+	struct pins *pins = bpf_sk_storage_get(&socket_pins, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	enum verdict v;
+	struct pin *pin;
+
+	if (!pins)
+		return choose(ctx, svc, b);
+	pin = find_pin(pins, vip);
+	if (pin && !(svc->policy.flags & BLOCK_NODE_DNS) && pin_holds(pin, svc)) {
+		__builtin_memcpy(b->addr, pin->backend, sizeof(b->addr));
+		b->port = pin->backend_port;
+		return TRANSLATE;
+	}
+	v = choose(ctx, svc, b);
+	if (v != TRANSLATE)
+		return v;
+	if (!pin)
+		pin = &pins->pin[pins->next++ % PINS_PER_SOCKET];
+	write_pin(pin, vip, svc, b);
+	return TRANSLATE;
+}
+
+static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct peer *peer)
+{
+	struct service svc;
+	struct backend b = {};
+	enum verdict v;
+
+	if (!find(peer, ctx->protocol, &svc))
+		return PASS;
+	if (ctx->protocol == IPPROTO_UDP)
+		v = choose_pinned(ctx, peer, &svc, &b);
+	else
+		v = choose(ctx, &svc, &b);
+	if (v == TRANSLATE) {
+		__builtin_memcpy(peer->addr, b.addr, sizeof(peer->addr));
+		peer->port = b.port;
+	}
+	return v;
+}
+
+/* What the socket's owner must see instead of a backend: the frontend it talked to, if the socket has a pin that
+ * says so. */
+static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct peer *peer)
+{
+	struct pins *pins = bpf_sk_storage_get(&socket_pins, ctx->sk, 0, 0);
+
+	if (!pins)
+		return false;
+	for (int i = 0; i < PINS_PER_SOCKET; i++) {
+		struct pin *pin = &pins->pin[i];
+
+		if (!pin->vip_port || pin->backend_port != peer->port || !same_address(pin->backend, peer->addr))
+			continue;
+		__builtin_memcpy(peer->addr, pin->vip, sizeof(peer->addr));
+		peer->port = pin->vip_port;
+		return true;
+	}
+	return false;
+}
+
+static __always_inline struct peer peer4(const struct bpf_sock_addr *ctx)
+{
+	struct peer p = {
+		.addr = { 0, 0, bpf_htonl(0xffff), ctx->user_ip4 },
+		.port = (__be16)ctx->user_port,
+	};
+
+	return p;
+}
+
+static __always_inline struct peer peer6(const struct bpf_sock_addr *ctx)
+{
+	struct peer p = {
+		.addr = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] },
+		.port = (__be16)ctx->user_port,
+	};
+
+	return p;
+}
+
+static __always_inline void set_peer4(struct bpf_sock_addr *ctx, const struct peer *p)
+{
+	ctx->user_ip4 = p->addr[3];
+	ctx->user_port = p->port;
+}
+
+static __always_inline void set_peer6(struct bpf_sock_addr *ctx, const struct peer *p)
+{
+	ctx->user_ip6[0] = p->addr[0];
+	ctx->user_ip6[1] = p->addr[1];
+	ctx->user_ip6[2] = p->addr[2];
+	ctx->user_ip6[3] = p->addr[3];
+	ctx->user_port = p->port;
+}
+
+/* kube-proxy rejects a Service without endpoints with ECONNREFUSED. A v6 hook also serves v4-mapped peers, so the
+ * closed port is looked for on the loopback of the family in use. */
+static __always_inline bool refuse(struct peer *peer)
+{
+	if (have_set_retval) {
+		bpf_set_retval(-ECONNREFUSED);
+		return true;
+	}
+	if (peer->addr[2] == bpf_htonl(0xffff) && !peer->addr[0] && !peer->addr[1]) {
+		peer->addr[3] = bpf_htonl(INADDR_LOOPBACK);
+	} else {
+		peer->addr[0] = peer->addr[1] = peer->addr[2] = 0;
+		peer->addr[3] = bpf_htonl(1);
+	}
+	peer->port = bpf_htons(CLOSED_PORT);
+	return false;
+}
+
+static __always_inline int to_backend4(struct bpf_sock_addr *ctx)
+{
+	struct peer peer = peer4(ctx);
+
+	switch (translate(ctx, &peer)) {
+	case PASS:
+		return ALLOW;
+	case REJECT:
+		if (refuse(&peer))
+			return REFUSE;
+	case TRANSLATE:
+		set_peer4(ctx, &peer);
+	}
+	return ALLOW;
+}
+
+static __always_inline int to_backend6(struct bpf_sock_addr *ctx)
+{
+	struct peer peer = peer6(ctx);
+
+	switch (translate(ctx, &peer)) {
+	case PASS:
+		return ALLOW;
+	case REJECT:
+		if (refuse(&peer))
+			return REFUSE;
+	case TRANSLATE:
+		set_peer6(ctx, &peer);
+	}
+	return ALLOW;
+}
+
+static __always_inline int to_frontend4(struct bpf_sock_addr *ctx)
+{
+	struct peer peer = peer4(ctx);
+
+	if (untranslate(ctx, &peer))
+		set_peer4(ctx, &peer);
+	return ALLOW;
+}
+
+static __always_inline int to_frontend6(struct bpf_sock_addr *ctx)
+{
+	struct peer peer = peer6(ctx);
+
+	if (untranslate(ctx, &peer))
+		set_peer6(ctx, &peer);
+	return ALLOW;
+}
+
+SEC("cgroup/connect4")
+int connect4(struct bpf_sock_addr *ctx)
+{
+	return to_backend4(ctx);
+}
+
+SEC("cgroup/connect6")
+int connect6(struct bpf_sock_addr *ctx)
+{
+	return to_backend6(ctx);
+}
+
+SEC("cgroup/sendmsg4")
+int sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return to_backend4(ctx);
+}
+
+SEC("cgroup/sendmsg6")
+int sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return to_backend6(ctx);
+}
+
+SEC("cgroup/recvmsg4")
+int recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return to_frontend4(ctx);
+}
+
+SEC("cgroup/recvmsg6")
+int recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return to_frontend6(ctx);
+}
+
+SEC("cgroup/getpeername4")
+int getpeername4(struct bpf_sock_addr *ctx)
+{
+	return to_frontend4(ctx);
+}
+
+SEC("cgroup/getpeername6")
+int getpeername6(struct bpf_sock_addr *ctx)
+{
+	return to_frontend6(ctx);
+}
+
+/* Nothing here uses these types by value; naming them puts them into BTF, from which Go's come. */
+const enum frontend_kind *go_frontend_kind __attribute__((unused));
+const enum block_flags *go_block_flags __attribute__((unused));
+const struct block_head *go_block_head __attribute__((unused));
+const struct block_policy *go_block_policy __attribute__((unused));
+const struct backend_cell *go_backend_cell __attribute__((unused));
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Dual MIT/GPL */
+/* The contract between the programs and Go: every struct that lives in a map. Go sees them through bpf2go only.
+ * Addresses are 16 bytes in network order, IPv4 as v4-mapped IPv6 (RFC 4291, 2.5.5.2); ports are in network order.
+ * A layout never changes its meaning: a new layout gets a new map name and a new pin directory (LAYOUT_VERSION). */
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <stddef.h>
+
+struct frontend_key {
+	__be32 addr[4];
+	__be16 port;
+	__u8 proto; /* IPPROTO_* */
+	__u8 pad;
+};
+_Static_assert(sizeof(struct frontend_key) == 20, "frontend_key");
+
+enum frontend_kind {
+	FRONTEND_CLUSTER_IP = 1,
+};
+
+/* The kernel may hand a deleted hash element to another key while a reader still looks at it, so the value repeats
+ * what tells its key from the others: a reader that finds a mismatch looks again. */
+struct frontend {
+	__u32 record;     /* index into records, shared by all frontends of one Service port and family */
+	__be32 addr_tail; /* addr[3] of the key */
+	__be16 port;      /* of the key */
+	__u8 proto;       /* of the key */
+	__u8 kind;        /* enum frontend_kind */
+};
+_Static_assert(sizeof(struct frontend) == 12, "frontend");
+
+/* records: one aligned 64-bit word per Service port and family. The store of this word is the only publish
+ * operation: whoever reads it sees the whole old block or the whole new one. */
+struct record {
+	__u32 block;    /* cell index of the block header; 0: nothing is published */
+	__u32 sequence; /* grows by one with every publish, so that a reused block index is told apart */
+};
+_Static_assert(sizeof(struct record) == 8, "record");
+
+enum block_flags {
+	BLOCK_INTERNAL_LOCAL = 1 << 0, /* clients inside the cluster use the local list */
+	BLOCK_INTERNAL_DROP = 1 << 1,  /* an empty list drops instead of rejecting: endpoints exist elsewhere */
+	BLOCK_NODE_DNS = 1 << 2,       /* goes to the node's DNS listener while that one listens */
+};
+
+/* blocks: 8-byte cells. A block is a header of two cells, the cluster list, and cells of the local list that are
+ * not a part of it. Immutable once published. */
+struct block_head {
+	__u32 record; /* who owns the block: a mismatch means the block was reused under the reader */
+	__u16 cluster_count;
+	__u16 local_count;
+};
+_Static_assert(sizeof(struct block_head) == 8, "block_head");
+
+struct block_policy {
+	__u32 affinity_seconds; /* 0: none */
+	__u16 local_at;         /* index of the first local backend, counted in backends from the list start */
+	__u8 backend_cells;     /* cells per backend: BACKEND_CELLS_V4 or BACKEND_CELLS_V6 */
+	__u8 flags;             /* enum block_flags */
+};
+_Static_assert(sizeof(struct block_policy) == 8, "block_policy");
+
+/* One IPv4 backend is one cell. An IPv6 backend is three: 16 bytes of address, then this struct with addr 0. */
+struct backend_cell {
+	__be32 addr;
+	__be16 port;
+	__u16 pad;
+};
+_Static_assert(sizeof(struct backend_cell) == 8, "backend_cell");
+
+struct pod_key {
+	__u64 netns_cookie;
+};
+
+/* pods: who is behind a socket, by the cookie of its network namespace. Written by CNI ADD. */
+struct pod {
+	__s32 host_nsid; /* id of the host's network namespace as seen from the pod's, -1: unknown */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct pod) == 8, "pod");
+
+struct address {
+	__be32 addr[4];
+};
+_Static_assert(sizeof(struct address) == 16, "address");
+
+/* A pin remembers where a UDP socket's datagrams for one frontend go. */
+struct pin {
+	__be32 vip[4];
+	__be32 backend[4];
+	__be16 vip_port;
+	__be16 backend_port;
+	__u32 record;
+	struct record published; /* the record's word when the backend was last seen in its block */
+};
+_Static_assert(sizeof(struct pin) == 48, "pin");
+
+#define PINS_PER_SOCKET 4
+
+struct pins {
+	struct pin pin[PINS_PER_SOCKET];
+	__u32 next; /* slot the next new pin takes */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct pins) == 200, "pins");

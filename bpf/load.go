@@ -1,0 +1,118 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/rlimit"
+)
+
+// layoutVersion names the pin directory. It changes when the meaning of a map does, so that programs and maps of two
+// layouts never meet.
+const layoutVersion = "v1"
+
+// Config says where the datapath lives. The zero value of a size means the default of bpf/c/consts.h.
+type Config struct {
+	// PinDir is a directory on a bpffs, such as /sys/fs/bpf/nearpath; it is made if missing.
+	PinDir string
+	// CgroupRoot is the cgroup2 directory whose processes are served: the root of the node.
+	CgroupRoot string
+	// HostNetNSCookie identifies the network namespace of the host, see NetNSCookie.
+	HostNetNSCookie uint64
+	// NodeDNS is the address of the node's DNS listener on port 53; the zero Addr means that there is none.
+	NodeDNS netip.Addr
+	// Frontends, Records and BlockCells size the Service maps. They must not change while pins of an older agent
+	// exist.
+	Frontends, Records, BlockCells uint32
+}
+
+// A Datapath is the loaded programs and maps.
+type Datapath struct {
+	Services *Services
+	Pods     *Pods
+
+	objs sockObjects
+	cfg  Config
+}
+
+// Load opens the pinned maps, or makes and pins them, and loads the programs. Nothing is attached yet: what older
+// programs serve goes on being served. The caller closes the Datapath; that leaves all pins in place.
+func Load(cfg Config) (*Datapath, error) {
+	// Before 5.11 map memory counts against RLIMIT_MEMLOCK.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("lift the locked-memory limit: %w", err)
+	}
+	spec, err := sockSpec(cfg)
+	if err != nil {
+		return nil, err
+	}
+	pins := filepath.Join(cfg.PinDir, layoutVersion)
+	if err := os.MkdirAll(filepath.Join(pins, linkDir), 0o700); err != nil {
+		return nil, fmt.Errorf("make pin directory: %w", err)
+	}
+	d := &Datapath{cfg: cfg}
+	opts := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: pins}}
+	if err := spec.LoadAndAssign(&d.objs, opts); err != nil {
+		return nil, fmt.Errorf("load the datapath with pins in %s: %w", pins, err)
+	}
+	d.Pods = &Pods{byCookie: d.objs.Pods, byAddress: d.objs.PodAddresses}
+	if d.Services, err = newServices(d.objs.Frontends, d.objs.Records, d.objs.Blocks); err != nil {
+		return nil, errors.Join(err, d.objs.Close())
+	}
+	return d, nil
+}
+
+func sockSpec(cfg Config) (*ebpf.CollectionSpec, error) {
+	spec, err := loadSock()
+	if err != nil {
+		return nil, err
+	}
+	for name, n := range map[string]uint32{
+		sockMapFrontends: cfg.Frontends, sockMapRecords: cfg.Records, sockMapBlocks: cfg.BlockCells,
+	} {
+		if n > 0 {
+			spec.Maps[name].MaxEntries = n
+		}
+	}
+	var dns uint32
+	if cfg.NodeDNS.Is4() {
+		dns = words(cfg.NodeDNS)[3]
+	} else if cfg.NodeDNS.IsValid() {
+		return nil, fmt.Errorf("node DNS address %s: only IPv4 is supported", cfg.NodeDNS)
+	}
+	setRetval, err := haveSetRetval()
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range map[string]any{
+		sockVarHostNetnsCookie: cfg.HostNetNSCookie, sockVarNodeDnsV4: dns, sockVarHaveSetRetval: setRetval,
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return spec, nil
+}
+
+// haveSetRetval probes for bpf_set_retval in cgroup socket programs (5.18).
+func haveSetRetval() (uint8, error) {
+	err := features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval)
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("probe bpf_set_retval: %w", err)
+	}
+	return 1, nil
+}
+
+// Close gives up the handles of this process. Pinned maps and attached programs stay.
+func (d *Datapath) Close() error {
+	return errors.Join(d.Services.close(), d.objs.Close())
+}

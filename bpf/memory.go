@@ -1,0 +1,31 @@
+package bpf
+
+import (
+	"fmt"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// mapWords maps an array map of 8-byte values into memory, shared with the kernel.
+//
+// This is the package's one use of unsafe: publishing needs a store that is a single instruction, and only a pointer
+// to the word itself gives that.
+func mapWords(m *ebpf.Map) ([]uint64, error) {
+	if m.ValueSize() != 8 || m.Flags()&unix.BPF_F_MMAPABLE == 0 {
+		return nil, fmt.Errorf("map of %d-byte values with flags %#x: want 8 bytes, mmapable", m.ValueSize(), m.Flags())
+	}
+	b, err := unix.Mmap(m.FD(), 0, 8*int(m.MaxEntries()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, err
+	}
+	return unsafe.Slice((*uint64)(unsafe.Pointer(&b[0])), m.MaxEntries()), nil
+}
+
+func unmapWords(w []uint64) error {
+	if len(w) == 0 {
+		return nil
+	}
+	return unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(&w[0])), 8*len(w)))
+}

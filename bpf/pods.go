@@ -1,0 +1,93 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// A Pod is what the programs know of a pod of this node.
+type Pod struct {
+	Addrs []netip.Addr
+	// NetNSCookie identifies the pod's network namespace (SO_NETNS_COOKIE) for as long as the machine is up.
+	NetNSCookie uint64
+	// HostNSID is the id the host's network namespace has inside the pod's (RTM_NEWNSID), -1 for none. Without it
+	// the pod's DNS queries go to the cluster's DNS.
+	HostNSID int32
+}
+
+// Pods are the pods of this node, by network namespace and by address. Methods are safe for concurrent use as long
+// as no two of them name the same pod.
+type Pods struct{ byCookie, byAddress *ebpf.Map }
+
+// Put adds a pod or replaces it.
+func (p *Pods) Put(pod Pod) error {
+	key := sockPodKey{NetnsCookie: pod.NetNSCookie}
+	if err := p.byCookie.Update(key, sockPod{HostNsid: pod.HostNSID}, ebpf.UpdateAny); err != nil {
+		return fmt.Errorf("put pod %v: %w", pod.Addrs, full(err, p.byCookie))
+	}
+	for _, a := range pod.Addrs {
+		if err := p.byAddress.Update(sockAddress{Addr: words(a)}, key, ebpf.UpdateAny); err != nil {
+			return fmt.Errorf("put pod %v: %w", pod.Addrs, full(err, p.byAddress))
+		}
+	}
+	return nil
+}
+
+// Delete removes the pod that has the given addresses; it is no error if there is none.
+func (p *Pods) Delete(addrs []netip.Addr) error {
+	for _, a := range addrs {
+		var key sockPodKey
+		addr := sockAddress{Addr: words(a)}
+		err := p.byAddress.Lookup(addr, &key)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			continue
+		}
+		if err == nil {
+			err = ignoreMissing(p.byCookie.Delete(key))
+		}
+		if err == nil {
+			err = ignoreMissing(p.byAddress.Delete(addr))
+		}
+		if err != nil {
+			return fmt.Errorf("delete pod %s: %w", a, err)
+		}
+	}
+	return nil
+}
+
+// Lookup finds the pod an address belongs to.
+func (p *Pods) Lookup(addr netip.Addr) (Pod, bool, error) {
+	var (
+		key sockPodKey
+		pod sockPod
+	)
+	err := p.byAddress.Lookup(sockAddress{Addr: words(addr)}, &key)
+	if err == nil {
+		err = p.byCookie.Lookup(key, &pod)
+	}
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return Pod{}, false, nil
+	}
+	if err != nil {
+		return Pod{}, false, fmt.Errorf("look up pod %s: %w", addr, err)
+	}
+	return Pod{Addrs: []netip.Addr{addr}, NetNSCookie: key.NetnsCookie, HostNSID: pod.HostNsid}, true, nil
+}
+
+func full(err error, m *ebpf.Map) error {
+	if errors.Is(err, unix.E2BIG) {
+		return fmt.Errorf("%w: at most %d entries fit", ErrFull, m.MaxEntries())
+	}
+	return err
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,256 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// ErrFull is returned by a write that a map has no room for. The state that was published before it still stands.
+var ErrFull = errors.New("map is full")
+
+// A Frontend is an address a Service port is reached at. Protocol is an IP protocol number.
+type Frontend struct {
+	Addr     netip.AddrPort
+	Protocol uint8
+}
+
+func (f Frontend) String() string { return fmt.Sprintf("%s/%d", f.Addr, f.Protocol) }
+
+// A Block is what one record publishes: the backends of one Service port in one family, and what to do with its
+// traffic. Backends of an empty list are rejected (ECONNREFUSED) or, with InternalDrop, left to be lost.
+type Block struct {
+	// Cluster and Local are the two lists of reference rows C1 to C5; all of one family.
+	Cluster, Local []netip.AddrPort
+	// InternalLocal makes clients inside the cluster choose from Local.
+	InternalLocal bool
+	// InternalDrop drops what finds its list empty, instead of rejecting it.
+	InternalDrop bool
+	// NodeDNS sends connections to the node's DNS listener as long as one listens.
+	NodeDNS bool
+}
+
+// An Entry is a frontend as it stands in the kernel.
+type Entry struct {
+	Frontend Frontend
+	Record   uint32
+}
+
+// Services is the Service state in the kernel: frontends point to records, a record points to a block of backends.
+//
+// A block is written to unused cells and becomes visible by one aligned store to its record, so a reader sees the old
+// backends or the new ones and nothing in between. Cells of a replaced block are used again only after Reclaim, which
+// waits until no program can still be reading them. The safe order is Publish before PutFrontend, and DeleteFrontend
+// before Retire.
+//
+// There may be one writer on a node. Methods are safe for concurrent use.
+type Services struct {
+	frontends *ebpf.Map
+
+	mu      sync.Mutex
+	records []uint64 // mapped; each word is a struct record
+	blocks  []uint64 // mapped; cells
+	have    map[uint32]extent
+	free    free
+	limbo   []extent
+}
+
+func newServices(frontends, records, blocks *ebpf.Map) (*Services, error) {
+	s := &Services{frontends: frontends, have: map[uint32]extent{}}
+	var err error
+	if s.records, err = mapWords(records); err != nil {
+		return nil, fmt.Errorf("map records: %w", err)
+	}
+	if s.blocks, err = mapWords(blocks); err != nil {
+		return nil, errors.Join(fmt.Errorf("map blocks: %w", err), unmapWords(s.records))
+	}
+	s.adopt()
+	return s, nil
+}
+
+// adopt learns from the records which cells are in use. Whatever no record points to is free: a block that was
+// written by an agent that died before it could publish it, for one.
+func (s *Services) adopt() {
+	// Cell 0 is never used: block index 0 means that nothing is published.
+	s.free = free{{at: 1, n: uint32(len(s.blocks)) - 1}}
+	var used []extent
+	for id := range s.records {
+		if at := loadRecord(&s.records[id]).Block; at != 0 {
+			e := extent{at, blockCells(s.blocks[at:])}
+			s.have[uint32(id)] = e
+			used = append(used, e)
+		}
+	}
+	s.free.remove(used)
+}
+
+// Publish makes b what record serves. On error the record serves what it served before.
+func (s *Services) Publish(record uint32, b Block) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if int(record) >= len(s.records) {
+		return fmt.Errorf("publish record %d: %w: at most %d Service ports fit", record, ErrFull, len(s.records))
+	}
+	cells, err := encodeBlock(record, b)
+	if err != nil {
+		return fmt.Errorf("publish record %d: %w", record, err)
+	}
+	at, ok := s.free.take(uint32(len(cells)))
+	if !ok {
+		return fmt.Errorf("publish record %d with %d backends: %w: %d of %d cells are free, in pieces", record,
+			len(b.Cluster), ErrFull, s.free.cells(), len(s.blocks))
+	}
+	copy(s.blocks[at:], cells)
+	s.store(record, extent{at, uint32(len(cells))})
+	return nil
+}
+
+// Retire stops record from serving anything; its number may be used again after the next Reclaim.
+func (s *Services) Retire(record uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.have[record]; ok {
+		s.store(record, extent{})
+	}
+}
+
+// store is the publish operation. The caller holds mu.
+func (s *Services) store(record uint32, e extent) {
+	old := loadRecord(&s.records[record])
+	storeRecord(&s.records[record], sockRecord{Block: e.at, Sequence: old.Sequence + 1})
+	if was, ok := s.have[record]; ok {
+		s.limbo = append(s.limbo, was)
+	}
+	if e.n == 0 {
+		delete(s.have, record)
+	} else {
+		s.have[record] = e
+	}
+}
+
+// Reclaim makes the cells of replaced blocks usable again, after every program that may be reading them has left. It
+// takes about ten milliseconds when there is something to reclaim.
+func (s *Services) Reclaim() error {
+	s.mu.Lock()
+	limbo := s.limbo
+	s.limbo = nil
+	s.mu.Unlock()
+	if len(limbo) == 0 {
+		return nil
+	}
+	// The global membarrier is synchronize_rcu() (kernel/sched/membarrier.c), and programs run under RCU.
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno != 0 {
+		s.mu.Lock()
+		s.limbo = append(limbo, s.limbo...)
+		s.mu.Unlock()
+		return fmt.Errorf("wait for running programs: %w", errno)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range limbo {
+		s.free.give(e)
+	}
+	return nil
+}
+
+// PutFrontend points a frontend to a record, replacing what it pointed to.
+func (s *Services) PutFrontend(f Frontend, record uint32) error {
+	key := frontendKey(f)
+	value := sockFrontend{
+		Record: record, AddrTail: key.Addr[3], Port: key.Port, Proto: key.Proto, Kind: frontendClusterIP,
+	}
+	err := s.frontends.Update(key, value, ebpf.UpdateAny)
+	if errors.Is(err, unix.E2BIG) {
+		err = fmt.Errorf("%w: at most %d frontends fit", ErrFull, s.frontends.MaxEntries())
+	}
+	if err != nil {
+		return fmt.Errorf("put frontend %s: %w", f, err)
+	}
+	return nil
+}
+
+// DeleteFrontend removes a frontend; it is no error if there is none.
+func (s *Services) DeleteFrontend(f Frontend) error {
+	if err := s.frontends.Delete(frontendKey(f)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("delete frontend %s: %w", f, err)
+	}
+	return nil
+}
+
+// Entries reads all frontends from the kernel, in no order.
+func (s *Services) Entries() ([]Entry, error) {
+	var (
+		entries []Entry
+		key     sockFrontendKey
+		value   sockFrontend
+	)
+	it := s.frontends.Iterate()
+	for it.Next(&key, &value) {
+		entries = append(entries, Entry{
+			Frontend: Frontend{Addr: netip.AddrPortFrom(address(key.Addr), swap16(key.Port)), Protocol: key.Proto},
+			Record:   value.Record,
+		})
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("read frontends: %w", err)
+	}
+	return entries, nil
+}
+
+// Block reads what a record publishes; ok is false when it publishes nothing.
+func (s *Services) Block(record uint32) (b Block, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.have[record]
+	if !ok {
+		return Block{}, false
+	}
+	return decodeBlock(s.blocks[e.at : e.at+e.n]), true
+}
+
+// Records calls yield for every record that publishes something, in no order.
+func (s *Services) Records() []uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := make([]uint32, 0, len(s.have))
+	for id := range s.have {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// MaxRecords is how many records there can be; record numbers are below it.
+func (s *Services) MaxRecords() uint32 { return uint32(len(s.records)) }
+
+func (s *Services) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := errors.Join(unmapWords(s.records), unmapWords(s.blocks))
+	s.records, s.blocks = nil, nil
+	return err
+}
+
+// membarrierGlobal is MEMBARRIER_CMD_GLOBAL of linux/membarrier.h.
+const membarrierGlobal = 1
+
+// frontendClusterIP is FRONTEND_CLUSTER_IP.
+const frontendClusterIP = uint8(sockFrontendKindFRONTEND_CLUSTER_IP)
+
+func frontendKey(f Frontend) sockFrontendKey {
+	return sockFrontendKey{Addr: words(f.Addr.Addr()), Port: swap16(f.Addr.Port()), Proto: f.Protocol}
+}
+
+func loadRecord(word *uint64) sockRecord {
+	v := atomic.LoadUint64(word)
+	return sockRecord{Block: uint32(v), Sequence: uint32(v >> 32)}
+}
+
+// storeRecord is release-ordered after the writes to the block: atomics are sequentially consistent in Go.
+func storeRecord(word *uint64, r sockRecord) {
+	atomic.StoreUint64(word, uint64(r.Sequence)<<32|uint64(r.Block))
+}
