@@ -1,0 +1,128 @@
+package bpf
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+)
+
+func addrPorts(addrs ...string) (out []netip.AddrPort) {
+	for _, a := range addrs {
+		out = append(out, netip.MustParseAddrPort(a))
+	}
+	return out
+}
+
+var cmpAddrs = cmp.Options{cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), cmpopts.EquateEmpty()}
+
+func TestBlockRoundTrip(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		block Block
+		cells int
+	}{
+		"empty":          {Block{}, 2},
+		"empty, dropped": {Block{InternalLocal: true, InternalDrop: true}, 2},
+		"v4":             {Block{Cluster: addrPorts("10.0.0.1:80", "10.0.0.2:81")}, 4},
+		"v6":             {Block{Cluster: addrPorts("[fd00::1]:80", "[fd00::2]:443")}, 8},
+		"local is a run": {Block{Cluster: addrPorts("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"), Local: addrPorts("10.0.0.2:80")}, 5},
+		"local is not":   {Block{Cluster: addrPorts("10.0.0.1:80"), Local: addrPorts("10.0.0.9:80"), InternalLocal: true}, 4},
+		"only local":     {Block{Local: addrPorts("[fd00::9]:80"), InternalLocal: true}, 5},
+		"node DNS":       {Block{Cluster: addrPorts("10.0.0.1:53"), NodeDNS: true}, 3},
+		"local out of order": {Block{
+			Cluster: addrPorts("10.0.0.1:80", "10.0.0.2:80"), Local: addrPorts("10.0.0.2:80", "10.0.0.1:80"),
+		}, 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cells, err := encodeBlock(7, tt.block)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(cells) != tt.cells || blockCells(cells) != uint32(tt.cells) {
+				t.Errorf("block takes %d cells and says %d, want %d", len(cells), blockCells(cells), tt.cells)
+			}
+			if diff := cmp.Diff(tt.block, decodeBlock(cells), cmpAddrs); diff != "" {
+				t.Errorf("decoded block differs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestBlockRefusesMixedFamilies(t *testing.T) {
+	t.Parallel()
+	if _, err := encodeBlock(1, Block{Cluster: addrPorts("10.0.0.1:80", "[fd00::1]:80")}); err == nil {
+		t.Error("a block of two families was accepted")
+	}
+}
+
+// TestFreeCells takes and gives at random and compares with a plain set of cells.
+func TestFreeCells(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		const size = 200
+		f := free{{at: 1, n: size - 1}}
+		var used []extent
+		owner := make([]int, size)
+		for step := range rapid.IntRange(1, 60).Draw(t, "steps") {
+			if len(used) > 0 && rapid.Bool().Draw(t, "give") {
+				i := rapid.IntRange(0, len(used)-1).Draw(t, "which")
+				for c := used[i].at; c < used[i].at+used[i].n; c++ {
+					owner[c] = 0
+				}
+				f.give(used[i])
+				used = append(used[:i], used[i+1:]...)
+				continue
+			}
+			n := uint32(rapid.IntRange(1, 40).Draw(t, "n"))
+			at, ok := f.take(n)
+			if !ok {
+				continue
+			}
+			for c := at; c < at+n; c++ {
+				if owner[c] != 0 {
+					t.Fatalf("cell %d was handed out twice", c)
+				}
+				owner[c] = step + 1
+			}
+			used = append(used, extent{at, n})
+		}
+		checkFree(t, f, used, size)
+	})
+}
+
+func checkFree(t *rapid.T, f free, used []extent, size uint32) {
+	taken := uint32(0)
+	for _, e := range used {
+		taken += e.n
+	}
+	if f.cells()+taken != size-1 {
+		t.Fatalf("%d free and %d used cells of %d", f.cells(), taken, size-1)
+	}
+	for i := 1; i < len(f); i++ {
+		if f[i-1].at+f[i-1].n >= f[i].at {
+			t.Fatalf("free extents are not sorted and apart: %v", f)
+		}
+	}
+	adopted := free{{at: 1, n: size - 1}}
+	adopted.remove(used)
+	if diff := cmp.Diff(f, adopted, cmp.AllowUnexported(extent{}), cmpopts.EquateEmpty()); diff != "" {
+		t.Fatalf("adopting the used cells gives other free cells (-kept +adopted):\n%s", diff)
+	}
+}
+
+func TestAddressForm(t *testing.T) {
+	t.Parallel()
+	for _, a := range []string{"10.1.2.3", "::1", "fd00::1:2", "0.0.0.0", "255.255.255.255"} {
+		addr := netip.MustParseAddr(a)
+		if got := address(words(addr)); got != addr {
+			t.Errorf("%s comes back as %s", addr, got)
+		}
+	}
+	if swap16(swap16(0x1234)) != 0x1234 {
+		t.Error("swap16 is not its own inverse")
+	}
+}
