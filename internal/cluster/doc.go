@@ -1,0 +1,15 @@
+// Package cluster turns Kubernetes objects into an immutable [Snapshot] of what a node acts on: Services, EndpointSlices
+// and Namespaces.
+//
+// A source ([APISource] for a Kubernetes API, [FileSource] for a directory of manifests) writes to a [Store]. Every
+// write makes a new Snapshot that shares what did not change with the one before it, so a change costs what it
+// touches. Readers that want the present take [Store.Snapshot]; readers that follow take a [Subscription], which
+// tells them the keys touched since they last looked.
+//
+// Invariants:
+//   - A Snapshot and all it points to never change.
+//   - A Snapshot is Synced only when every kind has been listed, and stays so from then on. Nobody may conclude from
+//     an object's absence before that.
+//   - An object that cannot be converted is refused whole: its last good state stays, the refusal is counted, and the
+//     error names the object and the field.
+package cluster

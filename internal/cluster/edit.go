@@ -1,0 +1,182 @@
+package cluster
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// An Edit collects the changes of one [Store.Update]. What it is given must not be changed afterwards. Putting what is
+// there already, and deleting what is not, touches nothing. It is valid within the call only.
+type Edit struct {
+	next       Snapshot
+	services   map[Name]struct{} // touched
+	namespaces map[string]struct{}
+	synced     bool // this edit made the Snapshot synced
+}
+
+func (e *Edit) changed() bool { return e.synced || len(e.services) > 0 || len(e.namespaces) > 0 }
+
+func (e *Edit) touch(service Name) {
+	if e.services == nil {
+		e.services = make(map[Name]struct{})
+	}
+	e.services[service] = struct{}{}
+}
+
+func (e *Edit) touchNamespace(name string) {
+	if e.namespaces == nil {
+		e.namespaces = make(map[string]struct{})
+	}
+	e.namespaces[name] = struct{}{}
+}
+
+// PutService adds a Service or replaces the one of that name.
+func (e *Edit) PutService(svc *Service) {
+	old := e.next.Service(svc.Name)
+	if old != nil && old.equal(svc) {
+		return
+	}
+	e.unindexService(old)
+	e.next.services = e.next.services.put(svc.Name, svc)
+	for _, addr := range svc.ClusterIPs {
+		e.next.clusterIPs = addName(e.next.clusterIPs, addr, svc.Name)
+	}
+	e.touch(svc.Name)
+}
+
+// DeleteService removes a Service; its slices stay.
+func (e *Edit) DeleteService(name Name) {
+	old := e.next.Service(name)
+	if old == nil {
+		return
+	}
+	e.unindexService(old)
+	e.next.services = e.next.services.delete(name)
+	e.touch(name)
+}
+
+func (e *Edit) unindexService(svc *Service) {
+	if svc == nil {
+		return
+	}
+	for _, addr := range svc.ClusterIPs {
+		e.next.clusterIPs = removeName(e.next.clusterIPs, addr, svc.Name)
+	}
+}
+
+// PutSlice adds a slice or replaces the one of that name, which may have belonged to another Service.
+func (e *Edit) PutSlice(slice *EndpointSlice) {
+	old, _ := e.next.slices.get(slice.Name)
+	if old != nil && old.equal(slice) {
+		return
+	}
+	e.indexEndpoints(old, slice)
+	e.detachSlice(old)
+	e.attachSlice(slice)
+	e.next.slices = e.next.slices.put(slice.Name, slice)
+}
+
+// DeleteSlice removes a slice.
+func (e *Edit) DeleteSlice(name Name) {
+	old, _ := e.next.slices.get(name)
+	if old == nil {
+		return
+	}
+	e.indexEndpoints(old, nil)
+	e.detachSlice(old)
+	e.next.slices = e.next.slices.delete(name)
+}
+
+func (e *Edit) attachSlice(slice *EndpointSlice) {
+	list := e.next.Slices(slice.Service)
+	i, _ := slices.BinarySearchFunc(list, slice, compareSlices)
+	list = slices.Insert(slices.Clip(slices.Clone(list)), i, slice)
+	e.next.serviceSlices = e.next.serviceSlices.put(slice.Service, list)
+	e.touch(slice.Service)
+}
+
+func (e *Edit) detachSlice(slice *EndpointSlice) {
+	if slice == nil {
+		return
+	}
+	list := e.next.Slices(slice.Service)
+	i, _ := slices.BinarySearchFunc(list, slice, compareSlices)
+	if list = slices.Concat(list[:i], list[i+1:]); len(list) > 0 {
+		e.next.serviceSlices = e.next.serviceSlices.put(slice.Service, list)
+	} else {
+		e.next.serviceSlices = e.next.serviceSlices.delete(slice.Service)
+	}
+	e.touch(slice.Service)
+}
+
+// indexEndpoints moves the address index from one state of a slice to the next; addresses in both cost nothing.
+func (e *Edit) indexEndpoints(old, slice *EndpointSlice) {
+	before, after := old.addrs(), slice.addrs()
+	for addr := range before {
+		if _, kept := after[addr]; !kept {
+			e.next.endpointIPs = removeName(e.next.endpointIPs, addr, old.Name)
+		}
+	}
+	for addr := range after {
+		if _, had := before[addr]; !had {
+			e.next.endpointIPs = addName(e.next.endpointIPs, addr, slice.Name)
+		}
+	}
+}
+
+// PutNamespace says that the namespace exists.
+func (e *Edit) PutNamespace(name string) {
+	if e.next.HasNamespace(name) {
+		return
+	}
+	e.next.namespaces = e.next.namespaces.put(name, struct{}{})
+	e.touchNamespace(name)
+}
+
+// DeleteNamespace says that the namespace does not exist; objects in it stay until they are deleted themselves.
+func (e *Edit) DeleteNamespace(name string) {
+	if !e.next.HasNamespace(name) {
+		return
+	}
+	e.next.namespaces = e.next.namespaces.delete(name)
+	e.touchNamespace(name)
+}
+
+// MarkSynced says that every kind has been listed.
+func (e *Edit) MarkSynced() {
+	if !e.next.synced {
+		e.next.synced, e.synced = true, true
+	}
+}
+
+func compareSlices(a, b *EndpointSlice) int {
+	if c := strings.Compare(a.Name.Name, b.Name.Name); c != 0 {
+		return c
+	}
+	return strings.Compare(a.Name.Namespace, b.Name.Namespace)
+}
+
+func (s *EndpointSlice) addrs() map[netip.Addr]struct{} {
+	if s == nil {
+		return nil
+	}
+	addrs := make(map[netip.Addr]struct{}, len(s.Endpoints))
+	for i := range s.Endpoints {
+		addrs[s.Endpoints[i].Addr] = struct{}{}
+	}
+	return addrs
+}
+
+func addName(m cowMap[netip.Addr, []Name], addr netip.Addr, name Name) cowMap[netip.Addr, []Name] {
+	names, _ := m.get(addr)
+	return m.put(addr, withName(names, name))
+}
+
+func removeName(m cowMap[netip.Addr, []Name], addr netip.Addr, name Name) cowMap[netip.Addr, []Name] {
+	names, _ := m.get(addr)
+	if names = withoutName(names, name); len(names) > 0 {
+		return m.put(addr, names)
+	}
+	return m.delete(addr)
+}

@@ -1,0 +1,60 @@
+package cluster
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The values of the label kind.
+const (
+	kindService   = "Service"
+	kindSlice     = "EndpointSlice"
+	kindNamespace = "Namespace"
+)
+
+func newRefusedMetric() *prometheus.CounterVec {
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "nearpath_cluster_refused_objects_total",
+		Help: "Objects of the Kubernetes API that could not be converted; their last good state stays.",
+	}, []string{"kind"})
+	refused.WithLabelValues(kindService)
+	refused.WithLabelValues(kindSlice)
+	return refused
+}
+
+type manifestMetrics struct {
+	refused  prometheus.Counter
+	stale    prometheus.Gauge
+	lastGood prometheus.Gauge
+}
+
+func newManifestMetrics() manifestMetrics {
+	return manifestMetrics{
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "nearpath_cluster_refused_manifest_loads_total",
+			Help: "Loads of the manifest directory refused because of an error in it.",
+		}),
+		stale: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "nearpath_cluster_manifests_stale",
+			Help: "1 while the manifest directory has an error and an older state of it is served.",
+		}),
+		lastGood: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "nearpath_cluster_manifest_last_good_load_timestamp_seconds",
+			Help: "When the manifest directory was last read without an error, 0 for never.",
+		}),
+	}
+}
+
+// register does nothing without a registerer.
+func register(to prometheus.Registerer, metrics ...prometheus.Collector) error {
+	if to == nil {
+		return nil
+	}
+	for _, m := range metrics {
+		if err := to.Register(m); err != nil {
+			return fmt.Errorf("register metrics of the cluster source: %w", err)
+		}
+	}
+	return nil
+}

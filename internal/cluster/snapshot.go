@@ -1,0 +1,140 @@
+package cluster
+
+import (
+	"iter"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// A Snapshot is the state of the cluster at one moment, as far as a node acts on it. It is immutable and safe for
+// concurrent use; what it returns must not be changed.
+type Snapshot struct {
+	version       uint64
+	synced        bool
+	services      cowMap[Name, *Service]
+	slices        cowMap[Name, *EndpointSlice]   // by slice name
+	serviceSlices cowMap[Name, []*EndpointSlice] // by Service name, sorted by slice name
+	namespaces    cowMap[string, struct{}]
+	clusterIPs    cowMap[netip.Addr, []Name] // names of Services, sorted
+	endpointIPs   cowMap[netip.Addr, []Name] // names of slices, sorted
+}
+
+// A ServiceEndpoint is an endpoint and the Service it stands behind.
+type ServiceEndpoint struct {
+	Service  Name
+	Endpoint *Endpoint
+}
+
+func newSnapshot() *Snapshot {
+	return &Snapshot{
+		services:      newCOWMap[Name, *Service](),
+		slices:        newCOWMap[Name, *EndpointSlice](),
+		serviceSlices: newCOWMap[Name, []*EndpointSlice](),
+		namespaces:    newCOWMap[string, struct{}](),
+		clusterIPs:    newCOWMap[netip.Addr, []Name](),
+		endpointIPs:   newCOWMap[netip.Addr, []Name](),
+	}
+}
+
+// Version grows by one with every change within one process; it means nothing outside of it.
+func (s *Snapshot) Version() uint64 { return s.version }
+
+// Synced reports whether every kind has been listed: only then does absence mean that an object does not exist.
+func (s *Snapshot) Synced() bool { return s.synced }
+
+// Service returns the Service of that name, nil when there is none.
+func (s *Snapshot) Service(name Name) *Service {
+	svc, _ := s.services.get(name)
+	return svc
+}
+
+// Services yields every Service, in no particular order.
+func (s *Snapshot) Services() iter.Seq[*Service] {
+	return func(yield func(*Service) bool) {
+		for _, svc := range s.services.all() {
+			if !yield(svc) {
+				return
+			}
+		}
+	}
+}
+
+// Slices returns the slices of a Service, sorted by name. They may exist without the Service, and one endpoint may be
+// in two of them while the control plane moves it.
+func (s *Snapshot) Slices(service Name) []*EndpointSlice {
+	list, _ := s.serviceSlices.get(service)
+	return list
+}
+
+// HasNamespace reports whether the namespace exists.
+func (s *Snapshot) HasNamespace(name string) bool {
+	_, ok := s.namespaces.get(name)
+	return ok
+}
+
+// Namespaces yields the name of every namespace, in no particular order.
+func (s *Snapshot) Namespaces() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for name := range s.namespaces.all() {
+			if !yield(name) {
+				return
+			}
+		}
+	}
+}
+
+// ServiceByIP returns the Service that has the address among its cluster IPs, nil when there is none. When two claim
+// it, which happens for the moment between a deletion and a creation only, the older one has it.
+func (s *Snapshot) ServiceByIP(addr netip.Addr) *Service {
+	names, _ := s.clusterIPs.get(addr)
+	var oldest *Service
+	for _, name := range names {
+		svc := s.Service(name)
+		if oldest == nil || svc.Created.Before(oldest.Created) {
+			oldest = svc
+		}
+	}
+	return oldest
+}
+
+// EndpointsByIP returns every endpoint with that address, sorted by Service; those of one Service in the order of its
+// slices. Pods of the host network share an address, so the list may be long.
+func (s *Snapshot) EndpointsByIP(addr netip.Addr) []ServiceEndpoint {
+	names, _ := s.endpointIPs.get(addr)
+	var found []ServiceEndpoint
+	for _, name := range names {
+		slice, _ := s.slices.get(name)
+		for i := range slice.Endpoints {
+			if slice.Endpoints[i].Addr == addr {
+				found = append(found, ServiceEndpoint{slice.Service, &slice.Endpoints[i]})
+			}
+		}
+	}
+	slices.SortStableFunc(found, func(a, b ServiceEndpoint) int { return compareNames(a.Service, b.Service) })
+	return found
+}
+
+func compareNames(a, b Name) int {
+	if c := strings.Compare(a.Namespace, b.Namespace); c != 0 {
+		return c
+	}
+	return strings.Compare(a.Name, b.Name)
+}
+
+// withName and withoutName keep sorted lists, and leave the list they are given as it is.
+func withName(names []Name, name Name) []Name {
+	i, found := slices.BinarySearchFunc(names, name, compareNames)
+	if found {
+		return names
+	}
+	return slices.Insert(slices.Clip(slices.Clone(names)), i, name)
+}
+
+func withoutName(names []Name, name Name) []Name {
+	i, found := slices.BinarySearchFunc(names, name, compareNames)
+	if !found {
+		return names
+	}
+	return slices.Concat(names[:i], names[i+1:])
+}
