@@ -292,8 +292,15 @@ func TestSandboxHasNetNSAndCgroup(t *testing.T) {
 	if pod != named || pod == node {
 		t.Errorf("network namespaces: pod %s, file %s, node %s", pod, named, node)
 	}
+	inside := s.Command(t.Context(), "sleep", "1000")
+	if err := inside.Start(); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Stop(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if err := inside.Wait(); err == nil {
+		t.Error("the command ended by itself")
 	}
 	if got := output(t, n.Command(t.Context(), "ls", "/run/netns")); got != "" {
 		t.Errorf("after stop /run/netns has %s", got)
@@ -360,6 +367,9 @@ func TestSweepAfterCrash(t *testing.T) {
 	if err := RequireRoot(); err != nil {
 		t.Skip(err)
 	}
+	if err := Sweep(crashPrefix); err != nil { // of an earlier run of this very test
+		t.Fatal(err)
+	}
 	before := takeInventory(t, crashPrefix)
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestCrashChild$")
 	cmd.Env = append(os.Environ(), "NETLAB_CRASH=1")
@@ -389,7 +399,7 @@ func TestSweepAfterCrash(t *testing.T) {
 	if len(before.Diff(takeInventory(t, crashPrefix))) == 0 {
 		t.Error("nothing was left behind: the test proves nothing")
 	}
-	if err := Sweep("nptest-crash"); err != nil {
+	if err := Sweep(crashPrefix); err != nil {
 		t.Fatal(err)
 	}
 	if left := before.Diff(takeInventory(t, crashPrefix)); len(left) > 0 {
