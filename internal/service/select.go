@@ -1,0 +1,183 @@
+package service
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/nearpath/nearpath/bpf"
+	"github.com/nearpath/nearpath/internal/cluster"
+)
+
+// Node is what selection must know of the node it selects for.
+type Node struct {
+	// Name is the node's name in the cluster, lower case; endpoints that carry it are local.
+	Name string
+	// DNS names the Service whose port 53 goes to the node's DNS listener while that one listens.
+	DNS cluster.Name
+}
+
+// A PortID identifies a Service port in one address family: the unit that has a record of its own. Families are
+// independent, so a dual-stack Service without IPv6 endpoints rejects IPv6 and serves IPv4.
+type PortID struct {
+	Service  cluster.Name
+	Protocol cluster.Protocol
+	Port     uint16 // host order
+	IPv6     bool
+}
+
+func (id PortID) String() string {
+	family := "IPv4"
+	if id.IPv6 {
+		family = "IPv6"
+	}
+	return fmt.Sprintf("%s:%d/%s %s", id.Service, id.Port, id.Protocol, family)
+}
+
+// A Port is what a record serves.
+type Port struct {
+	ID        PortID
+	Frontends []bpf.Frontend
+	Block     bpf.Block
+}
+
+// Select computes the Ports of a Service, ordered by port, protocol and family. A nil, headless, ExternalName or
+// foreign-proxy Service has none. Of its own slices it must be given all.
+func Select(svc *cluster.Service, endpoints []*cluster.EndpointSlice, node Node) []Port {
+	if svc == nil || svc.Headless || svc.ExternalName != "" || svc.ForeignProxy {
+		return nil
+	}
+	var ports []Port
+	for _, sp := range svc.Ports {
+		if sp.Protocol != cluster.TCP && sp.Protocol != cluster.UDP {
+			continue
+		}
+		for _, v6 := range []bool{false, true} {
+			if p := selectPort(svc, sp, v6, endpoints, node); len(p.Frontends) > 0 {
+				ports = append(ports, p)
+			}
+		}
+	}
+	slices.SortFunc(ports, func(a, b Port) int { return compareID(a.ID, b.ID) })
+	return ports
+}
+
+func compareID(a, b PortID) int {
+	v6 := func(id PortID) int {
+		if id.IPv6 {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(
+		cmp.Compare(a.Service.Namespace, b.Service.Namespace), cmp.Compare(a.Service.Name, b.Service.Name),
+		cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(v6(a), v6(b)))
+}
+
+func selectPort(svc *cluster.Service, sp cluster.ServicePort, v6 bool, slices []*cluster.EndpointSlice, node Node) Port {
+	p := Port{ID: PortID{Service: svc.Name, Protocol: sp.Protocol, Port: sp.Port, IPv6: v6}}
+	for _, ip := range svc.ClusterIPs {
+		if ip.Is6() == v6 {
+			p.Frontends = append(p.Frontends, bpf.Frontend{Addr: netip.AddrPortFrom(ip, sp.Port), Protocol: uint8(sp.Protocol)})
+		}
+	}
+	if len(p.Frontends) == 0 {
+		return p
+	}
+	p.Block = selectBackends(collect(slices, sp, v6, node.Name), svc.InternalLocal)
+	p.Block.NodeDNS = svc.Name == node.DNS && sp.Port == 53 && !v6
+	return p
+}
+
+// selectBackends makes the two lists. Each falls back to terminating endpoints that still serve on its own (KEP-1669):
+// the local list may do so while the cluster list does not.
+func selectBackends(candidates []candidate, internalLocal bool) bpf.Block {
+	all := func(candidate) bool { return true }
+	local := func(c candidate) bool { return c.local }
+	cluster := usable(candidates, all)
+	if !internalLocal {
+		return bpf.Block{Cluster: cluster}
+	}
+	b := bpf.Block{Local: usable(candidates, local), InternalLocal: true}
+	// Traffic that a Local policy cannot serve is lost, not refused, as long as somebody could have served it.
+	b.InternalDrop = len(b.Local) == 0 && len(cluster) > 0
+	return b
+}
+
+// usable lists the ready candidates, or else those that terminate and still serve, local ones first.
+func usable(candidates []candidate, in func(candidate) bool) []netip.AddrPort {
+	var ready, draining []netip.AddrPort
+	for _, c := range candidates {
+		switch {
+		case !in(c):
+		case c.ready:
+			ready = append(ready, c.addr)
+		case c.draining:
+			draining = append(draining, c.addr)
+		}
+	}
+	if len(ready) > 0 {
+		return ready
+	}
+	return draining
+}
+
+// A candidate is one address and port that some slice offers for a Service port.
+type candidate struct {
+	addr            netip.AddrPort
+	local           bool
+	ready, draining bool // draining: terminating and still serving
+}
+
+// collect merges all slices of a Service. One address may stand in several of them while endpoints move between
+// slices; the copy that does not terminate wins.
+func collect(endpoints []*cluster.EndpointSlice, sp cluster.ServicePort, v6 bool, node string) []candidate {
+	best := map[netip.AddrPort]candidate{}
+	for _, slice := range endpoints {
+		target := targetPort(slice, sp)
+		if target == 0 {
+			continue
+		}
+		for _, e := range slice.Endpoints {
+			if e.Addr.Is6() != v6 {
+				continue
+			}
+			c := candidate{
+				addr: netip.AddrPortFrom(e.Addr, target), local: node != "" && e.NodeName == node,
+				ready: e.Ready, draining: e.Serving && e.Terminating,
+			}
+			if have, ok := best[c.addr]; !ok || have.draining && !e.Terminating {
+				best[c.addr] = c
+			}
+		}
+	}
+	list := make([]candidate, 0, len(best))
+	for _, c := range best {
+		list = append(list, c)
+	}
+	// Local first, so that a local list is a run of the cluster list and takes no cells of its own.
+	slices.SortFunc(list, func(a, b candidate) int {
+		if a.local != b.local {
+			if a.local {
+				return -1
+			}
+			return 1
+		}
+		return a.addr.Compare(b.addr)
+	})
+	return list
+}
+
+// targetPort is the port number a slice offers under the Service port's name, 0 for none.
+func targetPort(slice *cluster.EndpointSlice, sp cluster.ServicePort) uint16 {
+	if slice.Headless {
+		return 0
+	}
+	for _, p := range slice.Ports {
+		if p.Name == sp.Name && p.Protocol == sp.Protocol {
+			return p.Port
+		}
+	}
+	return 0
+}

@@ -1,0 +1,168 @@
+package service
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/nearpath/nearpath/bpf"
+	"github.com/nearpath/nearpath/internal/cluster"
+)
+
+var (
+	web      = cluster.Name{Namespace: "shop", Name: "web"}
+	thisNode = Node{Name: "node-a", DNS: cluster.Name{Namespace: "kube-system", Name: "kube-dns"}}
+	equal    = cmp.Options{cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.AddrPort{}, netip.Addr{})}
+)
+
+func webService(change ...func(*cluster.Service)) *cluster.Service {
+	svc := &cluster.Service{
+		Name: web, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
+		Ports: []cluster.ServicePort{{Name: "http", Protocol: cluster.TCP, Port: 80}},
+	}
+	for _, f := range change {
+		f(svc)
+	}
+	return svc
+}
+
+// endpoint is ready on node-b unless changed.
+func endpoint(addr string, change ...func(*cluster.Endpoint)) cluster.Endpoint {
+	e := cluster.Endpoint{Addr: netip.MustParseAddr(addr), NodeName: "node-b", Ready: true, Serving: true}
+	for _, f := range change {
+		f(&e)
+	}
+	return e
+}
+
+func local(e *cluster.Endpoint)    { e.NodeName = "node-a" }
+func draining(e *cluster.Endpoint) { e.Ready, e.Terminating = false, true }
+func dead(e *cluster.Endpoint)     { e.Ready, e.Serving = false, false }
+
+func slice(endpoints ...cluster.Endpoint) *cluster.EndpointSlice {
+	return &cluster.EndpointSlice{
+		Service: web, Ports: []cluster.EndpointPort{{Name: "http", Protocol: cluster.TCP, Port: 8080}}, Endpoints: endpoints,
+	}
+}
+
+func backends(addrs ...string) (out []netip.AddrPort) {
+	for _, a := range addrs {
+		out = append(out, netip.MustParseAddrPort(a))
+	}
+	return out
+}
+
+func TestSelectBackends(t *testing.T) {
+	t.Parallel()
+	internalLocal := func(s *cluster.Service) { s.InternalLocal = true }
+	for name, tt := range map[string]struct {
+		svc    *cluster.Service
+		slices []*cluster.EndpointSlice
+		want   bpf.Block
+	}{
+		"no endpoints are rejected": {webService(), nil, bpf.Block{}},
+		"ready ones, local first": {
+			webService(), []*cluster.EndpointSlice{slice(endpoint("10.0.0.2"), endpoint("10.0.0.9", local)), slice(endpoint("10.0.0.1"))},
+			bpf.Block{Cluster: backends("10.0.0.9:8080", "10.0.0.1:8080", "10.0.0.2:8080")},
+		},
+		"terminating ones only when nothing is ready": {
+			webService(), []*cluster.EndpointSlice{slice(endpoint("10.0.0.1", draining), endpoint("10.0.0.2"), endpoint("10.0.0.3", dead))},
+			bpf.Block{Cluster: backends("10.0.0.2:8080")},
+		},
+		"terminating fallback": {
+			webService(), []*cluster.EndpointSlice{slice(endpoint("10.0.0.1", draining), endpoint("10.0.0.3", dead))},
+			bpf.Block{Cluster: backends("10.0.0.1:8080")},
+		},
+		"one address in two slices, the live copy wins": {
+			webService(), []*cluster.EndpointSlice{slice(endpoint("10.0.0.1", draining)), slice(endpoint("10.0.0.1"))},
+			bpf.Block{Cluster: backends("10.0.0.1:8080")},
+		},
+		"the other family does not count": {
+			webService(), []*cluster.EndpointSlice{slice(endpoint("fd00::1"))}, bpf.Block{},
+		},
+		"slices marked headless belong to DNS": {
+			webService(), []*cluster.EndpointSlice{{
+				Service: web, Headless: true, Endpoints: []cluster.Endpoint{endpoint("10.0.0.1")},
+				Ports: []cluster.EndpointPort{{Name: "http", Protocol: cluster.TCP, Port: 8080}},
+			}}, bpf.Block{},
+		},
+		"ports match by name and protocol": {
+			webService(), []*cluster.EndpointSlice{{
+				Service: web, Endpoints: []cluster.Endpoint{endpoint("10.0.0.1")},
+				Ports: []cluster.EndpointPort{{Name: "https", Protocol: cluster.TCP, Port: 1}, {Name: "http", Protocol: cluster.UDP, Port: 2}},
+			}}, bpf.Block{},
+		},
+		"local policy": {
+			webService(internalLocal), []*cluster.EndpointSlice{slice(endpoint("10.0.0.1"), endpoint("10.0.0.2", local))},
+			bpf.Block{Local: backends("10.0.0.2:8080"), InternalLocal: true},
+		},
+		"local policy without local endpoints drops": {
+			webService(internalLocal), []*cluster.EndpointSlice{slice(endpoint("10.0.0.1"))},
+			bpf.Block{InternalLocal: true, InternalDrop: true},
+		},
+		"local policy without any endpoints rejects": {
+			webService(internalLocal), nil, bpf.Block{InternalLocal: true},
+		},
+		"local policy falls back on its own": {
+			webService(internalLocal), []*cluster.EndpointSlice{slice(endpoint("10.0.0.1"), endpoint("10.0.0.2", local, draining))},
+			bpf.Block{Local: backends("10.0.0.2:8080"), InternalLocal: true},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ports := Select(tt.svc, tt.slices, thisNode)
+			if len(ports) != 1 {
+				t.Fatalf("selected %d ports, want 1", len(ports))
+			}
+			if diff := cmp.Diff(tt.want, ports[0].Block, equal); diff != "" {
+				t.Errorf("block differs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestSelectPorts(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		svc  *cluster.Service
+		want []string
+	}{
+		"gone":          {nil, nil},
+		"headless":      {webService(func(s *cluster.Service) { s.Headless, s.ClusterIPs = true, nil }), nil},
+		"external name": {webService(func(s *cluster.Service) { s.ExternalName = "example.org" }), nil},
+		"foreign proxy": {webService(func(s *cluster.Service) { s.ForeignProxy = true }), nil},
+		"single stack":  {webService(), []string{"shop/web:80/TCP IPv4"}},
+		"dual stack, two ports": {
+			webService(func(s *cluster.Service) {
+				s.ClusterIPs = append(s.ClusterIPs, netip.MustParseAddr("fd00:96::1"))
+				s.Ports = append(s.Ports, cluster.ServicePort{Name: "dns", Protocol: cluster.UDP, Port: 53})
+			}),
+			[]string{"shop/web:53/UDP IPv4", "shop/web:53/UDP IPv6", "shop/web:80/TCP IPv4", "shop/web:80/TCP IPv6"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var got []string
+			for _, p := range Select(tt.svc, nil, thisNode) {
+				got = append(got, p.ID.String())
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("ports differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestSelectNodeDNS(t *testing.T) {
+	t.Parallel()
+	svc := webService(func(s *cluster.Service) {
+		s.Name = thisNode.DNS
+		s.Ports = []cluster.ServicePort{{Name: "dns", Protocol: cluster.UDP, Port: 53}, {Name: "metrics", Protocol: cluster.TCP, Port: 9153}}
+	})
+	for _, p := range Select(svc, nil, thisNode) {
+		if p.Block.NodeDNS != (p.ID.Port == 53) {
+			t.Errorf("%s: NodeDNS is %v", p.ID, p.Block.NodeDNS)
+		}
+	}
+}
