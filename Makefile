@@ -1,0 +1,66 @@
+# nearpath. `make help` lists the targets; `make` builds. Building and the unit tests need Go and nothing else: no
+# root, no clang. Targets marked (root) make namespaces and load BPF; they leave the machine as they found it.
+
+GO ?= $(shell command -v go || echo /usr/local/go/bin/go)
+CACHE ?= $(or $(NEARPATH_CACHE),$(HOME)/.cache/nearpath)
+BIN := bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+LINT := $(CACHE)/lint/golangci-lint
+
+# What Debian must provide for each lane, beyond Go.
+PACKAGES_VERIFY := clang-19 llvm-19 libbpf-dev linux-libc-dev
+PACKAGES_CLUSTER := etcd-server busybox-static libseccomp-dev pkg-config gcc libc6-dev
+
+export CGO_ENABLED := 0
+
+.DEFAULT_GOAL := build
+.PHONY: help setup build generate verify fmt lint test test-unit test-node test-cluster demo clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## (root) install the Debian packages that verify and test-cluster need
+	apt-get update -q
+	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(PACKAGES_VERIFY) $(PACKAGES_CLUSTER)
+
+build: ## build the binaries into bin/
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/... ./test/podapp
+
+generate: ## rebuild the BPF objects and their Go types with clang 19
+	@command -v clang-19 llvm-strip-19 >/dev/null || { echo "generate: clang-19 and llvm-19 are missing: sudo make setup"; exit 1; }
+	BPF2GO_CFLAGS="-I/usr/include/$(shell uname -m)-linux-gnu" $(GO) generate ./bpf
+
+verify: generate ## fail if generated files, go.mod or formatting are stale, or a test could be skipped
+	$(GO) mod tidy -diff
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "verify: run make fmt: $$unformatted"; exit 1; }
+	@skips=$$(git grep -nE '\bt\.Skip(f|Now)?\(' -- '*_test.go'); [ -z "$$skips" ] || { echo "verify: a skipped test proves nothing: $$skips"; exit 1; }
+	git diff --exit-code
+
+fmt: ## format Go and C
+	gofmt -w $$(git ls-files '*.go')
+
+$(LINT): test/tools/lint/go.mod
+	$(GO) build -C test/tools/lint -trimpath -ldflags '-s -w' -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+lint: $(LINT) ## run the linters over every build tag
+	$(LINT) run --build-tags node,cluster ./...
+
+test: test-unit test-node ## (root) everything but the cluster lane
+
+test-unit: ## pure logic; no root, no kernel features
+	$(GO) test ./...
+
+test-node: ## (root) this machine's kernel: BPF, namespaces, the simulated cloud
+	@[ "$$(id -u)" = 0 ] || { echo "test-node: needs root: sudo make test-node"; exit 2; }
+	$(GO) test -p 1 -count=1 -tags node $$($(GO) list -tags node -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...)
+
+test-cluster: build ## (root) a real control plane and two kubelets on this machine
+	@[ "$$(id -u)" = 0 ] || { echo "test-cluster: needs root: sudo make test-cluster"; exit 2; }
+	NEARPATH_CACHE=$(CACHE) $(GO) test -p 1 -count=1 -timeout 30m -tags cluster ./test/e2e/...
+
+demo: build ## (root) two simulated nodes, pods, Services and names; ends in under a minute
+	$(BIN)/nearpath demo
+
+clean: ## remove what build made
+	rm -rf $(BIN)
