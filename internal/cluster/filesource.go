@@ -1,0 +1,208 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	defaultPoll = 5 * time.Second
+	// settle is how long the directory must be quiet before it is read, so that a file is not read half written.
+	settle = 20 * time.Millisecond
+	// maxManifest bounds the memory one file can take.
+	maxManifest = 64 << 20
+)
+
+// FileConfig configures a [FileSource].
+type FileConfig struct {
+	Dir   string
+	Store *Store
+	Log   *slog.Logger
+	// Poll is how often the directory is looked at without being told; 0 means 5 s.
+	Poll time.Duration
+	// Registerer takes the metrics; nil for none.
+	Registerer prometheus.Registerer
+}
+
+// A FileSource keeps a Store in step with a directory of manifests: the files *.yaml, *.yml and *.json in it, not those
+// below it, of ordinary Kubernetes objects. Namespaces exist when an object says so or is in one. A directory with an
+// error in it, without any manifest, or that is missing is refused whole and the last good state stays.
+//
+// Replace files by renaming: a file that is written in place may be read half written when the writer pauses.
+//
+// It is a task: Run once, Ready is closed after the first good load.
+type FileSource struct {
+	config  FileConfig
+	metrics manifestMetrics
+	ready   chan struct{}
+	once    sync.Once
+	seen    []fileState // as of the last load, good or bad
+	failure string      // of the last load, so that the same error is logged once
+}
+
+// A fileState is what a poll compares.
+type fileState struct {
+	name    string
+	size    int64
+	changed time.Time
+}
+
+// NewFileSource returns a source that has not started.
+func NewFileSource(c FileConfig) (*FileSource, error) {
+	if c.Poll == 0 {
+		c.Poll = defaultPoll
+	}
+	m := newManifestMetrics()
+	if err := register(c.Registerer, m.refused, m.stale, m.lastGood); err != nil {
+		return nil, err
+	}
+	return &FileSource{config: c, metrics: m, ready: make(chan struct{})}, nil
+}
+
+// Ready is closed after the first good load.
+func (s *FileSource) Ready() <-chan struct{} { return s.ready }
+
+func (s *FileSource) String() string { return "manifest directory " + s.config.Dir }
+
+// Run loads the directory and follows its changes until ctx ends; it returns nil then.
+func (s *FileSource) Run(ctx context.Context) error {
+	events, errs, watch, closeWatch := s.watcher()
+	defer closeWatch()
+	poll := time.NewTicker(s.config.Poll)
+	defer poll.Stop()
+	quiet := time.NewTimer(settle)
+	quiet.Stop()
+
+	watch()
+	s.load()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-events:
+			quiet.Reset(settle)
+		case <-quiet.C:
+			s.load()
+		case err := <-errs:
+			s.config.Log.Warn("watch of the manifest directory failed", "err", err)
+			quiet.Reset(settle)
+		case <-poll.C:
+			watch() // the directory may be another one now
+			s.loadIfChanged()
+		}
+	}
+}
+
+// watcher falls back to polling alone, with channels that never deliver, when the kernel has no watch to give.
+func (s *FileSource) watcher() (events <-chan fsnotify.Event, errs <-chan error, watch, closeWatch func()) {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		s.config.Log.Warn("no file watch, polling only", "err", err, "interval", s.config.Poll)
+		return nil, nil, func() {}, func() {}
+	}
+	watch = func() { _ = w.Add(s.config.Dir) } // a missing directory is reported by load
+	return w.Events, w.Errors, watch, func() { _ = w.Close() }
+}
+
+func (s *FileSource) loadIfChanged() {
+	states, err := manifestStates(s.config.Dir)
+	if err != nil || !slices.Equal(states, s.seen) {
+		s.load()
+	}
+}
+
+func (s *FileSource) load() {
+	states, err := manifestStates(s.config.Dir)
+	s.seen = states
+	var all Objects
+	if err == nil {
+		all, err = readManifests(s.config.Dir, states)
+	}
+	if err != nil {
+		s.refuse(err)
+		return
+	}
+	s.failure = ""
+	s.metrics.stale.Set(0)
+	s.metrics.lastGood.SetToCurrentTime()
+	s.config.Store.Replace(all)
+	s.once.Do(func() { close(s.ready) })
+}
+
+func (s *FileSource) refuse(err error) {
+	s.metrics.refused.Inc()
+	s.metrics.stale.Set(1)
+	if s.failure == err.Error() {
+		return
+	}
+	s.failure = err.Error()
+	s.config.Log.Error("manifests refused, the last good state stays", "err", err)
+}
+
+// manifestStates lists the manifests of a directory, sorted by name.
+func manifestStates(dir string) ([]fileState, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("list manifests: %w", err)
+	}
+	var states []fileState
+	for _, entry := range entries {
+		if !isManifest(entry.Name()) {
+			continue
+		}
+		stat, err := os.Stat(filepath.Join(dir, entry.Name())) // follows symbolic links
+		if err != nil {
+			return nil, fmt.Errorf("list manifests: %w", err)
+		}
+		if stat.Mode().IsRegular() {
+			states = append(states, stateOf(stat))
+		}
+	}
+	return states, nil
+}
+
+func stateOf(stat fs.FileInfo) fileState {
+	return fileState{stat.Name(), stat.Size(), stat.ModTime()}
+}
+
+func isManifest(name string) bool {
+	if strings.HasPrefix(name, ".") {
+		return false
+	}
+	switch filepath.Ext(name) {
+	case ".yaml", ".yml", ".json":
+		return true
+	}
+	return false
+}
+
+func readManifests(dir string, files []fileState) (Objects, error) {
+	if len(files) == 0 {
+		return Objects{}, fmt.Errorf("no manifest in %s", dir)
+	}
+	set := newManifestSet()
+	for _, file := range files {
+		if file.size > maxManifest {
+			return Objects{}, fmt.Errorf("%s: larger than %d bytes", file.name, maxManifest)
+		}
+		content, err := os.ReadFile(filepath.Join(dir, file.name))
+		if err != nil {
+			return Objects{}, fmt.Errorf("read manifest: %w", err)
+		}
+		if err := set.addFile(file.name, content); err != nil {
+			return Objects{}, err
+		}
+	}
+	return set.result(), nil
+}

@@ -1,0 +1,287 @@
+package cluster
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+)
+
+const (
+	defaultNamespace  = "default"
+	versionCore       = "v1"
+	versionDiscovery  = "discovery.k8s.io/v1"
+	discoveryAPIGroup = "discovery.k8s.io"
+)
+
+// A manifestSet collects the objects of many documents. Objects of kinds we do not read leave nothing but the namespace
+// they are in.
+type manifestSet struct {
+	objects    Objects
+	namespaces map[string]struct{}
+	defined    map[string]string // where each object was first seen, by kind and name
+}
+
+func newManifestSet() *manifestSet {
+	return &manifestSet{namespaces: make(map[string]struct{}), defined: make(map[string]string)}
+}
+
+// A manifestHeader is what every Kubernetes object begins with.
+type manifestHeader struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Metadata   struct {
+		Namespace string `json:"namespace"`
+		Name      string `json:"name"`
+	} `json:"metadata"`
+	Items json.RawMessage `json:"items"`
+}
+
+func (h *manifestHeader) String() string {
+	if h.Metadata.Namespace == "" {
+		return h.Kind + " " + h.Metadata.Name
+	}
+	return h.Kind + " " + h.Metadata.Namespace + "/" + h.Metadata.Name
+}
+
+// addFile decodes one file of YAML or JSON documents. Errors name the file, the document (counted from 1, without empty
+// ones) and the field.
+func (m *manifestSet) addFile(file string, content []byte) error {
+	n := 1
+	for doc := range documents(content) {
+		where := fmt.Sprintf("%s: document %d", file, n)
+		object, err := yaml.YAMLToJSONStrict(doc)
+		if err != nil {
+			return fmt.Errorf("%s: %w", where, err)
+		}
+		if bytes.Equal(object, []byte("null")) {
+			continue // empty, or comments only
+		}
+		if err := m.addObject(where, object, nil); err != nil {
+			return err
+		}
+		n++
+	}
+	return nil
+}
+
+// documents splits a stream of YAML documents, or of JSON values. A marker may be followed by a comment or by content, so it stays with the document it
+// begins; the decoder reads one document and would ignore a second one in silence.
+func documents(content []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		start, at := 0, 0
+		for line := range bytes.Lines(content) {
+			if isMarker(line) && at > start {
+				if !splitJSON(content[start:at], yield) {
+					return
+				}
+				start = at
+			}
+			at += len(line)
+			if bytes.HasPrefix(line, []byte("...")) && isMarker(line) {
+				start = at
+			}
+		}
+		splitJSON(content[start:], yield)
+	}
+}
+
+// splitJSON yields JSON values that follow each other one by one, anything else whole.
+func splitJSON(doc []byte, yield func([]byte) bool) bool {
+	for bytes.HasPrefix(bytes.TrimSpace(doc), []byte("{")) {
+		values := json.NewDecoder(bytes.NewReader(doc))
+		if err := values.Decode(new(json.RawMessage)); err != nil {
+			break // YAML has objects in braces too
+		}
+		end := values.InputOffset()
+		if !yield(doc[:end]) {
+			return false
+		}
+		if doc = doc[end:]; len(bytes.TrimSpace(doc)) == 0 {
+			return true
+		}
+	}
+	return yield(doc)
+}
+
+// isMarker reports whether a line is "---" or "..." alone or before a space: YAML 1.2, 9.1.2.
+func isMarker(line []byte) bool {
+	rest, begin := bytes.CutPrefix(line, []byte("---"))
+	if !begin {
+		var end bool
+		if rest, end = bytes.CutPrefix(line, []byte("...")); !end {
+			return false
+		}
+	}
+	return len(rest) == 0 || bytes.ContainsAny(rest[:1], " \t\r\n")
+}
+
+// addObject decodes one object, which may be an item of a list: those of typed lists may leave out what the list says.
+func (m *manifestSet) addObject(where string, object []byte, list *manifestHeader) error {
+	var h manifestHeader
+	if err := json.Unmarshal(object, &h); err != nil {
+		return fmt.Errorf("%s: %w", where, err)
+	}
+	if h.Kind == "" && list != nil && list.Kind != "List" {
+		h.APIVersion, h.Kind = list.APIVersion, strings.TrimSuffix(list.Kind, "List")
+	}
+	if h.APIVersion == "" || h.Kind == "" {
+		return fmt.Errorf("%s: apiVersion or kind: missing", where)
+	}
+	if strings.HasSuffix(h.Kind, "List") && h.Items != nil {
+		return m.addItems(where, &h)
+	}
+	if err := m.addKind(where, &h, object); err != nil {
+		return fmt.Errorf("%s: %s: %w", where, &h, err)
+	}
+	return nil
+}
+
+func (m *manifestSet) addItems(where string, list *manifestHeader) error {
+	var items []json.RawMessage
+	if err := json.Unmarshal(list.Items, &items); err != nil {
+		return fmt.Errorf("%s: items: %w", where, err)
+	}
+	for i, item := range items {
+		if err := m.addObject(fmt.Sprintf("%s: items[%d]", where, i), item, list); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *manifestSet) addKind(where string, h *manifestHeader, object []byte) error {
+	switch {
+	case h.APIVersion == versionCore && h.Kind == kindService:
+		return m.addService(where, h, object)
+	case h.APIVersion == versionCore && h.Kind == kindNamespace:
+		return m.addNamespace(where, h, object)
+	case h.APIVersion == versionDiscovery && h.Kind == kindSlice:
+		return m.addSlice(where, h, object)
+	case h.Kind == kindSlice && strings.HasPrefix(h.APIVersion, discoveryAPIGroup+"/"):
+		return fmt.Errorf("apiVersion: %s is not read, write %s", h.APIVersion, versionDiscovery)
+	}
+	if h.Metadata.Namespace != "" {
+		m.namespaces[h.Metadata.Namespace] = struct{}{}
+	}
+	return nil
+}
+
+func (m *manifestSet) addNamespace(where string, h *manifestHeader, object []byte) error {
+	if err := decodeStrict(object, new(corev1.Namespace)); err != nil {
+		return err
+	}
+	if err := checkName("metadata.name", h.Metadata.Name, validation.IsDNS1123Label); err != nil {
+		return err
+	}
+	m.namespaces[h.Metadata.Name] = struct{}{}
+	return m.define(where, h.Kind, Name{Name: h.Metadata.Name})
+}
+
+func (m *manifestSet) addService(where string, h *manifestHeader, object []byte) error {
+	var in corev1.Service
+	if err := decodeStrict(object, &in); err != nil {
+		return err
+	}
+	if in.Namespace == "" {
+		in.Namespace = defaultNamespace
+	}
+	if err := checkNames(in.Namespace, in.Name, validation.IsDNS1123Label); err != nil {
+		return err
+	}
+	svc, err := ServiceFrom(&in)
+	if err != nil {
+		return errors.Unwrap(err) // the place says already which object it is
+	}
+	m.namespaces[in.Namespace] = struct{}{}
+	m.objects.Services = append(m.objects.Services, svc)
+	return m.define(where, h.Kind, svc.Name)
+}
+
+func (m *manifestSet) addSlice(where string, h *manifestHeader, object []byte) error {
+	var in discoveryv1.EndpointSlice
+	if err := decodeStrict(object, &in); err != nil {
+		return err
+	}
+	if in.Namespace == "" {
+		in.Namespace = defaultNamespace
+	}
+	if err := checkNames(in.Namespace, in.Name, validation.IsDNS1123Subdomain); err != nil {
+		return err
+	}
+	switch in.AddressType {
+	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6, discoveryv1.AddressTypeFQDN:
+	default:
+		return fmt.Errorf("addressType: %q is not IPv4, IPv6 or FQDN", in.AddressType)
+	}
+	for i := range in.Ports { // as the API server does
+		if in.Ports[i].Name == nil {
+			in.Ports[i].Name = new("")
+		}
+	}
+	slice, err := SliceFrom(&in)
+	if err != nil {
+		return errors.Unwrap(err)
+	}
+	m.namespaces[in.Namespace] = struct{}{}
+	if slice != nil {
+		m.objects.Slices = append(m.objects.Slices, slice)
+	}
+	return m.define(where, h.Kind, Name{in.Namespace, in.Name})
+}
+
+// define refuses an object that is there already: which of the two is meant, nobody can tell.
+func (m *manifestSet) define(where, kind string, name Name) error {
+	key := kind + " " + name.String()
+	if first, ok := m.defined[key]; ok {
+		return fmt.Errorf("metadata.name: defined already in %s", first)
+	}
+	m.defined[key] = where
+	return nil
+}
+
+func (m *manifestSet) result() Objects {
+	all := m.objects
+	for name := range m.namespaces {
+		all.Namespaces = append(all.Namespaces, name)
+	}
+	return all
+}
+
+// decodeStrict refuses fields the type does not have and fields given twice.
+func decodeStrict(object []byte, into any) error {
+	strict, err := kjson.UnmarshalStrict(object, into)
+	if err != nil {
+		return err
+	}
+	if len(strict) == 0 {
+		return nil
+	}
+	faults := make([]string, len(strict))
+	for i := range strict {
+		faults[i] = strict[i].Error()
+	}
+	return errors.New(strings.Join(faults, "; "))
+}
+
+func checkNames(namespace, name string, check func(string) []string) error {
+	if err := checkName("metadata.namespace", namespace, validation.IsDNS1123Label); err != nil {
+		return err
+	}
+	return checkName("metadata.name", name, check)
+}
+
+func checkName(field, name string, check func(string) []string) error {
+	if faults := check(name); len(faults) > 0 {
+		return fmt.Errorf("%s: %q: %s", field, name, strings.Join(faults, "; "))
+	}
+	return nil
+}

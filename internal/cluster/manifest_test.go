@@ -1,0 +1,135 @@
+package cluster
+
+import (
+	"maps"
+	"slices"
+	"testing"
+)
+
+const goodManifests = `# an application
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+--- # its service
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec:
+  clusterIP: 10.96.0.7
+  ports: [{name: http, port: 80, targetPort: web, appProtocol: http}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: cart, namespace: elsewhere}
+spec: {whatever: true}
+...
+---
+apiVersion: v1
+kind: List
+items:
+- apiVersion: discovery.k8s.io/v1
+  kind: EndpointSlice
+  metadata:
+    name: cart-1
+    namespace: shop
+    labels: {kubernetes.io/service-name: cart}
+  addressType: IPv4
+  ports: [{port: 8080}]
+  endpoints: [{addresses: [10.0.0.1]}]
+- apiVersion: v1
+  kind: ServiceList
+  items:
+  - metadata: {name: 4you}
+    spec: {clusterIP: None}
+`
+
+func TestManifests(t *testing.T) {
+	t.Parallel()
+	set := newManifestSet()
+	if err := set.addFile("good.yaml", []byte(goodManifests)); err != nil {
+		t.Fatal(err)
+	}
+	if err := set.addFile("one.json", []byte(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"j","namespace":"json"},"spec":{}}`)); err != nil {
+		t.Fatal(err)
+	}
+	all := set.result()
+	services, eps, namespaces := all.keys()
+	if got, want := slices.SortedFunc(maps.Keys(services), compareNames), []Name{{"default", "4you"}, {"json", "j"}, {"shop", "cart"}}; !slices.Equal(got, want) {
+		t.Errorf("services %v, want %v", got, want)
+	}
+	if _, ok := eps[Name{"shop", "cart-1"}]; !ok || len(eps) != 1 {
+		t.Errorf("slices %v", eps)
+	}
+	if got, want := slices.Sorted(maps.Keys(namespaces)), []string{"default", "elsewhere", "json", "shop"}; !slices.Equal(got, want) {
+		t.Errorf("namespaces %v, want %v", got, want)
+	}
+	if ports := all.Slices[0].Ports; len(ports) != 1 || ports[0] != (EndpointPort{"", TCP, 8080}) {
+		t.Errorf("ports %v: a port without a name has the empty name, as the API server completes it", ports)
+	}
+}
+
+func TestManifestErrorsNameThePlace(t *testing.T) {
+	t.Parallel()
+	const service = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: ns}\n"
+	const slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a, namespace: ns, labels: {kubernetes.io/service-name: a}}\n"
+	for name, tt := range map[string]struct{ in, want string }{
+		"not YAML":           {"a: [", "f.yaml: document 1: "},
+		"second document":    {service + "--- # next\na: [", "f.yaml: document 2: "},
+		"field given twice":  {service + "kind: Service\n", `key "kind" already set`},
+		"no kind":            {"a: 1\n", "document 1: apiVersion or kind: missing"},
+		"a scalar":           {"hello\n", "document 1: "},
+		"unknown field":      {service + "spec: {clusterip: 10.0.0.1}\n", `document 1: Service ns/a: unknown field "spec.clusterip"`},
+		"wrong type":         {service + "spec: {ports: [{port: http}]}\n", "spec.ports.port"},
+		"bad value":          {service + "spec: {ports: [{port: 0}]}\n", "document 1: Service ns/a: spec.ports[0].port: 0 is not a port"},
+		"bad name":           {"apiVersion: v1\nkind: Service\nmetadata: {name: A_b}\n", `metadata.name: "A_b": `},
+		"bad namespace":      {"apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: x.y}\n", `metadata.namespace: "x.y": `},
+		"namespace unnamed":  {"apiVersion: v1\nkind: Namespace\nmetadata: {}\n", `metadata.name: ""`},
+		"duplicate":          {service + "---\n" + service, "document 2: Service ns/a: metadata.name: defined already in f.yaml: document 1"},
+		"old API version":    {"apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\nmetadata: {name: a}\n", "apiVersion: discovery.k8s.io/v1beta1 is not read"},
+		"no address type":    {slice, `addressType: "" is not IPv4`},
+		"bad address":        {slice + "addressType: IPv4\nendpoints: [{addresses: [fd00::1]}]\n", "endpoints[0].addresses[0]: fd00::1"},
+		"item of a list":     {"apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Namespace\n  metadata: {name: a}\n- {}\n", "document 1: items[1]: apiVersion or kind: missing"},
+		"items not a list":   {"apiVersion: v1\nkind: List\nitems: 3\n", "document 1: items: "},
+		"two JSON documents": {`{"apiVersion":"v1","kind":"Pod"} {"apiVersion":"v1"}`, "document 2: apiVersion or kind: missing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if err := newManifestSet().addFile("f.yaml", []byte(tt.in)); !errorHas(err, tt.want) {
+				t.Errorf("error %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func FuzzManifests(f *testing.F) {
+	f.Add([]byte(goodManifests))
+	f.Add([]byte("---\n...\n--- {}\n"))
+	f.Add([]byte(`{"apiVersion":"v1","kind":"ServiceList","items":[{"metadata":{"name":"a"},"spec":{"clusterIPs":["::1"]}}]}`))
+	f.Add([]byte("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a, labels: {kubernetes.io/service-name: a}}\naddressType: IPv6\nendpoints: [{addresses: ['::1']}]\n"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		var joined []byte
+		for doc := range documents(content) {
+			joined = append(joined, doc...)
+		}
+		if len(joined) > len(content) {
+			t.Fatalf("%d bytes split into %d", len(content), len(joined))
+		}
+		set := newManifestSet()
+		if set.addFile("fuzz.yaml", content) != nil {
+			return
+		}
+		store := NewStore()
+		store.Replace(set.result())
+		for svc := range store.Snapshot().Services() {
+			if svc.Name.Name == "" || !store.Snapshot().HasNamespace(svc.Name.Namespace) {
+				t.Errorf("service %q without a name or a namespace", svc.Name)
+			}
+			for _, addr := range svc.ClusterIPs {
+				if !addr.IsValid() || addr.Is4In6() {
+					t.Errorf("service %s has address %v", svc.Name, addr)
+				}
+			}
+		}
+	})
+}
