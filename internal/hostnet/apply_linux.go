@@ -1,0 +1,201 @@
+package hostnet
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const sysctlRoot = "/proc/sys"
+
+// read asks the kernel, in the namespace of the calling thread, for what Build looks at.
+func read(wanted Wanted) (Found, error) {
+	links, err := netlinksafe.LinkList()
+	if err != nil {
+		return Found{}, fmt.Errorf("list links: %w", err)
+	}
+	var found Found
+	for _, l := range links {
+		found.Links = append(found.Links, linkFrom(l.Attrs()))
+	}
+	if err := readRoutes(&found); err != nil {
+		return Found{}, err
+	}
+	if err := readRules(&found); err != nil {
+		return Found{}, err
+	}
+	if err := readLoopback(&found); err != nil {
+		return Found{}, err
+	}
+	found.Sysctls, err = readSysctls(sysctlKeys(wanted, found.Links))
+	return found, err
+}
+
+func linkFrom(a *netlink.LinkAttrs) Link {
+	return Link{
+		Index: a.Index, Name: a.Name, MAC: a.HardwareAddr.String(), MTU: a.MTU, Group: int(a.Group),
+		Up: a.Flags&net.FlagUp != 0,
+	}
+}
+
+func readRoutes(found *Found) error {
+	all, err := netlinksafe.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	best := 0
+	for _, r := range all {
+		if !isDefault(r.Dst) {
+			continue
+		}
+		if r.Table == tableMain && r.LinkIndex != 0 && (found.Uplink == 0 || r.Priority < best) {
+			found.Uplink, best = r.LinkIndex, r.Priority
+		}
+		if r.Protocol == Protocol {
+			gateway, _ := netip.AddrFromSlice(r.Gw)
+			found.Routes = append(found.Routes, Route{Table: r.Table, Link: r.LinkIndex, Gateway: gateway.Unmap()})
+		}
+	}
+	return nil
+}
+
+func isDefault(dst *net.IPNet) bool {
+	if dst == nil {
+		return true
+	}
+	ones, _ := dst.Mask.Size()
+	return ones == 0
+}
+
+func readRules(found *Found) error {
+	all, err := netlinksafe.RuleList(netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("list rules: %w", err)
+	}
+	for _, r := range all {
+		if r.Protocol == Protocol {
+			found.Rules = append(found.Rules, Rule{
+				Priority: r.Priority, Table: r.Table,
+				SuppressPrefixLen: r.SuppressPrefixlen, SuppressIfGroup: r.SuppressIfgroup,
+			})
+		}
+	}
+	return nil
+}
+
+func readLoopback(found *Found) error {
+	lo, err := netlinksafe.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find lo: %w", err)
+	}
+	addrs, err := netlinksafe.AddrList(lo, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses of lo: %w", err)
+	}
+	for _, a := range addrs {
+		if addr, ok := netip.AddrFromSlice(a.IP); ok {
+			bits, _ := a.Mask.Size()
+			found.Loopback = append(found.Loopback, netip.PrefixFrom(addr.Unmap(), bits))
+		}
+	}
+	return nil
+}
+
+// readSysctls leaves out keys that the kernel does not have.
+func readSysctls(keys []string) (map[string]string, error) {
+	values := make(map[string]string, len(keys))
+	for _, key := range keys {
+		raw, err := os.ReadFile(filepath.Join(sysctlRoot, key))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read sysctl %s: %w", key, err)
+		}
+		values[key] = strings.TrimSpace(string(raw))
+	}
+	return values, nil
+}
+
+// apply makes every change that it can and joins the errors: ENIs do not depend on one another.
+func apply(ops []Op) error {
+	var errs []error
+	for _, op := range ops {
+		if err := applyOne(op); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", op, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func applyOne(op Op) error {
+	switch o := op.(type) {
+	case SetSysctl:
+		return os.WriteFile(filepath.Join(sysctlRoot, o.Key), []byte(o.Value), 0o644)
+	case SetGroup:
+		return netlink.LinkSetGroup(byIndex(o.Link.Index), LinkGroup)
+	case SetMTU:
+		return netlink.LinkSetMTU(byIndex(o.Link.Index), o.MTU)
+	case SetUp:
+		return netlink.LinkSetUp(byIndex(o.Link.Index))
+	case SetRoute:
+		return netlink.RouteReplace(kernelRoute(o.Route))
+	case DeleteRoute:
+		return ignore(netlink.RouteDel(kernelRoute(o.Route)), unix.ESRCH)
+	case AddRule:
+		return ignore(netlink.RuleAdd(kernelRule(o.Rule)), unix.EEXIST)
+	case DeleteRule:
+		return ignore(netlink.RuleDel(kernelRule(o.Rule)), unix.ENOENT)
+	case AddLoopback:
+		return addLoopback(o.Addr)
+	default:
+		panic(fmt.Sprintf("unknown op %T", op))
+	}
+}
+
+func byIndex(index int) netlink.Link {
+	return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
+}
+
+func kernelRoute(r Route) *netlink.Route {
+	return &netlink.Route{
+		Table: r.Table, LinkIndex: r.Link, Gw: r.Gateway.AsSlice(), Protocol: Protocol,
+		Flags: int(netlink.FLAG_ONLINK), Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)},
+	}
+}
+
+func kernelRule(r Rule) *netlink.Rule {
+	k := netlink.NewRule()
+	k.Family, k.Priority, k.Table, k.Protocol = netlink.FAMILY_V4, r.Priority, r.Table, Protocol
+	k.SuppressPrefixlen, k.SuppressIfgroup = r.SuppressPrefixLen, r.SuppressIfGroup
+	return k
+}
+
+func addLoopback(addr netip.Prefix) error {
+	lo, err := netlinksafe.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return err
+	}
+	network := &net.IPNet{IP: addr.Addr().AsSlice(), Mask: net.CIDRMask(addr.Bits(), addr.Addr().BitLen())}
+	return ignore(netlink.AddrAdd(lo, &netlink.Addr{IPNet: network, Scope: unix.RT_SCOPE_HOST}), unix.EEXIST)
+}
+
+// ignore drops an error that says that the change is made already.
+func ignore(err, done error) error {
+	if errors.Is(err, done) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,260 @@
+package hostnet
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// ErrLinkAbsent says that the node has no link with an ENI's MAC address (yet).
+var ErrLinkAbsent = errors.New("no link with the ENI's MAC address")
+
+// settle is how long changes in the kernel are collected before the state is compared again.
+const settle = 100 * time.Millisecond
+
+// Config configures a Host.
+type Config struct {
+	// NetNS is the path of the node's network namespace; empty means that of the process.
+	NetNS string
+	// NodeDNS is the address to keep on lo; the zero address means none.
+	NodeDNS netip.Addr
+	// Interval is how often the state is compared without an event; zero means 10 seconds.
+	Interval time.Duration
+	Log      *slog.Logger
+}
+
+// A Host keeps the node's network as wanted, a Task. Its methods are safe for concurrent use.
+type Host struct {
+	netns    ns.NetNS
+	interval time.Duration
+	log      *slog.Logger
+	ready    chan struct{}
+
+	pass sync.Mutex // one comparison at a time
+
+	mu      sync.Mutex // guards what follows
+	enis    map[string]ENI
+	dns     netip.Addr
+	mtu     int
+	changed chan struct{} // closed and replaced after an event
+}
+
+// New returns a Host that wants no ENI yet. Close releases its namespace.
+func New(c Config) (*Host, error) {
+	open := ns.GetCurrentNS
+	if c.NetNS != "" {
+		open = func() (ns.NetNS, error) { return ns.GetNS(c.NetNS) }
+	}
+	netns, err := open()
+	if err != nil {
+		return nil, fmt.Errorf("open the node's network namespace: %w", err)
+	}
+	return &Host{
+		netns: netns, interval: cmp.Or(c.Interval, 10*time.Second), log: c.Log, ready: make(chan struct{}),
+		enis: map[string]ENI{}, dns: c.NodeDNS, changed: make(chan struct{}),
+	}, nil
+}
+
+// Close must be called after Run has returned.
+func (h *Host) Close() error { return h.netns.Close() }
+
+// Ready is closed when the node has been brought into the wanted state once.
+func (h *Host) Ready() <-chan struct{} { return h.ready }
+
+func (h *Host) String() string { return "host network" }
+
+// MTU is that of the uplink, 0 while unknown. Pods get the same.
+func (h *Host) MTU() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.mtu
+}
+
+// EnsureENI wants the ENI from now on and returns when its link is up and routed. It waits for the link to appear for
+// as long as the context lasts; the error then matches ErrLinkAbsent.
+func (h *Host) EnsureENI(ctx context.Context, e ENI) error {
+	h.mu.Lock()
+	h.enis[e.MAC] = e
+	h.mu.Unlock()
+	for {
+		h.mu.Lock()
+		changed := h.changed
+		h.mu.Unlock()
+		absent, err := h.compare()
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(absent, e) {
+			return nil
+		}
+		// The timer is for a Host whose Run has not been started.
+		timer := time.NewTimer(time.Second)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return fmt.Errorf("wait for ENI %s: %w: %w", e.MAC, ErrLinkAbsent, ctx.Err())
+		}
+		timer.Stop()
+	}
+}
+
+// RemoveENI wants the ENI no more and deletes its routes.
+func (h *Host) RemoveENI(_ context.Context, mac string) error {
+	h.mu.Lock()
+	delete(h.enis, mac)
+	h.mu.Unlock()
+	_, err := h.compare()
+	return err
+}
+
+// Run keeps the state until the context ends. It leaves everything in place: pods go on without the agent.
+func (h *Host) Run(ctx context.Context) error {
+	events, stop, err := h.subscribe()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	var known []ENI
+	for {
+		absent, err := h.compare()
+		switch {
+		case err != nil:
+			h.log.Error("host network not as wanted", "err", err)
+		case !slices.Equal(absent, known):
+			h.log.Info("ENI links awaited", "absent", absent)
+			known = absent
+		}
+		if err == nil {
+			h.closeReady()
+		}
+		if !wait(ctx, events, h.interval) {
+			return nil
+		}
+	}
+}
+
+func (h *Host) closeReady() {
+	select {
+	case <-h.ready:
+	default:
+		close(h.ready)
+	}
+}
+
+// wait returns false when the context has ended, and else some time after an event or the interval.
+func wait(ctx context.Context, events <-chan struct{}, interval time.Duration) bool {
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	case <-events:
+	}
+	timer.Reset(settle)
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// compare brings the kernel into the wanted state as far as it can.
+func (h *Host) compare() (absent []ENI, err error) {
+	h.pass.Lock()
+	defer h.pass.Unlock()
+	wanted := h.wanted()
+	err = h.netns.Do(func(ns.NetNS) error {
+		found, err := read(wanted)
+		if err != nil {
+			return err
+		}
+		h.noteMTU(found)
+		var ops []Op
+		ops, absent = Build(wanted, found)
+		for _, op := range ops {
+			h.log.Info("host network change", "op", op.String())
+		}
+		return apply(ops)
+	})
+	if err != nil {
+		return absent, fmt.Errorf("bring host network into state: %w", err)
+	}
+	return absent, nil
+}
+
+func (h *Host) wanted() Wanted {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return Wanted{ENIs: sorted(slices.Collect(maps.Values(h.enis))), NodeDNS: h.dns}
+}
+
+func (h *Host) noteMTU(found Found) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, l := range found.Links {
+		if l.Index == found.Uplink {
+			h.mtu = l.MTU
+		}
+	}
+}
+
+// subscribe delivers a signal when links, routes or rules change, until stop is called.
+func (h *Host) subscribe() (events <-chan struct{}, stop func(), err error) {
+	var socket *nl.NetlinkSocket
+	err = h.netns.Do(func(ns.NetNS) (err error) {
+		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE)
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("subscribe to network changes: %w", err)
+	}
+	signal, ended := make(chan struct{}, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		h.receive(socket, signal)
+	}()
+	return signal, func() { socket.Close(); <-ended }, nil
+}
+
+func (h *Host) receive(socket *nl.NetlinkSocket, signal chan<- struct{}) {
+	for {
+		_, _, err := socket.Receive()
+		switch {
+		case errors.Is(err, os.ErrClosed):
+			return
+		case err != nil && !errors.Is(err, unix.ENOBUFS): // a full buffer is an event too: something has changed
+			h.log.Error("network changes are no longer seen at once", "err", err)
+			return
+		}
+		h.announce()
+		select {
+		case signal <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// announce wakes those who wait for a link.
+func (h *Host) announce() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
