@@ -1,31 +1,25 @@
 package bpf
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
-	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // A SourceGuard drops IP frames that enter a link with a source address the link may not use. The simulated VPC
-// guards its ports with it. It is not pinned: closing it lifts the guard. Methods are safe for concurrent use.
-type SourceGuard struct {
-	objs guardObjects
+// guards its ports with it. A link stays guarded for as long as it exists. Methods are safe for concurrent use.
+type SourceGuard struct{ objs guardObjects }
 
-	mu    sync.Mutex
-	links map[int]link.Link // by ifindex
-}
-
-// NewSourceGuard loads the guard. It needs tcx links (Linux 6.6).
+// NewSourceGuard loads the guard.
 func NewSourceGuard() (*SourceGuard, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift the locked-memory limit: %w", err)
 	}
-	g := &SourceGuard{links: map[int]link.Link{}}
+	g := &SourceGuard{}
 	if err := loadGuardObjects(&g.objs, nil); err != nil {
 		return nil, fmt.Errorf("load the source guard: %w", err)
 	}
@@ -35,28 +29,30 @@ func NewSourceGuard() (*SourceGuard, error) {
 // Attach guards the link, which must be in the calling thread's network namespace. Nothing is allowed yet.
 func (g *SourceGuard) Attach(ifindex int) error {
 	if err := g.objs.GuardDrops.Update(uint32(ifindex), uint64(0), ebpf.UpdateAny); err != nil {
-		return fmt.Errorf("count drops of link %d: %w", ifindex, err)
+		return fmt.Errorf("count drops of link %d: %w", ifindex, full(err, g.objs.GuardDrops))
 	}
-	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: g.objs.GuardSource, Attach: ebpf.AttachTCXIngress})
-	if err != nil {
+	// A classifier, not a tcx link: it works on every kernel, and the guard's life is the link's anyway.
+	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}
+	if err := netlink.QdiscReplace(qdisc); err != nil {
+		return fmt.Errorf("add clsact to link %d: %w", ifindex, err)
+	}
+	filter := &netlink.BpfFilter{
+		FilterAttrs:  netlink.FilterAttrs{LinkIndex: ifindex, Parent: netlink.HANDLE_MIN_INGRESS, Priority: 1, Protocol: unix.ETH_P_ALL},
+		Fd:           g.objs.GuardSource.FD(),
+		Name:         guardProgGuardSource,
+		DirectAction: true,
+	}
+	if err := netlink.FilterReplace(filter); err != nil {
 		return fmt.Errorf("guard link %d: %w", ifindex, err)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.links[ifindex] = l
 	return nil
 }
 
-// Detach forgets a link that is about to go or is gone. Its allowed addresses must be denied first.
+// Detach forgets a link that is gone. Its allowed addresses must have been denied.
 func (g *SourceGuard) Detach(ifindex int) error {
-	g.mu.Lock()
-	l := g.links[ifindex]
-	delete(g.links, ifindex)
-	g.mu.Unlock()
-	if l == nil {
-		return nil
-	}
-	return errors.Join(l.Close(), ignoreMissing(g.objs.GuardDrops.Delete(uint32(ifindex))))
+	return ignoreMissing(g.objs.GuardDrops.Delete(uint32(ifindex)))
 }
 
 // Allow lets frames from addr enter the link.
@@ -84,17 +80,8 @@ func (g *SourceGuard) Dropped(ifindex int) (uint64, error) {
 	return n, nil
 }
 
-// Close lifts the guard from all links.
-func (g *SourceGuard) Close() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	var errs []error
-	for i, l := range g.links {
-		errs = append(errs, l.Close())
-		delete(g.links, i)
-	}
-	return errors.Join(append(errs, g.objs.Close())...)
-}
+// Close gives up the handles; links that are guarded stay so.
+func (g *SourceGuard) Close() error { return g.objs.Close() }
 
 func guardKey(ifindex int, addr netip.Addr) guardGuardKey {
 	return guardGuardKey{Addr: words(addr), Ifindex: uint32(ifindex)}
