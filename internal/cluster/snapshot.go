@@ -5,12 +5,14 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A Snapshot is the state of the cluster at one moment, as far as a node acts on it. It is immutable and safe for
 // concurrent use; what it returns must not be changed.
 type Snapshot struct {
 	version       uint64
+	changed       time.Time
 	synced        bool
 	services      cowMap[Name, *Service]
 	slices        cowMap[Name, *EndpointSlice]   // by slice name
@@ -39,6 +41,9 @@ func newSnapshot() *Snapshot {
 
 // Version grows by one with every change within one process; it means nothing outside of it.
 func (s *Snapshot) Version() uint64 { return s.version }
+
+// Changed says when the Snapshot was made, the zero time for the one a Store starts with.
+func (s *Snapshot) Changed() time.Time { return s.changed }
 
 // Synced reports whether every kind has been listed: only then does absence mean that an object does not exist.
 func (s *Snapshot) Synced() bool { return s.synced }

@@ -3,6 +3,7 @@ package cluster
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A Store holds the newest Snapshot. One source writes, any number of readers read; all methods are safe for
@@ -42,6 +43,7 @@ func (s *Store) Update(f func(*Edit)) {
 		return
 	}
 	e.next.version++
+	e.next.changed = time.Now()
 	next := e.next // a copy, so that the Snapshot does not keep the touched keys alive
 	s.snapshot.Store(&next)
 	for sub := range s.subscriptions {
