@@ -427,3 +427,24 @@ func TestProcessEndsWithLab(t *testing.T) {
 		t.Errorf("start in a closed lab: %v", err)
 	}
 }
+
+func TestKillWaitsForTheProgramInside(t *testing.T) {
+	l := openLab(t, "nptest-kill")
+	n := startNode(t, l, NodeSpec{Name: "n1"})
+	file := filepath.Join(l.Dir(), "lock")
+	// It takes a while to give back that much memory, and open files are closed after that.
+	const hoard = `x=$(head -c 100000000 /dev/zero | tr '\0' x); echo locked >"$1"; sleep 1000; echo "$x"`
+	p, err := l.Start(n.Command(t.Context(), "flock", "-n", file, "sh", "-c", hoard, "sh", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() string {
+		if text, _ := os.ReadFile(file); len(text) == 0 {
+			return "the program does not hold the lock"
+		}
+		return ""
+	})
+	p.Kill()
+	// Fails at once while any process of the killed group still has the file.
+	output(t, exec.Command("flock", "-n", file, "true"))
+}

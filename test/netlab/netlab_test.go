@@ -75,3 +75,20 @@ func TestPrefixRule(t *testing.T) {
 		}
 	}
 }
+
+func TestParseStat(t *testing.T) {
+	for text, want := range map[string]struct {
+		state string
+		group int
+	}{
+		"12 (sh) S 1 12 12 0 -1":            {"S", 12},
+		"12 (a) b (c) ) Z 1 77 12 0 -1":     {"Z", 77},
+		"12 (torn":                          {"", 0},
+		"":                                  {"", 0},
+		"12 (sh) R 1 not-a-number 12 0 -1 ": {"R", 0},
+	} {
+		if state, group := parseStat(text); state != want.state || group != want.group {
+			t.Errorf("%q: state %q, group %d, want %+v", text, state, group, want)
+		}
+	}
+}

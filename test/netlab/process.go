@@ -1,11 +1,19 @@
 package netlab
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
+
+// groupEnd bounds the wait for the rest of a killed process group.
+const groupEnd = 10 * time.Second
 
 // A Process is a program that belongs to a lab.
 type Process struct {
@@ -29,7 +37,8 @@ func (p *Process) Err() error {
 // Signal sends sig to the program alone.
 func (p *Process) Signal(sig syscall.Signal) error { return p.cmd.Process.Signal(sig) }
 
-// Kill ends the program and its process group at once and waits for the program's end.
+// Kill ends the program and its process group at once and waits until all of them have ended, so that what they held,
+// such as a port, is free.
 func (p *Process) Kill() {
 	select {
 	case <-p.done:
@@ -41,6 +50,40 @@ func (p *Process) Kill() {
 	_ = syscall.Kill(-p.PID(), syscall.SIGKILL)
 	_ = p.cmd.Process.Kill()
 	<-p.done
+	// A program behind nsenter is not this process's to wait for.
+	for deadline := time.Now().Add(groupEnd); groupRuns(p.PID()) && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// groupRuns tells whether a process group has members other than zombies, which somebody else has to reap.
+func groupRuns(pgid int) bool {
+	if syscall.Kill(-pgid, 0) != nil {
+		return false
+	}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is well-formed
+	for _, path := range stats {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended since
+		}
+		state, group := parseStat(string(text))
+		if group == pgid && state != "Z" && state != "X" {
+			return true
+		}
+	}
+	return false
+}
+
+// parseStat reads state and process group from proc_pid_stat(5). The command before them, in parentheses, may itself
+// have parentheses and spaces.
+func parseStat(text string) (state string, group int) {
+	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	if len(fields) < 3 {
+		return "", 0
+	}
+	group, _ = strconv.Atoi(fields[2])
+	return fields[0], group
 }
 
 // A launcher starts processes that die with this one. The kernel sends a parent death signal when the *thread* that
