@@ -1,0 +1,79 @@
+package sim
+
+import "time"
+
+// tokenLife is how long a client token is remembered.
+const tokenLife = 24 * time.Hour
+
+// A onceTable remembers the answers given under client tokens.
+type onceTable map[onceKey]*onceEntry
+
+type onceKey struct{ action, token string }
+
+type onceEntry struct {
+	fingerprint string
+	at          time.Time
+	done        chan struct{} // closed when answer is set or the entry was withdrawn
+	answer      object        // nil while the first call runs, and after it failed
+}
+
+// idempotent makes calls with the same client token and parameters give one result. A failed call leaves no trace, so
+// its token may be used again.
+func idempotent(serve func(*Cloud, input) (object, error)) func(*Cloud, input) (object, error) {
+	return func(c *Cloud, in input) (object, error) {
+		token := in.text("ClientToken")
+		if token == "" {
+			return serve(c, in)
+		}
+		if len(token) > 64 {
+			return nil, invalid("ClientToken", token)
+		}
+		key := onceKey{in.text("Action"), token}
+		for {
+			entry, first, err := c.enterOnce(key, in.fingerprint())
+			if err != nil {
+				return nil, err
+			}
+			if first {
+				answer, err := serve(c, in)
+				c.leaveOnce(key, entry, answer, err)
+				return answer, err
+			}
+			<-entry.done
+			if entry.answer != nil {
+				return entry.answer, nil
+			}
+		}
+	}
+}
+
+func (c *Cloud) enterOnce(key onceKey, fingerprint string) (entry *onceEntry, first bool, err error) {
+	now := c.cfg.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, e := range c.once {
+		if e.answer != nil && now.Sub(e.at) > tokenLife {
+			delete(c.once, k)
+		}
+	}
+	if entry = c.once[key]; entry == nil {
+		entry = &onceEntry{fingerprint: fingerprint, at: now, done: make(chan struct{})}
+		c.once[key] = entry
+		return entry, true, nil
+	}
+	if entry.fingerprint != fingerprint {
+		return nil, false, refuse(codeIdempotentMismatch, "The client token was used with other parameters.")
+	}
+	return entry, false, nil
+}
+
+func (c *Cloud) leaveOnce(key onceKey, entry *onceEntry, answer object, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		delete(c.once, key)
+	} else {
+		entry.answer = answer
+	}
+	close(entry.done)
+}
