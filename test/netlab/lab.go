@@ -71,7 +71,7 @@ func (l *Lab) Start(cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
-// Close ends every process and removes everything the lab made, the latest first. It goes on after a failure and
+// Close ends every node and process and removes everything the lab made, the latest first. It goes on after a failure and
 // returns all of them; what it could not remove stays recorded for Sweep. A second Close does nothing.
 func (l *Lab) Close() error {
 	l.mu.Lock()
@@ -80,11 +80,14 @@ func (l *Lab) Close() error {
 		return nil
 	}
 	l.closed = true
+	// Nodes first: what nsenter runs on them is then reaped by nsenter, while a node cannot end before somebody has
+	// reaped what a killed nsenter left, and the machine's process 1 takes its time.
+	for _, n := range slices.Backward(l.nodes) {
+		n.process.Kill()
+		n.closeHandles()
+	}
 	for _, p := range slices.Backward(l.processes) {
 		p.Kill()
-	}
-	for _, n := range l.nodes {
-		n.closeHandles()
 	}
 	l.threads.close()
 	if err := l.home.remove(); err != nil {
