@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -62,6 +63,21 @@ type Cluster struct {
 
 	control []service // in the order they were started
 	nodes   []*Node
+	laps    stopwatch
+}
+
+// A stopwatch notes how long each step of a start took.
+type stopwatch struct {
+	last time.Time
+	text []string
+}
+
+func (s *stopwatch) lap(step string) {
+	now := time.Now()
+	if !s.last.IsZero() {
+		s.text = append(s.text, fmt.Sprintf("%s %.1fs", step, now.Sub(s.last).Seconds()))
+	}
+	s.last = now
 }
 
 // Start starts a cluster and returns when its API works, the default ServiceAccount exists and all nodes have
@@ -86,6 +102,7 @@ func Start(tb testing.TB, cfg Config) *Cluster {
 	if err := c.start(ctx); err != nil {
 		tb.Fatalf("start cluster: %v", err)
 	}
+	tb.Logf("cluster started: %s", strings.Join(c.laps.text, ", "))
 	return c
 }
 
@@ -125,6 +142,7 @@ func openLab() (*netlab.Lab, error) {
 }
 
 func (c *Cluster) prepare(ctx context.Context) error {
+	c.laps.lap("")
 	c.setDefaults()
 	c.dir = filepath.Join(c.lab.Dir(), "kube")
 	if err := os.MkdirAll(c.binDir(), 0o755); err != nil {
@@ -141,6 +159,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	if err := c.saveImages(); err != nil {
 		return err
 	}
+	defer c.laps.lap("programs and images")
 	return c.writeCredentials()
 }
 
@@ -187,6 +206,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.startControlPlane(ctx); err != nil {
 		return err
 	}
+	c.laps.lap("control plane")
 	errs := make([]error, len(c.cfg.Nodes))
 	c.nodes = make([]*Node, len(c.cfg.Nodes))
 	var starting sync.WaitGroup
@@ -197,6 +217,8 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	c.laps.lap("nodes")
+	defer c.laps.lap("ServiceAccount")
 	return c.awaitServiceAccount(ctx)
 }
 

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -103,6 +104,9 @@ func (c *Cluster) hold(tb testing.TB) {
 	}
 }
 
+// lineWidth is how much is printed of each line of a log; structured ones can be very long.
+const lineWidth = 240
+
 // logTail returns the last lines of a log.
 func logTail(path string, lines int) string {
 	text, err := os.ReadFile(path)
@@ -110,5 +114,9 @@ func logTail(path string, lines int) string {
 		return err.Error()
 	}
 	all := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
+	all = all[max(0, len(all)-lines):]
+	for i, line := range all {
+		all[i] = fmt.Sprintf("%.*s", lineWidth, line)
+	}
+	return strings.Join(all, "\n")
 }

@@ -3,13 +3,17 @@
 package kube
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nearpath/nearpath/test/netlab"
@@ -121,7 +125,10 @@ func TestCluster(t *testing.T) {
 		if pod.UID != again.UID || restarts(again) != 0 {
 			t.Errorf("pod %s with %d restarts, was %s", again.UID, restarts(again), pod.UID)
 		}
-		c.Exec(t, "default/cli", "/podapp", "lookup", "192.0.2.1")
+		c.Wait(t, "kubelet to know its pods again", func(ctx context.Context) error {
+			_, err := c.TryExec(ctx, "default/cli", "/podapp", "lookup", "192.0.2.1")
+			return err
+		})
 	})
 	t.Run("a failing command says why", func(t *testing.T) {
 		if _, err := c.TryExec(t.Context(), "default/cli", "/podapp", "get", "http://127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), "connection refused") {
@@ -143,4 +150,57 @@ func restarts(p corev1.Pod) int32 {
 		sum += s.RestartCount
 	}
 	return sum
+}
+
+func TestControlPlaneWhereItIsTold(t *testing.T) {
+	const prefix = "npkube-own"
+	lab, err := netlab.New(prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	ns, err := lab.NetNS("cp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddr("192.0.2.1")
+	err = ns.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return setUp(lo, addr)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("cluster", func(t *testing.T) {
+		c := Start(t, Config{
+			Lab:          lab,
+			ControlPlane: ControlPlane{NetNS: ns, Addr: addr},
+			ServiceCIDR:  netip.MustParsePrefix("198.51.100.0/24"),
+		})
+		var kubernetes corev1.Service
+		c.WaitReady(t, "service/default/kubernetes")
+		c.Get(t, "service/default/kubernetes", &kubernetes)
+		if kubernetes.Spec.ClusterIP != "198.51.100.1" || c.APIAddress() != "192.0.2.1:6443" {
+			t.Errorf("Service at %s, API at %s", kubernetes.Spec.ClusterIP, c.APIAddress())
+		}
+	})
+	// The cluster is closed, the lab is not: the namespace can be used again.
+	listening := errors.New("the apiserver still listens")
+	err = ns.Do(func() error {
+		conn, err := net.Dial("tcp", "192.0.2.1:6443")
+		if err == nil {
+			return errors.Join(listening, conn.Close())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }

@@ -158,7 +158,8 @@ func (n *Node) awaitRegistered(ctx context.Context) error {
 	})
 }
 
-// RestartKubelet kills kubelet and starts it again; the pods go on meanwhile.
+// RestartKubelet kills kubelet and starts it again; the pods go on meanwhile. For a moment after it, kubelet does not
+// know its pods: Exec and Logs fail.
 func (n *Node) RestartKubelet(tb testing.TB) {
 	tb.Helper()
 	n.kubelet.process.Kill()
