@@ -92,7 +92,7 @@ func (c *Cluster) hold(tb testing.TB) {
 		"kubectl: " + strings.Join(c.Command(context.Background()).Args, " ")}
 	for _, n := range c.nodes {
 		if n != nil && n.Node != nil {
-			lines = append(lines, "node "+n.Name()+": "+strings.Join(n.Command(context.Background(), "sh").Args, " "))
+			lines = append(lines, "node "+n.Name()+": "+n.EnterFile())
 		}
 	}
 	_, _ = os.Stderr.WriteString(strings.Join(lines, "\n") + "\n")

@@ -176,6 +176,9 @@ func TestNodeIsItsOwnMachine(t *testing.T) {
 			}
 		})
 	}
+	if got := output(t, exec.Command(n.EnterFile(), "sh", "-c", "cat /proc/self/cgroup | grep ^0:; hostname")); got != "0::/init\nn1" {
+		t.Errorf("entered by hand: %q", got)
+	}
 	if text, err := os.ReadFile("/proc/sys/kernel/panic"); err != nil || strings.TrimSpace(string(text)) == "78" {
 		t.Errorf("the machine's kernel.panic is %s (%v)", text, err)
 	}

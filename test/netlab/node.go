@@ -162,8 +162,17 @@ func (n *Node) boot(l *Lab) error {
 	if n.pid, err = awaitReport(ready); err != nil {
 		return fmt.Errorf("prepare namespaces: %w: %s", err, tail(n.LogFile()))
 	}
+	if err := os.WriteFile(n.EnterFile(), []byte(n.enterScript()), 0o755); err != nil {
+		return err
+	}
 	unshare := strconv.Itoa(n.process.PID())
 	return os.WriteFile(filepath.Join(n.initCgroup(), "cgroup.procs"), []byte(unshare), 0)
+}
+
+// enterScript does for a person what Command does for a program.
+func (n *Node) enterScript() string {
+	return fmt.Sprintf("#!/bin/sh\n# Runs a command on node %s; without one, a shell.\necho $$ >%s/cgroup.procs\nexec nsenter -t %d %s -- \"${@:-sh}\"\n",
+		n.spec.Name, n.initCgroup(), n.pid, strings.Join(namespaceFlags, " "))
 }
 
 func (n *Node) bootCommand(l *Lab) *exec.Cmd {
@@ -215,6 +224,9 @@ func tail(path string) string {
 	return strings.TrimSpace(string(text[max(0, len(text)-400):]))
 }
 
+// namespaceFlags are nsenter's for all the namespaces that a node has.
+var namespaceFlags = []string{"-m", "-n", "-p", "-u", "-i", "-C"}
+
 // Name is the node's host name.
 func (n *Node) Name() string { return n.spec.Name }
 
@@ -226,6 +238,9 @@ func (n *Node) Dir() string { return n.dir }
 
 // LogFile has what the node's process 1 writes.
 func (n *Node) LogFile() string { return filepath.Join(n.dir, "init.log") }
+
+// EnterFile is an executable file that runs its arguments on the node, or a shell: for people.
+func (n *Node) EnterFile() string { return filepath.Join(n.dir, "enter") }
 
 // PID is the node's process 1 as the machine counts it.
 func (n *Node) PID() int { return n.pid }
@@ -251,8 +266,8 @@ func (n *Node) Command(ctx context.Context, name string, args ...string) *exec.C
 
 // commandIn runs argv on the node in the cgroup whose directory is open.
 func (n *Node) commandIn(ctx context.Context, cgroup *os.File, argv []string) *exec.Cmd {
-	enter := []string{"-t", strconv.Itoa(n.pid), "-m", "-n", "-p", "-u", "-i", "-C", "--"}
-	cmd := exec.CommandContext(ctx, "nsenter", append(enter, argv...)...)
+	enter := slices.Concat([]string{"-t", strconv.Itoa(n.pid)}, namespaceFlags, []string{"--"}, argv)
+	cmd := exec.CommandContext(ctx, "nsenter", enter...)
 	// Joining the cgroup namespace does not change the cgroup: without this, the node's cgroup programs would not see
 	// the command.
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
