@@ -11,9 +11,15 @@ import (
 	"path/filepath"
 )
 
-// DefaultPendingDir holds the deletions that nearpath-cni could not hand to the agent, one file each. It lives on
-// a file system that a reboot empties, as it does the links the deletions are about.
-const DefaultPendingDir = "/run/nearpath/pending-del"
+// PendingDir is the directory beside the agent's socket that holds the deletions that nearpath-cni could not hand to the
+// agent, one file each. An empty socket means DefaultSocket. The directory is on a file system that a reboot empties, as
+// it does the links the deletions are about.
+func PendingDir(socket string) string {
+	if socket == "" {
+		socket = DefaultSocket
+	}
+	return filepath.Join(filepath.Dir(socket), "pending-del")
+}
 
 // MaxPendingBytes bounds one file of the directory.
 const MaxPendingBytes = maxCNIBody

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -225,23 +224,31 @@ func (h *Host) subscribe() (events <-chan struct{}, stop func(), err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("subscribe to network changes: %w", err)
 	}
-	signal, ended := make(chan struct{}, 1), make(chan struct{})
+	signal, stopped, ended := make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		h.receive(socket, signal)
+		if err := h.receive(socket, signal, stopped); err != nil {
+			h.log.Error("network changes are no longer seen at once", "err", err)
+		}
 	}()
-	return signal, func() { socket.Close(); <-ended }, nil
+	stop = func() {
+		close(stopped)
+		socket.Close() // ends the reader
+		<-ended
+	}
+	return signal, stop, nil
 }
 
-func (h *Host) receive(socket *nl.NetlinkSocket, signal chan<- struct{}) {
+func (h *Host) receive(socket *nl.NetlinkSocket, signal chan<- struct{}, stopped <-chan struct{}) error {
 	for {
 		_, _, err := socket.Receive()
-		switch {
-		case errors.Is(err, os.ErrClosed):
-			return
-		case err != nil && !errors.Is(err, unix.ENOBUFS): // a full buffer is an event too: something has changed
-			h.log.Error("network changes are no longer seen at once", "err", err)
-			return
+		select {
+		case <-stopped:
+			return nil
+		default:
+		}
+		if err != nil && !errors.Is(err, unix.ENOBUFS) { // a full buffer is an event too: something has changed
+			return err
 		}
 		h.announce()
 		select {

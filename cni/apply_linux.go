@@ -1,0 +1,245 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/nearpath/nearpath/internal/hostnet"
+)
+
+const sysctlRoot = "/proc/sys"
+
+// namespaces are the two that an attachment spans; pod is nil when there is none.
+type namespaces struct{ host, pod ns.NetNS }
+
+// on runs f in the namespace of a side.
+func (n namespaces) on(side Side, f func() error) error {
+	netns := n.host
+	if side == InPod {
+		netns = n.pod
+	}
+	return netns.Do(func(ns.NetNS) error { return f() })
+}
+
+// sideOf says where an Op is done.
+func sideOf(op Op) Side {
+	switch o := op.(type) {
+	case SetSysctl:
+		return o.Side
+	case SetUp:
+		return o.Side
+	case AddAddress:
+		return o.Side
+	case AddNeighbour:
+		return o.Side
+	case AddRoute:
+		return o.Side
+	default:
+		return OnHost
+	}
+}
+
+// each calls f for every Op in order, entering a namespace once per run of Ops on the same side: a change of namespace
+// costs a thread.
+func (n namespaces) each(ops []Op, f func(Op) error) error {
+	for len(ops) > 0 {
+		side, run := sideOf(ops[0]), 1
+		for run < len(ops) && sideOf(ops[run]) == side {
+			run++
+		}
+		err := n.on(side, func() error {
+			for _, op := range ops[:run] {
+				if err := f(op); err != nil {
+					return fmt.Errorf("%s: %w", op, err)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		ops = ops[run:]
+	}
+	return nil
+}
+
+// apply makes the changes and stops at the first that fails.
+func (n namespaces) apply(ops []Op) error { return n.each(ops, n.applyOne) }
+
+func (n namespaces) applyOne(op Op) error {
+	switch o := op.(type) {
+	case AddVeth:
+		return n.addVeth(o)
+	case SetSysctl:
+		return o.write()
+	case SetUp:
+		return withLink(o.Link, netlink.LinkSetUp)
+	case AddAddress:
+		return withLink(o.Link, func(l netlink.Link) error {
+			return netlink.AddrReplace(l, &netlink.Addr{IPNet: ipNet(o.Addr)})
+		})
+	case AddNeighbour:
+		return withLink(o.Link, func(l netlink.Link) error { return netlink.NeighSet(o.neighbour(l)) })
+	case AddRoute:
+		return withLink(o.Link, func(l netlink.Link) error { return netlink.RouteReplace(o.route(l)) })
+	case AddRule:
+		if err := deleteRules(DeleteRules{o.Src, o.Priority}); err != nil {
+			return err
+		}
+		return netlink.RuleAdd(o.rule())
+	case DeleteRules:
+		return deleteRules(o)
+	case DeleteLink:
+		return deleteLink(o.Link)
+	default:
+		panic(fmt.Sprintf("unknown op %T", op))
+	}
+}
+
+// addVeth runs on the host. A link of the same name is debris of an attempt whose pod is gone: ADD has made sure that the
+// pod has no such interface.
+func (n namespaces) addVeth(o AddVeth) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = o.Host, o.MTU, o.HostMAC
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName, veth.PeerHardwareAddr, veth.PeerNamespace = o.Pod, o.PodMAC, netlink.NsFd(n.pod.Fd())
+	err := netlink.LinkAdd(veth)
+	if errors.Is(err, unix.EEXIST) {
+		if err := deleteLink(o.Host); err != nil {
+			return err
+		}
+		err = netlink.LinkAdd(veth)
+	}
+	if err != nil {
+		return err
+	}
+	return withLink(o.Host, func(l netlink.Link) error { return netlink.LinkSetAlias(l, o.Alias) })
+}
+
+func (o SetSysctl) write() error {
+	err := os.WriteFile(filepath.Join(sysctlRoot, o.Key), []byte(o.Value), 0o644)
+	if o.Optional && errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func (o AddNeighbour) neighbour(l netlink.Link) *netlink.Neigh {
+	return &netlink.Neigh{
+		LinkIndex: l.Attrs().Index, Family: family(o.Addr), State: netlink.NUD_PERMANENT, IP: o.Addr.AsSlice(), HardwareAddr: o.MAC,
+	}
+}
+
+func (o AddRoute) route(l netlink.Link) *netlink.Route {
+	r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(o.Dst)}
+	if o.Gateway.IsValid() {
+		r.Gw, r.Flags = o.Gateway.AsSlice(), int(netlink.FLAG_ONLINK)
+		return r
+	}
+	r.Scope, r.Protocol = netlink.SCOPE_LINK, hostnet.Protocol
+	return r
+}
+
+func (o AddRule) rule() *netlink.Rule {
+	r := netlink.NewRule()
+	r.Family, r.Priority, r.Table, r.Protocol = family(o.Src), o.Priority, o.Table, hostnet.Protocol
+	r.Src = ipNet(netip.PrefixFrom(o.Src, o.Src.BitLen()))
+	return r
+}
+
+func deleteRules(o DeleteRules) error {
+	rules, err := podRules(family(o.Src), o.Priority)
+	if err != nil {
+		return err
+	}
+	for _, r := range rules {
+		if addressOf(r.Src) != o.Src {
+			continue
+		}
+		if err := netlink.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	return nil
+}
+
+// podRules lists our rules of a priority.
+func podRules(family, priority int) ([]netlink.Rule, error) {
+	rules, err := netlinksafe.RuleListFiltered(family, &netlink.Rule{Priority: priority}, netlink.RT_FILTER_PRIORITY)
+	if err != nil {
+		return nil, fmt.Errorf("list rules: %w", err)
+	}
+	ours := rules[:0]
+	for _, r := range rules {
+		if r.Protocol == hostnet.Protocol && r.Src != nil {
+			r.Family = family
+			ours = append(ours, r)
+		}
+	}
+	return ours, nil
+}
+
+// deleteLink refuses a link that does not look like ours.
+func deleteLink(name string) error {
+	l, err := netlinksafe.LinkByName(name)
+	if isNoLink(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if alias := l.Attrs().Alias; l.Type() != "veth" || alias != "" && !strings.HasPrefix(alias, aliasPrefix) {
+		return fmt.Errorf("link %s is a %s with alias %q and not ours", name, l.Type(), alias)
+	}
+	if err := netlink.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil
+}
+
+func withLink(name string, f func(netlink.Link) error) error {
+	l, err := netlinksafe.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return f(l)
+}
+
+func isNoLink(err error) bool {
+	var missing netlink.LinkNotFoundError
+	return errors.As(err, &missing)
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// prefixOf is the inverse of ipNet; nil is the default route of IPv4.
+func prefixOf(n *net.IPNet) netip.Prefix {
+	if n == nil {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	addr, _ := netip.AddrFromSlice(n.IP)
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(addr.Unmap(), bits)
+}
+
+func addressOf(n *net.IPNet) netip.Addr { return prefixOf(n).Addr() }
+
+func family(addr netip.Addr) int {
+	if addr.Is4() {
+		return netlink.FAMILY_V4
+	}
+	return netlink.FAMILY_V6
+}

@@ -1,0 +1,139 @@
+package cni
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// secondLook is how long something must look orphaned before it is believed to be.
+const secondLook = 30 * time.Second
+
+// A Watch remembers since when things look orphaned. The zero value is ready; it is not safe for concurrent use.
+type Watch[K comparable] struct{ since map[K]time.Time }
+
+// Observe takes what looks orphaned now and returns what did so on an earlier look, at least 30 seconds before. What
+// does not look orphaned any more is forgotten.
+func (w *Watch[K]) Observe(now time.Time, suspects []K) []K {
+	next := make(map[K]time.Time, len(suspects))
+	var due []K
+	for _, k := range suspects {
+		first, seen := w.since[k]
+		if !seen {
+			first = now
+		}
+		next[k] = first
+		if seen && now.Sub(first) >= secondLook {
+			due = append(due, k)
+		}
+	}
+	w.since = next
+	return due
+}
+
+// orphans lists the leases without a link on the node: their pod is gone, for links go with the pod's namespace.
+func orphans(leases []Leased, links map[string]bool) []Key {
+	var keys []Key
+	for _, l := range leases {
+		if k := l.Attachment.Key; !links[k.HostLink()] {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// strayRules lists the addresses that have a rule of ours and no lease.
+func strayRules(leases []Leased, rules []netip.Addr) []netip.Addr {
+	leased := make(map[netip.Addr]bool, len(leases))
+	for _, l := range leases {
+		leased[l.Lease.Addr] = true
+	}
+	var strays []netip.Addr
+	for _, addr := range rules {
+		if !leased[addr] {
+			strays = append(strays, addr)
+		}
+	}
+	return strays
+}
+
+// A Collector deletes attachments whose pod has gone without a DEL, and rules that nobody owns, a Task. It is the net
+// below DEL: after a reboot of the node, for one, no runtime deletes what it no longer knows.
+type Collector struct {
+	server   *Server
+	interval time.Duration
+	log      *slog.Logger
+	ready    chan struct{}
+
+	keys  Watch[Key]
+	rules Watch[netip.Addr]
+}
+
+// NewCollector looks every interval; zero means 30 seconds.
+func NewCollector(s *Server, interval time.Duration) *Collector {
+	return &Collector{server: s, interval: cmp.Or(interval, secondLook), log: s.log, ready: make(chan struct{})}
+}
+
+// Ready is closed at once: nothing waits for a collection.
+func (c *Collector) Ready() <-chan struct{} { return c.ready }
+
+func (c *Collector) String() string { return "collector of vanished pods" }
+
+// Run looks until the context ends.
+func (c *Collector) Run(ctx context.Context) error {
+	close(c.ready)
+	ticker := time.NewTicker(c.interval)
+	defer ticker.Stop()
+	for {
+		if err := c.Sweep(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			c.log.Warn("collection failed", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// Sweep looks once and deletes what looked orphaned before. It is not safe for concurrent use, Run included.
+func (c *Collector) Sweep(ctx context.Context, now time.Time) error {
+	s := c.server
+	// Leases first: a pod added in between has a link and no lease here, which is no suspect.
+	leases := s.config.Addresses.List()
+	state, err := readHost(s.host)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, k := range c.keys.Observe(now, orphans(leases, state.links)) {
+		errs = append(errs, c.collect(ctx, k))
+	}
+	for _, addr := range c.rules.Observe(now, strayRules(leases, state.rules)) {
+		c.log.Warn("rule without a lease, deleting it", "ip", addr)
+		errs = append(errs, namespaces{host: s.host}.apply(Unplan(Key{}, []netip.Addr{addr})[:1]))
+	}
+	return errors.Join(errs...)
+}
+
+// collect looks again once no verb is at work on the container.
+func (c *Collector) collect(ctx context.Context, k Key) error {
+	release, err := c.server.locks.take(ctx, k)
+	if err != nil {
+		return err
+	}
+	defer release()
+	state, err := readHost(c.server.host)
+	if err != nil || state.links[k.HostLink()] {
+		return err
+	}
+	c.log.Info("pod has vanished, deleting it", "container", k.ContainerID)
+	if err := c.server.removeLocked(ctx, Attachment{Key: k}); err != nil {
+		return fmt.Errorf("collect %s: %w", k, err)
+	}
+	return nil
+}

@@ -1,0 +1,176 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/nearpath/nearpath/internal/hostnet"
+)
+
+// errInterfaceExists says that the container already has an interface of the name; ADD must refuse it (CNI
+// specification 1.1.0, section 2, ADD).
+var errInterfaceExists = errors.New("the container already has an interface of that name")
+
+// openPod opens a container's network namespace and refuses the node's own.
+func openPod(path string, host ns.NetNS) (ns.NetNS, error) {
+	pod, err := ns.GetNS(path)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	same, err := sameFile(pod.Fd(), host.Fd())
+	if err == nil && same {
+		err = fmt.Errorf("network namespace %s is the node's own", path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, pod.Close())
+	}
+	return pod, nil
+}
+
+// sameFile compares namespaces by device and inode (namespaces(7)).
+func sameFile(a, b uintptr) (bool, error) {
+	var left, right unix.Stat_t
+	if err := errors.Join(unix.Fstat(int(a), &left), unix.Fstat(int(b), &right)); err != nil {
+		return false, fmt.Errorf("compare network namespaces: %w", err)
+	}
+	return left.Dev == right.Dev && left.Ino == right.Ino, nil
+}
+
+// prepare makes sure that the pod has no such interface, gives the node's namespace a number in the pod's, and reads the
+// pod's cookie.
+func (n namespaces) prepare(ifName string) (PodEntry, error) {
+	entry := PodEntry{}
+	err := n.pod.Do(func(host ns.NetNS) error {
+		switch _, err := netlinksafe.LinkByName(ifName); {
+		case err == nil:
+			return errInterfaceExists
+		case !isNoLink(err):
+			return err
+		}
+		var err error
+		if entry.HostNSID, err = numberHost(n.host); err != nil {
+			return err
+		}
+		entry.NetNSCookie, err = cookie()
+		return err
+	})
+	if err != nil {
+		return PodEntry{}, fmt.Errorf("prepare pod namespace: %w", err)
+	}
+	return entry, nil
+}
+
+// identify reads what prepare has set up, for CHECK.
+func (n namespaces) identify() (PodEntry, error) {
+	entry := PodEntry{}
+	err := n.pod.Do(func(ns.NetNS) error {
+		id, err := netlink.GetNetNsIdByFd(int(n.host.Fd()))
+		if err != nil {
+			return fmt.Errorf("read the number of the node's namespace: %w", err)
+		}
+		entry.HostNSID = int32(id)
+		entry.NetNSCookie, err = cookie()
+		return err
+	})
+	return entry, err
+}
+
+// numberHost runs in the pod. The kernel picks a free number when asked for -1; a namespace that has one keeps it.
+func numberHost(host ns.NetNS) (int32, error) {
+	fd := int(host.Fd())
+	id, err := netlink.GetNetNsIdByFd(fd)
+	if err == nil && id < 0 {
+		if err = netlink.SetNetNsIdByFd(fd, -1); err == nil || errors.Is(err, unix.EEXIST) {
+			id, err = netlink.GetNetNsIdByFd(fd)
+		}
+	}
+	if err == nil && id < 0 {
+		err = errors.New("the kernel gave it none")
+	}
+	if err != nil {
+		return -1, fmt.Errorf("number the node's namespace: %w", err)
+	}
+	return int32(id), nil
+}
+
+// cookie reads the cookie of the calling thread's namespace; 0 on kernels before 5.14, which do not tell it.
+func cookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("read namespace cookie: %w", err)
+	}
+	defer unix.Close(fd)
+	value, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read namespace cookie: %w", err)
+	}
+	return value, nil
+}
+
+// hostState is what the sweep and DEL look at on the node.
+type hostState struct {
+	links map[string]bool // names of our host links
+	rules []netip.Addr    // source addresses of our pod rules
+}
+
+func readHost(host ns.NetNS) (state hostState, err error) {
+	state.links = map[string]bool{}
+	err = host.Do(func(ns.NetNS) error {
+		links, err := netlinksafe.LinkList()
+		if err != nil {
+			return fmt.Errorf("list links: %w", err)
+		}
+		for _, l := range links {
+			if l.Type() == "veth" {
+				state.links[l.Attrs().Name] = true
+			}
+		}
+		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+			rules, err := podRules(family, hostnet.PriorityPod)
+			if err != nil {
+				return err
+			}
+			for _, r := range rules {
+				state.rules = append(state.rules, addressOf(r.Src))
+			}
+		}
+		return nil
+	})
+	return state, err
+}
+
+// addressesBehind are the addresses that the node routes to a link of ours: those of a pod whose lease is not known.
+func addressesBehind(host ns.NetNS, link string) (addrs []netip.Addr, err error) {
+	err = host.Do(func(ns.NetNS) error {
+		l, err := netlinksafe.LinkByName(link)
+		if isNoLink(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		routes, err := netlinksafe.RouteList(l, netlink.FAMILY_ALL)
+		if err != nil {
+			return err
+		}
+		for _, r := range routes {
+			if p := prefixOf(r.Dst); r.Protocol == hostnet.Protocol && p.IsSingleIP() {
+				addrs = append(addrs, p.Addr())
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read routes of %s: %w", link, err)
+	}
+	return addrs, nil
+}
