@@ -130,6 +130,13 @@ func TestCluster(t *testing.T) {
 			return err
 		})
 	})
+	t.Run("the programs know their version", func(t *testing.T) {
+		var n corev1.Node
+		c.Get(t, "node/n1", &n)
+		if v := n.Status.NodeInfo.KubeletVersion; !strings.HasPrefix(v, "v1.") {
+			t.Errorf("kubelet is %s", v)
+		}
+	})
 	t.Run("a failing command says why", func(t *testing.T) {
 		if _, err := c.TryExec(t.Context(), "default/cli", "/podapp", "get", "http://127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), "connection refused") {
 			t.Errorf("got %v", err)

@@ -31,11 +31,13 @@ type toolBuild struct {
 	tags     string
 	ldflags  string
 	cgo      bool
+	// versionOf is the module whose version the programs are to give as their own, the Kubernetes way; empty: none.
+	versionOf string
 }
 
 // toolSets is everything the cluster needs that Debian does not have in a version of use.
 var toolSets = []toolSet{
-	{name: "kubernetes", builds: []toolBuild{{packages: []string{"tool"}, ldflags: "-s -w"}}},
+	{name: "kubernetes", builds: []toolBuild{{packages: []string{"tool"}, ldflags: "-s -w", versionOf: "k8s.io/kubernetes"}}},
 	{name: "runtime", builds: []toolBuild{
 		{
 			packages: []string{
@@ -137,7 +139,11 @@ func (s toolSet) build(ctx context.Context, module, dir string) error {
 }
 
 func (b toolBuild) run(ctx context.Context, module, dir string) error {
-	args := []string{"build", "-C", module, "-trimpath", "-buildvcs=false", "-tags", b.tags, "-ldflags", b.ldflags, "-o", dir + "/"}
+	ldflags, err := b.allLDFlags(ctx, module)
+	if err != nil {
+		return err
+	}
+	args := []string{"build", "-C", module, "-trimpath", "-buildvcs=false", "-tags", b.tags, "-ldflags", ldflags, "-o", dir + "/"}
 	cmd := exec.CommandContext(ctx, "go", append(args, b.packages...)...)
 	cgo := "0"
 	if b.cgo {
@@ -145,6 +151,24 @@ func (b toolBuild) run(ctx context.Context, module, dir string) error {
 	}
 	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo, "GOFLAGS=")
 	return runQuietly(cmd)
+}
+
+// allLDFlags adds the version, without which the API and the nodes call themselves "v0.0.0-master".
+func (b toolBuild) allLDFlags(ctx context.Context, module string) (string, error) {
+	if b.versionOf == "" {
+		return b.ldflags, nil
+	}
+	out, err := exec.CommandContext(ctx, "go", "list", "-C", module, "-m", "-f", "{{.Version}}", b.versionOf).Output()
+	if err != nil {
+		return "", fmt.Errorf("find version of %s: %w", b.versionOf, err)
+	}
+	version := strings.TrimSpace(string(out))
+	parts := strings.SplitN(strings.TrimPrefix(version, "v"), ".", 3)
+	if len(parts) != 3 {
+		return "", fmt.Errorf("version %q of %s has not three parts", version, b.versionOf)
+	}
+	const variable = " -X k8s.io/component-base/version."
+	return b.ldflags + variable + "gitVersion=" + version + variable + "gitMajor=" + parts[0] + variable + "gitMinor=" + parts[1], nil
 }
 
 // buildOwn builds programs of this repository into dir; the go command leaves those alone that are up to date.
