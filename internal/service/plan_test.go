@@ -251,18 +251,6 @@ func TestPlanRefusesWhatDoesNotFit(t *testing.T) {
 	}
 }
 
-// script hands out Changes and then waits for the context.
-type script chan cluster.Change
-
-func (s script) Next(ctx context.Context) (cluster.Change, error) {
-	select {
-	case c := <-s:
-		return c, nil
-	case <-ctx.Done():
-		return cluster.Change{}, context.Cause(ctx)
-	}
-}
-
 // TestReconcilerRetries fails each write in turn: what is served in the end is what was wanted.
 func TestReconcilerRetries(t *testing.T) {
 	t.Parallel()

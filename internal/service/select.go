@@ -3,6 +3,7 @@ package service
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -130,43 +131,45 @@ type candidate struct {
 	ready, draining bool // draining: terminating and still serving
 }
 
-// collect merges all slices of a Service. One address may stand in several of them while endpoints move between
-// slices; the copy that does not terminate wins.
+// collect merges all slices of a Service, local candidates first: a local list is then a run of the cluster list and
+// takes no cells of its own. One address may stand in several slices while endpoints move between them; the copy that
+// does not terminate wins.
 func collect(endpoints []*cluster.EndpointSlice, sp cluster.ServicePort, v6 bool, node string) []candidate {
 	best := map[netip.AddrPort]candidate{}
 	for _, slice := range endpoints {
-		target := targetPort(slice, sp)
-		if target == 0 {
-			continue
-		}
-		for _, e := range slice.Endpoints {
-			if e.Addr.Is6() != v6 {
-				continue
-			}
-			c := candidate{
-				addr: netip.AddrPortFrom(e.Addr, target), local: node != "" && e.NodeName == node,
-				ready: e.Ready, draining: e.Serving && e.Terminating,
-			}
-			if have, ok := best[c.addr]; !ok || have.draining && !e.Terminating {
+		for _, c := range offered(slice, sp, v6, node) {
+			if have, ok := best[c.addr]; !ok || have.draining && !c.draining {
 				best[c.addr] = c
 			}
 		}
 	}
-	list := make([]candidate, 0, len(best))
-	for _, c := range best {
-		list = append(list, c)
-	}
-	// Local first, so that a local list is a run of the cluster list and takes no cells of its own.
-	slices.SortFunc(list, func(a, b candidate) int {
-		if a.local != b.local {
-			if a.local {
-				return -1
-			}
+	return slices.SortedFunc(maps.Values(best), func(a, b candidate) int {
+		switch {
+		case a.local == b.local:
+			return a.addr.Compare(b.addr)
+		case a.local:
+			return -1
+		default:
 			return 1
 		}
-		return a.addr.Compare(b.addr)
 	})
-	return list
+}
+
+// offered is what one slice offers for a Service port in one family.
+func offered(slice *cluster.EndpointSlice, sp cluster.ServicePort, v6 bool, node string) (out []candidate) {
+	target := targetPort(slice, sp)
+	if target == 0 {
+		return nil
+	}
+	for _, e := range slice.Endpoints {
+		if e.Addr.Is6() == v6 {
+			out = append(out, candidate{
+				addr: netip.AddrPortFrom(e.Addr, target), local: node != "" && e.NodeName == node,
+				ready: e.Ready, draining: e.Serving && e.Terminating,
+			})
+		}
+	}
+	return out
 }
 
 // targetPort is the port number a slice offers under the Service port's name, 0 for none.

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"slices"
+
+	"github.com/nearpath/nearpath/bpf"
+	"github.com/nearpath/nearpath/cni"
+	"github.com/nearpath/nearpath/internal/hostnet"
+	"github.com/nearpath/nearpath/ipam"
+)
+
+// Components do not know each other; these types say to each what the other means.
+
+// hostLinks lets the pool wire its ENIs.
+type hostLinks struct{ host *hostnet.Host }
+
+func (h hostLinks) EnsureENI(ctx context.Context, e ipam.LeaseENI) error {
+	return h.host.EnsureENI(ctx, hostnet.ENI{MAC: e.MAC, Slot: e.Slot, Gateway: e.Gateway})
+}
+
+func (h hostLinks) RemoveENI(ctx context.Context, e ipam.LeaseENI) error {
+	return h.host.RemoveENI(ctx, e.MAC)
+}
+
+// poolAddresses lets CNI take addresses from the pool.
+type poolAddresses struct{ pool *ipam.Pool }
+
+func (p poolAddresses) Acquire(ctx context.Context, a cni.Attachment) (cni.Lease, error) {
+	lease, err := p.pool.Allocate(ctx, ipam.Key(a.Key), ipam.Pod{Namespace: a.Pod.Namespace, Name: a.Pod.Name, UID: a.Pod.UID})
+	return leaseOf(lease), err
+}
+
+func (p poolAddresses) Release(ctx context.Context, k cni.Key) error {
+	return p.pool.Release(ctx, ipam.Key(k))
+}
+
+func (p poolAddresses) Lookup(k cni.Key) (cni.Lease, bool) {
+	lease, ok := p.pool.Lookup(ipam.Key(k))
+	return leaseOf(lease), ok
+}
+
+func (p poolAddresses) List() (out []cni.Leased) {
+	for _, lease := range p.pool.Leases() {
+		pod := cni.PodRef{Namespace: lease.Pod.Namespace, Name: lease.Pod.Name, UID: lease.Pod.UID}
+		out = append(out, cni.Leased{Attachment: cni.Attachment{Key: cni.Key(lease.Key), Pod: pod}, Lease: leaseOf(lease)})
+	}
+	return out
+}
+
+func leaseOf(l ipam.Lease) cni.Lease { return cni.Lease{Addr: l.Addr, Slot: l.ENI.Slot} }
+
+// kernelPods lets CNI tell the datapath of pods.
+type kernelPods struct{ pods *bpf.Pods }
+
+func (p kernelPods) Add(_ context.Context, e cni.PodEntry) error {
+	return p.pods.Put(bpf.Pod{Addrs: e.Addrs, NetNSCookie: e.NetNSCookie, HostNSID: e.HostNSID})
+}
+
+func (p kernelPods) Remove(_ context.Context, e cni.PodEntry) error { return p.pods.Delete(e.Addrs) }
+
+func (p kernelPods) Has(_ context.Context, e cni.PodEntry) (bool, error) {
+	for _, a := range e.Addrs {
+		have, ok, err := p.pods.Lookup(a)
+		if err != nil || !ok || have.NetNSCookie != e.NetNSCookie || have.HostNSID != e.HostNSID {
+			return false, err
+		}
+	}
+	return len(e.Addrs) > 0, nil
+}
+
+// backendTexts renders what a record serves for people.
+func backendTexts(b bpf.Block) (out []string) {
+	list := b.Cluster
+	if b.InternalLocal {
+		list = b.Local
+	}
+	for _, a := range list {
+		out = append(out, a.String())
+	}
+	slices.Sort(out)
+	return out
+}

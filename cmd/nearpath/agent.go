@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/nearpath/nearpath/bpf"
+	"github.com/nearpath/nearpath/cni"
+	"github.com/nearpath/nearpath/internal/agentapi"
+	"github.com/nearpath/nearpath/internal/aliyun"
+	"github.com/nearpath/nearpath/internal/cluster"
+	"github.com/nearpath/nearpath/internal/hostnet"
+	"github.com/nearpath/nearpath/internal/service"
+	"github.com/nearpath/nearpath/ipam"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// metadataPatience bounds the wait for the metadata service at start.
+const metadataPatience = 30 * time.Second
+
+func newAgent() *cobra.Command {
+	var path string
+	flags := config{}
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Run the node agent",
+		Long: `Agent networks this node's pods and serves its Services and DNS, until it gets SIGTERM. What it programmed
+into the kernel goes on without it.
+
+The configuration file holds every setting; flags that are given override it.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := readConfig(path)
+			if err != nil {
+				return errors.Join(errUsage, err)
+			}
+			override(&cfg, flags)
+			if err := cfg.check(); err != nil {
+				return errors.Join(errUsage, err)
+			}
+			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: cfg.LogLevel}))
+			return runAgent(cmd.Context(), cfg, log)
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "", "configuration file (YAML)")
+	cmd.Flags().StringVar(&flags.NodeName, "node-name", "", "the node's name in the cluster")
+	cmd.Flags().StringVar(&flags.Kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API")
+	cmd.Flags().StringVar(&flags.Manifests, "manifests", "", "directory of manifests to use instead of the Kubernetes API")
+	cmd.Flags().StringVar(&flags.Socket, "socket", "", "unix socket to listen on")
+	return cmd
+}
+
+func override(cfg *config, flags config) {
+	for _, f := range []struct{ to, from *string }{
+		{&cfg.NodeName, &flags.NodeName}, {&cfg.Kubeconfig, &flags.Kubeconfig},
+		{&cfg.Manifests, &flags.Manifests}, {&cfg.Socket, &flags.Socket},
+	} {
+		if *f.from != "" {
+			*f.to = *f.from
+		}
+	}
+}
+
+// An agent is the parts of one run, made in the order in which they depend on each other.
+type agent struct {
+	cfg     config
+	log     *slog.Logger
+	metrics *prometheus.Registry
+	closers []func() error
+
+	store     *cluster.Store
+	datapath  *bpf.Datapath
+	host      *hostnet.Host
+	pool      *ipam.Pool
+	cni       *cni.Server
+	served    atomic.Pointer[cluster.Snapshot] // what DNS answers from
+	tasks     tasks
+	forADD    tasks // what must be ready before a pod may be wired
+	startedAt time.Time
+}
+
+func runAgent(ctx context.Context, cfg config, log *slog.Logger) (err error) {
+	a := &agent{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), store: cluster.NewStore(), startedAt: time.Now()}
+	a.served.Store(a.store.Snapshot())
+	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	defer func() { err = errors.Join(err, a.close()) }()
+	lock, err := lockNode(filepath.Join(filepath.Dir(cfg.Socket), "agent.lock"))
+	if err != nil {
+		return err
+	}
+	a.closers = append(a.closers, lock.Close)
+	for _, build := range []func(context.Context) error{
+		a.buildSource, a.buildDatapath, a.buildPool, a.buildDNS, a.buildCNI, a.buildHealth,
+	} {
+		if err := build(ctx); err != nil {
+			return err
+		}
+	}
+	log.Info("agent starts", "version", version, "node", cfg.NodeName)
+	return a.tasks.run(ctx, log)
+}
+
+func (a *agent) close() error {
+	var errs []error
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		errs = append(errs, a.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+func buildInfo() prometheus.Collector {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "nearpath_build_info", Help: "1; the version is a label.", ConstLabels: prometheus.Labels{"version": version},
+	})
+	g.Set(1)
+	return g
+}
+
+func (a *agent) buildSource(context.Context) error {
+	if a.cfg.Manifests != "" {
+		source, err := cluster.NewFileSource(cluster.FileConfig{Dir: a.cfg.Manifests, Store: a.store, Log: a.log, Registerer: a.metrics})
+		a.tasks = append(a.tasks, source)
+		return err
+	}
+	restConfig, err := kubernetesConfig(a.cfg.Kubeconfig)
+	if err != nil {
+		return fmt.Errorf("find the Kubernetes API: %w", err)
+	}
+	restConfig.UserAgent = "nearpath-agent/" + version
+	source, err := cluster.NewAPISource(cluster.APIConfig{REST: restConfig, Store: a.store, Log: a.log, Registerer: a.metrics})
+	a.tasks = append(a.tasks, source)
+	return err
+}
+
+func kubernetesConfig(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	return clientcmd.BuildConfigFromFlags("", kubeconfig)
+}
+
+func (a *agent) buildDatapath(context.Context) error {
+	cookie, err := bpf.NetNSCookie()
+	if err != nil {
+		return err
+	}
+	a.datapath, err = bpf.Load(bpf.Config{
+		PinDir: a.cfg.PinDir, CgroupRoot: a.cfg.CgroupRoot, HostNetNSCookie: cookie, NodeDNS: a.cfg.DNS.Address,
+	})
+	if err != nil {
+		return err
+	}
+	a.closers = append(a.closers, a.datapath.Close)
+	subscription := a.store.Subscribe()
+	a.closers = append(a.closers, func() error { subscription.Close(); return nil })
+	dns, err := parseName(a.cfg.DNS.Service)
+	if err != nil {
+		return err
+	}
+	services, err := service.New(service.Config{
+		Maps: a.datapath.Services, Changes: subscription, Log: a.log, Metrics: a.metrics,
+		Node:   service.Node{Name: a.cfg.NodeName, DNS: dns},
+		Served: func(s *cluster.Snapshot) { a.served.Store(s) },
+	})
+	if err != nil {
+		return err
+	}
+	// Programs come after the first full sync: until then whatever was attached before goes on.
+	attach := &after{name: "socket programs", first: services.Ready(), do: a.datapath.Attach, ready: make(chan struct{})}
+	a.tasks = append(a.tasks, services, attach)
+	a.forADD = append(a.forADD, attach)
+	return nil
+}
+
+func (a *agent) buildPool(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, metadataPatience)
+	defer cancel()
+	metadata := aliyun.NewMetadata(a.cfg.Cloud.Metadata)
+	instance, err := metadata.Instance(ctx)
+	if err != nil {
+		return fmt.Errorf("learn which instance this is from %s: %w", a.cfg.Cloud.Metadata, err)
+	}
+	ecs, err := aliyun.NewECS(aliyun.Config{
+		RegionID: instance.RegionID, Endpoint: a.cfg.Cloud.Endpoint, Credentials: a.credentials(metadata), Logger: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	if a.host, err = hostnet.New(hostnet.Config{NodeDNS: a.cfg.DNS.Address, Log: a.log}); err != nil {
+		return err
+	}
+	a.closers = append(a.closers, a.host.Close)
+	if err := os.MkdirAll(a.cfg.StateDir, 0o700); err != nil {
+		return err
+	}
+	a.pool, err = ipam.Open(ipam.Config{
+		Path: filepath.Join(a.cfg.StateDir, "ipam.db"), Cloud: ecs, Links: hostLinks{a.host}, InstanceID: instance.ID,
+		VSwitches: a.cfg.Cloud.VSwitches, SecurityGroups: a.cfg.Cloud.SecurityGroups,
+		Watermarks: ipam.Watermarks{MinIdle: a.cfg.Pool.MinIdle, MaxIdle: a.cfg.Pool.MaxIdle, MinTotal: a.cfg.Pool.MinTotal},
+		Cooldown:   time.Duration(a.cfg.Pool.Cooldown), Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.closers = append(a.closers, a.pool.Close)
+	a.tasks = append(a.tasks, a.host, a.pool)
+	a.forADD = append(a.forADD, a.host, a.pool)
+	return nil
+}
+
+func (a *agent) credentials(metadata *aliyun.Metadata) aliyun.Credentials {
+	if a.cfg.Cloud.AccessKeyID != "" {
+		return aliyun.StaticCredentials{AccessKeyID: a.cfg.Cloud.AccessKeyID, AccessKeySecret: a.cfg.Cloud.AccessKeySecret}
+	}
+	return aliyun.NewRoleCredentials(metadata, "", a.log)
+}
+
+func (a *agent) buildHealth(context.Context) error {
+	api := agentapi.NewServer(agentapi.ServerConfig{Socket: a.cfg.Socket, CNI: a.cni.Handle, Log: a.log})
+	a.registerViews(api)
+	a.tasks = append(a.tasks, api, &health{
+		listen: a.cfg.Listen, metrics: a.metrics, waiting: a.tasks.waiting, ready: make(chan struct{}),
+	})
+	return nil
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/nearpath/nearpath/nodelocaldns"
+	"github.com/nearpath/nearpath/plugins/nearpath"
+)
+
+// resolvConf is where the node's own resolvers are named.
+const resolvConf = "/etc/resolv.conf"
+
+func (a *agent) buildDNS(context.Context) error {
+	corefile, err := a.corefile()
+	if err != nil {
+		return err
+	}
+	nearpath.Provide(a.served.Load)
+	server := nodelocaldns.NewServer(corefile, a.log)
+	// The listener's address is the host network's work.
+	a.tasks = append(a.tasks, &delayed{task: server, first: a.host.Ready()})
+	return nil
+}
+
+func (a *agent) corefile() ([]byte, error) {
+	if a.cfg.DNS.Corefile != "" {
+		text, err := os.ReadFile(a.cfg.DNS.Corefile)
+		if err != nil {
+			return nil, fmt.Errorf("dns.corefile: %w", err)
+		}
+		return text, nil
+	}
+	upstreams := a.cfg.DNS.Upstreams
+	if len(upstreams) == 0 {
+		upstreams = []string{resolvConf}
+	}
+	return nodelocaldns.Config{
+		Domain: a.cfg.ClusterDomain, TTL: clusterTTL, Upstreams: upstreams,
+		Listen: []netip.AddrPort{netip.AddrPortFrom(a.cfg.DNS.Address, 53)},
+	}.Corefile()
+}
+
+// clusterTTL is the TTL of the cluster's names, in seconds, as CoreDNS has it.
+const clusterTTL = 5
+
+// delayed is a task that starts when something else is ready.
+type delayed struct {
+	task
+	first <-chan struct{}
+}
+
+func (d *delayed) Run(ctx context.Context) error {
+	select {
+	case <-d.first:
+		return d.task.Run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
+}

@@ -1,0 +1,61 @@
+// Nearpath is the node agent of nearpath and its operator's tool in one binary. This package is the only one that
+// knows all others: it reads the configuration, makes the parts, introduces them to each other and runs them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set at link time.
+var version = "unknown"
+
+// Exit statuses: 0 ok, 1 failure, 2 wrong use or a machine that lacks something.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// errUsage marks errors that the caller can mend by calling differently or on another machine.
+var errUsage = errors.New("usage")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:]))
+}
+
+func run(ctx context.Context, args []string) int {
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errUsage):
+		fmt.Fprintln(root.ErrOrStderr(), "error:", err)
+		return exitUsage
+	default:
+		fmt.Fprintln(root.ErrOrStderr(), "error:", err)
+		return exitFailure
+	}
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "nearpath",
+		Short:         "Pod networking, Services and DNS for Kubernetes on Alibaba Cloud, on the pod's own node",
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errors.Join(errUsage, err) })
+	root.AddCommand(newAgent(), newCNI(), newGet(), newSim(), newDemo())
+	return root
+}

@@ -1,0 +1,224 @@
+// Package demo runs nearpath's main job where anyone can watch it: two simulated ECS instances in a simulated VPC, an
+// agent on each, and an ordinary application whose pods find and reach each other by name, while it is scaled and
+// while an agent is killed. Everything is real but the cloud: namespaces, links, BPF, CNI, DNS.
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nearpath/nearpath/test/cloudlab"
+	"github.com/nearpath/nearpath/test/netlab"
+)
+
+// clusterDNS is the address of the kube-dns Service in app/dns.yaml.
+const clusterDNS = "10.96.0.10"
+
+// prefix begins the name of everything the demo makes on the machine.
+const prefix = "nearpath-demo"
+
+// Config is what Run needs.
+type Config struct {
+	Out io.Writer
+	// Bin holds the project's programs: nearpath, nearpath-cni, coredns and podapp.
+	Bin string
+	// Keep leaves everything up until the context ends.
+	Keep bool
+}
+
+// A demo is one run.
+type demo struct {
+	Config
+	started time.Time
+	lab     *netlab.Lab
+	cloud   *cloudlab.Cloud
+	nodes   []*node
+	app     *application
+	pods    []*pod
+}
+
+// Run does it all and cleans up. It reports progress as it goes, and ends with the line "demo: ok" or returns the
+// step that failed and what was seen.
+func Run(ctx context.Context, cfg Config) (err error) {
+	d := &demo{Config: cfg, started: time.Now()}
+	defer func() { err = errors.Join(err, d.close()) }()
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"build a simulated VPC and two instances in it", d.buildCloud},
+		{"start an agent on each node", d.startAgents},
+		{"deploy the application", d.deploy},
+		{"show each pod's ENI and address", d.showPods},
+		{"resolve and call Services by name, on the same node and across", d.callByName},
+		{"measure", d.measure},
+		{"scale up and down under traffic", d.scale},
+		{"kill an agent under traffic", d.restartAgent},
+	} {
+		d.say("%s", step.name)
+		if err := step.do(ctx); err != nil {
+			return fmt.Errorf("demo: %s: %w", step.name, err)
+		}
+	}
+	if d.Keep {
+		d.explainKeep()
+		<-ctx.Done()
+	}
+	return nil
+}
+
+func (d *demo) say(format string, args ...any) {
+	fmt.Fprintf(d.Out, "[%5.1fs] %s\n", time.Since(d.started).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func (d *demo) detail(format string, args ...any) { fmt.Fprintf(d.Out, "         "+format+"\n", args...) }
+
+// close takes everything down, in reverse.
+func (d *demo) close() error {
+	var errs []error
+	if d.cloud != nil {
+		errs = append(errs, d.cloud.Close())
+	}
+	if d.lab != nil {
+		errs = append(errs, d.lab.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (d *demo) buildCloud(ctx context.Context) error {
+	if err := netlab.Sweep(prefix); err != nil {
+		return err
+	}
+	var err error
+	if d.lab, err = netlab.New(prefix); err != nil {
+		return err
+	}
+	if d.cloud, err = cloudlab.Start(d.lab, slog.New(slog.DiscardHandler)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(d.manifests(), 0o755); err != nil {
+		return err
+	}
+	if d.app, err = loadApplication(d.manifests()); err != nil {
+		return err
+	}
+	for _, name := range []string{"node-a", "node-b"} {
+		if err := d.addNode(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *demo) manifests() string { return filepath.Join(d.lab.Dir(), "manifests") }
+
+func (d *demo) addNode(ctx context.Context, name string) error {
+	machine, err := d.cloud.Machine(ctx, name)
+	if err != nil {
+		return err
+	}
+	n, err := d.lab.StartNode(netlab.NodeSpec{
+		Name: name, NetNS: machine.NetNS, Overlays: []string{"/etc", "/var", "/opt"},
+		Files: map[string]string{
+			configOnNode:            d.cloud.AgentConfig(name) + "manifests: " + manifestsOnNode + "\n",
+			"/etc/coredns/Corefile": corefile,
+			"/etc/resolv.conf":      "nameserver 100.100.2.136\n",
+		},
+		Binds: []netlab.Bind{{Source: d.manifests(), Target: manifestsOnNode}},
+	})
+	if err != nil {
+		return err
+	}
+	d.nodes = append(d.nodes, &node{Node: n, name: name, bin: d.Bin, lab: d.lab})
+	d.detail("%s is instance %s at %s", name, machine.ID, machine.Addr)
+	return nil
+}
+
+// corefile is the configuration of the cluster's own DNS pods.
+const corefile = `. {
+	errors
+	nearpath cluster.local in-addr.arpa {
+		manifests ` + manifestsOnNode + `
+	}
+}
+`
+
+func (d *demo) startAgents(ctx context.Context) error {
+	for _, n := range d.nodes {
+		if err := errors.Join(n.startAgent(ctx), n.loadCNI(ctx)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *demo) deploy(ctx context.Context) error {
+	for _, deployment := range d.app.deployments {
+		for i := range int(*deployment.Spec.Replicas) {
+			p := &pod{
+				namespace: deployment.Namespace, name: fmt.Sprintf("%s-%d", deployment.Name, i), template: &deployment.Spec.Template,
+			}
+			if err := d.addPod(ctx, p, d.nodes[i%len(d.nodes)]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// addPod starts a pod and makes it an endpoint once it is ready.
+func (d *demo) addPod(ctx context.Context, p *pod, on *node) error {
+	if err := on.startPod(ctx, p); err != nil {
+		return err
+	}
+	if err := p.awaitReady(ctx); err != nil {
+		return fmt.Errorf("%w; its log ends: %s", err, tail(filepath.Join(on.Dir(), "pod-"+p.name+".log")))
+	}
+	d.pods = append(d.pods, p)
+	return d.app.writeSlices(d.manifests(), d.pods)
+}
+
+// removePod takes a pod away as Kubernetes does: it stops being a ready endpoint, drains, and then goes.
+func (d *demo) removePod(ctx context.Context, p *pod) error {
+	p.terminating = true
+	if err := d.app.writeSlices(d.manifests(), d.pods); err != nil {
+		return err
+	}
+	if err := p.stop(ctx); err != nil {
+		return fmt.Errorf("stop %s/%s: %w", p.namespace, p.name, err)
+	}
+	for i, have := range d.pods {
+		if have == p {
+			d.pods = append(d.pods[:i], d.pods[i+1:]...)
+			break
+		}
+	}
+	return d.app.writeSlices(d.manifests(), d.pods)
+}
+
+// find returns the i-th pod of a Deployment.
+func (d *demo) find(deployment string, i int) *pod {
+	name := fmt.Sprintf("%s-%d", deployment, i)
+	for _, p := range d.pods {
+		if p.name == name {
+			return p
+		}
+	}
+	return nil
+}
+
+func (d *demo) explainKeep() {
+	d.say("kept; everything goes when you end this with Ctrl-C. Meanwhile, as root:")
+	shopper := d.find("shopper", 0)
+	enter := fmt.Sprintf("nsenter -t %d -m -n -p -u -i -C --", shopper.node.PID())
+	d.detail("enter a pod:      %s nsenter --net=%s sh", enter, shopper.sandbox.NetNSPath())
+	d.detail("list Services:    %s %s get services", enter, filepath.Join(d.Bin, "nearpath"))
+	d.detail("list pods:        %s %s get pods", enter, filepath.Join(d.Bin, "nearpath"))
+	d.detail("scale, by hand:   edit the files in %s", d.manifests())
+}

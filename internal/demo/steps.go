@@ -1,0 +1,208 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/nearpath/nearpath/test/netlab"
+)
+
+func (d *demo) showPods(ctx context.Context) error {
+	for _, n := range d.nodes {
+		out, err := n.Command(ctx, filepath.Join(n.bin, "nearpath"), "get", "pods").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("list the pods of %s: %w: %s", n.name, err, out)
+		}
+		d.detail("on %s:", n.name)
+		for line := range strings.Lines(string(out)) {
+			d.detail("  %s", strings.TrimRight(line, "\n"))
+		}
+	}
+	return nil
+}
+
+// callByName calls each Service by its forms of name from both nodes. The front end's answer proves that it reached
+// the back end by name too.
+func (d *demo) callByName(ctx context.Context) error {
+	for i := range d.nodes {
+		shopper := d.find("shopper", i)
+		for _, name := range []string{"web", "catalog.shop", "stock.shop.svc", "web.shop.svc.cluster.local"} {
+			addrs, err := shopper.exec(ctx, "lookup", name, "--timeout", "2s")
+			if err != nil {
+				return err
+			}
+			body, err := shopper.exec(ctx, "get", "http://"+name+"/", "--timeout", "2s")
+			if err != nil {
+				return err
+			}
+			var got struct{ Pod, Node, Error string }
+			if err := json.Unmarshal([]byte(body), &got); err != nil {
+				return fmt.Errorf("read the answer of %s: %w: %s", name, err, body)
+			}
+			if got.Error != "" {
+				return fmt.Errorf("%s, which %s called, could not call its own back end: %s", got.Pod, shopper.name, got.Error)
+			}
+			d.detail("%s on %s: %-28s is %s, answered by %s on %s", shopper.name, shopper.node.name, name, addrs, got.Pod, got.Node)
+		}
+	}
+	return nil
+}
+
+// A report is what the pod program's load generator prints.
+type report struct {
+	OK, Failed int
+	Errors     []struct{ Error string }
+	Pods       map[string]int
+	P50        int64 `json:"p50_ns"`
+	P99        int64 `json:"p99_ns"`
+	Max        int64 `json:"max_ns"`
+}
+
+// A load is traffic that runs while something is done to the system.
+type load struct {
+	from    *pod
+	process *netlab.Process
+	out     *bytes.Buffer
+}
+
+// rate is how many requests a second each load makes, each on a new connection and with a new lookup of the name.
+const rate = 100
+
+func (d *demo) startLoad(ctx context.Context, from *pod, url string, lasting time.Duration) (*load, error) {
+	l := &load{from: from, out: &bytes.Buffer{}}
+	cmd := from.sandbox.Command(context.WithoutCancel(ctx), filepath.Join(d.Bin, "podapp"),
+		"load", url, "--rate", fmt.Sprint(rate), "--for", lasting.String(), "--timeout", "10s")
+	cmd.Stdout, cmd.Stderr = l.out, l.out
+	var err error
+	l.process, err = d.lab.Start(cmd)
+	return l, err
+}
+
+// finish waits for the load to end and fails if any request did.
+func (l *load) finish(ctx context.Context) (report, error) {
+	select {
+	case <-l.process.Done():
+	case <-ctx.Done():
+		return report{}, ctx.Err()
+	}
+	var r report
+	if err := json.Unmarshal(l.out.Bytes(), &r); err != nil {
+		return r, fmt.Errorf("read the load's report: %w: %s", err, l.out)
+	}
+	if r.Failed > 0 || r.OK == 0 {
+		return r, fmt.Errorf("of the requests from %s %d succeeded and %d failed, the first with %v", l.from.name, r.OK, r.Failed, r.Errors)
+	}
+	return r, nil
+}
+
+// underTraffic runs do while both nodes' shoppers call url, and fails if a single request failed.
+func (d *demo) underTraffic(ctx context.Context, url string, lasting time.Duration, do func() error) error {
+	var loads []*load
+	for i := range d.nodes {
+		l, err := d.startLoad(ctx, d.find("shopper", i), url, lasting)
+		if err != nil {
+			return err
+		}
+		loads = append(loads, l)
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	for _, l := range loads {
+		r, err := l.finish(ctx)
+		if err != nil {
+			return err
+		}
+		d.detail("%s on %s: %d requests to %s, 0 failed, p50 %s, p99 %s, slowest %s, answered by %d pods", l.from.name, l.from.node.name,
+			r.OK, url, micros(r.P50), micros(r.P99), micros(r.Max), len(r.Pods))
+	}
+	return nil
+}
+
+func (d *demo) scale(ctx context.Context) error {
+	template := d.find("catalog", 0).template
+	return d.underTraffic(ctx, "http://catalog/", 6*time.Second, func() error {
+		for i := 2; i < 6; i++ {
+			p := &pod{namespace: "shop", name: fmt.Sprintf("catalog-%d", i), template: template}
+			if err := d.addPod(ctx, p, d.nodes[i%len(d.nodes)]); err != nil {
+				return err
+			}
+			d.detail("catalog-%d is up at %s on %s", i, p.addr, p.node.name)
+		}
+		for i := 5; i >= 1; i-- {
+			if err := d.removePod(ctx, d.find("catalog", i)); err != nil {
+				return err
+			}
+			d.detail("catalog-%d is gone", i)
+		}
+		return nil
+	})
+}
+
+func (d *demo) restartAgent(ctx context.Context) error {
+	victim := d.nodes[0]
+	return d.underTraffic(ctx, "http://web/", 8*time.Second, func() error {
+		if err := victim.killAgent(ctx); err != nil {
+			return err
+		}
+		d.detail("the agent of %s is dead; its node goes on", victim.name)
+		// The agent stays away long enough for many requests to need its answers.
+		select {
+		case <-time.After(2 * time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		began := time.Now()
+		if err := victim.startAgent(ctx); err != nil {
+			return err
+		}
+		d.detail("a new agent is ready after %.1f s", time.Since(began).Seconds())
+		return nil
+	})
+}
+
+// measure compares connecting to a Service with connecting to its only pod, by turns in one run.
+func (d *demo) measure(ctx context.Context) error {
+	target := d.find("stock", 0)
+	table := &bytes.Buffer{}
+	w := tabwriter.NewWriter(table, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "from\twhat\tp50\tp99")
+	for i := range d.nodes {
+		from := d.find("shopper", i)
+		out, err := from.exec(ctx, "latency", "--rounds", "2000", "--direct", target.addr.String()+":8080",
+			"--service", "stock.shop.svc.cluster.local:80", "--name", "stock.shop.svc.cluster.local.")
+		if err != nil {
+			return err
+		}
+		type figures struct {
+			P50 int64 `json:"p50_ns"`
+			P99 int64 `json:"p99_ns"`
+		}
+		var r struct{ Direct, Service, Lookup figures }
+		if err := json.Unmarshal([]byte(out), &r); err != nil {
+			return fmt.Errorf("read the measurement: %w: %s", err, out)
+		}
+		where := "same node"
+		if from.node != target.node {
+			where = "other node"
+		}
+		fmt.Fprintf(w, "%s\tconnect, pod address\t%s\t%s\n", where, micros(r.Direct.P50), micros(r.Direct.P99))
+		fmt.Fprintf(w, "%s\tconnect, ClusterIP\t%s\t%s\n", where, micros(r.Service.P50), micros(r.Service.P99))
+		fmt.Fprintf(w, "%s\tname lookup\t%s\t%s\n", where, micros(r.Lookup.P50), micros(r.Lookup.P99))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(table.String()) {
+		d.detail("%s", strings.TrimRight(line, "\n"))
+	}
+	return nil
+}
+
+func micros(ns int64) string { return fmt.Sprintf("%.1f us", float64(ns)/1000) }

@@ -1,0 +1,140 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// An answer is what the pod program's server says.
+type answer struct {
+	Pod, Node, Error string
+	Upstream         struct{ Pod, Node string }
+}
+
+// TestWholePath walks the path of everyday life: deploy, call by name and address on the same node and
+// across, lose a pod, lose an agent.
+func TestWholePath(t *testing.T) {
+	r := startRig(t)
+	r.Apply(t, appYAML)
+	r.WaitReady(t, "deployment/shop/web", "deployment/shop/catalog", "shop/client-n1", "shop/client-n2")
+
+	t.Run("pods have addresses of ENIs", func(t *testing.T) {
+		for _, n := range r.Nodes() {
+			leases, err := r.leases(t.Context(), n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			client := "client-" + n.Name()
+			if ip := r.Pod(t, "shop/"+client).Status.PodIP; leases[client] != ip || !strings.HasPrefix(ip, "10.0.") {
+				t.Errorf("%s has %s, the pool of %s says %q", client, ip, n.Name(), leases[client])
+			}
+		}
+	})
+	t.Run("Services answer by name and by address from both nodes", func(t *testing.T) {
+		var svc struct{ Spec struct{ ClusterIP string } }
+		r.Get(t, "service/shop/web", &svc)
+		for _, client := range []string{"shop/client-n1", "shop/client-n2"} {
+			for _, host := range []string{"web", "web.shop", "web.shop.svc.cluster.local", svc.Spec.ClusterIP} {
+				r.callUntilBothNodes(t, client, "http://"+host+"/")
+			}
+		}
+	})
+	t.Run("a pod reaches the API by its Service", func(t *testing.T) {
+		out := r.Exec(t, "shop/client-n1", "/podapp", "lookup", "kubernetes.default.svc.cluster.local", "--timeout", "5s")
+		if !strings.Contains(out, "10.96.0.1") {
+			t.Errorf("kubernetes.default is %q", out)
+		}
+	})
+	t.Run("a deleted pod's address is free again", func(t *testing.T) { r.deletePod(t) })
+	t.Run("an agent that is killed and comes back loses no request", func(t *testing.T) { r.restartUnderTraffic(t) })
+}
+
+// callUntilBothNodes calls url until pods of both nodes have answered, each over a back end it called by name.
+func (r *rig) callUntilBothNodes(t *testing.T, client, url string) {
+	t.Helper()
+	seen := map[string]bool{}
+	for range 100 {
+		var a answer
+		r.podapp(t, client, &a, "get", url, "--timeout", "5s")
+		if a.Error != "" || a.Upstream.Pod == "" {
+			t.Fatalf("%s, asked from %s at %s, could not call its back end: %s", a.Pod, client, url, a.Error)
+		}
+		if seen[a.Node] = true; len(seen) == 2 {
+			return
+		}
+	}
+	t.Errorf("100 calls of %s from %s were all answered on %v", url, client, seen)
+}
+
+func (r *rig) deletePod(t *testing.T) {
+	n := r.Node(t, "n1")
+	before, err := r.leases(t.Context(), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before["client-n1"] == "" {
+		t.Fatalf("client-n1 has no lease: %v", before)
+	}
+	r.Kubectl(t, "delete", "pod", "-n", "shop", "client-n1", "--wait")
+	r.Wait(t, "the lease of client-n1 to end", func(ctx context.Context) error {
+		leases, err := r.leases(ctx, n)
+		if err != nil {
+			return err
+		}
+		if leases["client-n1"] != "" {
+			return fmt.Errorf("still leased: %v", leases)
+		}
+		return nil
+	})
+	// A pod of the same name starts over.
+	r.Apply(t, appYAML)
+	r.WaitReady(t, "shop/client-n1")
+}
+
+// restartUnderTraffic kills the agent of n1 while pods on both nodes make requests, each with a lookup and a new
+// connection, and starts it again.
+func (r *rig) restartUnderTraffic(t *testing.T) {
+	type load struct {
+		client string
+		out    string
+		err    error
+	}
+	loads := make(chan load)
+	for _, client := range []string{"shop/client-n1", "shop/client-n2"} {
+		go func() {
+			out, err := r.TryExec(t.Context(), client, "/podapp", "load", "http://catalog/", "--rate", "50", "--for", "10s", "--timeout", "10s")
+			loads <- load{client, out, err}
+		}()
+	}
+	n := r.Node(t, "n1")
+	r.killAgent(t, n)
+	// Long enough that many lookups and connections need an agent that is not there.
+	select {
+	case <-time.After(3 * time.Second):
+	case <-t.Context().Done():
+	}
+	r.startAgent(t, n)
+	for range 2 {
+		l := <-loads
+		var report struct {
+			OK, Failed int
+			Errors     []struct{ Error string }
+			P50        int64 `json:"p50_ns"`
+			P99        int64 `json:"p99_ns"`
+		}
+		if err := json.Unmarshal([]byte(l.out), &report); err != nil {
+			t.Errorf("load from %s: %v, %v: %s", l.client, l.err, err, l.out)
+			continue
+		}
+		t.Logf("load from %s: %d ok, %d failed, p50 %s, p99 %s", l.client, report.OK, report.Failed, time.Duration(report.P50), time.Duration(report.P99))
+		if report.Failed > 0 || report.OK < 400 {
+			t.Errorf("load from %s: %d ok, %d failed: %v", l.client, report.OK, report.Failed, report.Errors)
+		}
+	}
+}
