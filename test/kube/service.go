@@ -44,7 +44,7 @@ func (s service) await(ctx context.Context, ready func(context.Context) error) e
 		}
 		select {
 		case <-s.process.Done():
-			return fmt.Errorf("wait for %s: it ended (%v): %s", s.name, s.process.Err(), logTail(s.log, 5))
+			return fmt.Errorf("wait for %s: it ended (%w): %s", s.name, s.process.Err(), logTail(s.log, 5))
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %s: %w: %s", s.name, err, logTail(s.log, 5))
 		case <-time.After(20 * time.Millisecond):

@@ -71,8 +71,8 @@ func (l *Lab) Start(cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
-// Close ends every node and process and removes everything the lab made, the latest first. It goes on after a failure and
-// returns all of them; what it could not remove stays recorded for Sweep. A second Close does nothing.
+// Close ends every node and process and removes everything the lab made, the latest first. It goes on after failures
+// and returns all of them; what it could not remove stays recorded for Sweep. A second Close does nothing.
 func (l *Lab) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

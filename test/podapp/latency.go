@@ -137,7 +137,7 @@ func timeConnect(to netip.AddrPort) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("open socket: %w", err)
 	}
-	defer syscall.Close(fd)
+	defer func() { _ = syscall.Close(fd) }()
 	linger := syscall.Linger{Onoff: 1, Linger: 0}
 	if err := syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &linger); err != nil {
 		return 0, fmt.Errorf("set linger: %w", err)

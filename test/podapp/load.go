@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"sync"
@@ -144,9 +145,7 @@ func (t *tally) report(now time.Time) report {
 		Errors:  append([]sample{}, t.samples...),
 		Pods:    make(map[string]int),
 	}
-	for pod, n := range t.pods {
-		r.Pods[pod] = n
-	}
+	maps.Copy(r.Pods, t.pods)
 	d := summarize(t.durations)
 	r.P50, r.P99, r.Max = d.P50, d.P99, d.Max
 	return r

@@ -25,7 +25,7 @@ import (
 	"syscall"
 )
 
-var errUsage = errors.New("usage: podapp serve|udp-echo|get|udp-get|load|lookup|latency|sleep ...")
+var errUsage = errors.New("usage: podapp serve|udp-echo|get|udp-get|load|lookup|latency|sleep, with arguments")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
