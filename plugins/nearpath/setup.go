@@ -14,7 +14,7 @@ import (
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
-	"github.com/coredns/coredns/plugin/pkg/dnsutil"
+	"github.com/miekg/dns"
 
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/nodelocaldns"
@@ -83,7 +83,7 @@ func parse(c *caddy.Controller) (*Nearpath, source, error) {
 		}
 	}
 	for _, zone := range n.Zones {
-		if dnsutil.IsReverse(zone) == 0 {
+		if !isReverse(zone) {
 			n.Domains = append(n.Domains, nodelocaldns.Zone{Domain: zone, TTL: ttl})
 		}
 	}
@@ -91,6 +91,11 @@ func parse(c *caddy.Controller) (*Nearpath, source, error) {
 		return nil, from, fmt.Errorf("zones %q: the cluster's domain is not among them, or the root is", []string(n.Zones))
 	}
 	return n, from, nil
+}
+
+// isReverse includes the roots of reverse names, which dnsutil.IsReverse does not.
+func isReverse(zone string) bool {
+	return dns.IsSubDomain("in-addr.arpa.", zone) || dns.IsSubDomain("ip6.arpa.", zone)
 }
 
 func parseProperty(c *caddy.Controller, ttl *uint32, from *source) error {

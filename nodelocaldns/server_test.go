@@ -1,0 +1,316 @@
+package nodelocaldns_test
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"go.uber.org/goleak"
+
+	"github.com/nearpath/nearpath/internal/cluster"
+	"github.com/nearpath/nearpath/nodelocaldns"
+	"github.com/nearpath/nearpath/plugins/nearpath"
+)
+
+// The tests of this file do not run in parallel: CoreDNS is configured for a whole process.
+
+func TestMain(m *testing.M) {
+	const pkg = "github.com/coredns/coredns/plugin/pkg/"
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction(pkg+"proxy.(*Transport).connManager"), // ends when its owner is garbage
+		goleak.IgnoreAnyFunction(pkg+"up.(*Probe).Do.func1"),           // ends after its pause of half a second
+	)
+}
+
+const deadline = 10 * time.Second
+
+// An upstream answers every A question under example.com with 192.0.2.1, and counts.
+type upstream struct {
+	addr        string
+	connections atomic.Int32
+	mu          sync.Mutex
+	questions   []string
+	hang        chan struct{} // questions for hang.example.com wait for its end
+	hanging     chan struct{} // closed when the first one waits
+	once        sync.Once
+}
+
+func (u *upstream) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
+	q := r.Question[0]
+	u.mu.Lock()
+	u.questions = append(u.questions, strings.ToLower(q.Name)+" "+w.RemoteAddr().Network())
+	u.mu.Unlock()
+	if q.Name == "hang.example.com." {
+		u.once.Do(func() { close(u.hanging) })
+		<-u.hang
+	}
+	m := new(dns.Msg)
+	m.SetReply(r)
+	if q.Qtype == dns.TypeA && dns.IsSubDomain("example.com.", q.Name) {
+		rr := dns.A{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: net.IPv4(192, 0, 2, 1)}
+		m.Answer = append(m.Answer, &rr)
+	} else {
+		m.Rcode = dns.RcodeNameError
+	}
+	_ = w.WriteMsg(m)
+}
+
+func (u *upstream) count(question string) int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(slices.DeleteFunc(slices.Clone(u.questions), func(q string) bool { return q != question }))
+}
+
+// A countingListener counts the connections it accepts.
+type countingListener struct {
+	net.Listener
+	accepted *atomic.Int32
+}
+
+func (l countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.accepted.Add(1)
+	}
+	return c, err
+}
+
+// startUpstream serves TCP and, on the same port, UDP that nobody should use.
+func startUpstream(t *testing.T) *upstream {
+	t.Helper()
+	u := &upstream{hang: make(chan struct{}), hanging: make(chan struct{})}
+	tcp, udp := bindBoth(t)
+	u.addr = tcp.Addr().String()
+	for _, server := range []*dns.Server{
+		{Listener: countingListener{tcp, &u.connections}, Handler: u},
+		{PacketConn: udp, Handler: u},
+	} {
+		started := make(chan struct{})
+		server.NotifyStartedFunc = func() { close(started) }
+		done := make(chan error)
+		go func() { done <- server.ActivateAndServe() }()
+		<-started
+		t.Cleanup(func() {
+			if err := server.Shutdown(); err != nil {
+				t.Error(err)
+			}
+			<-done
+		})
+	}
+	t.Cleanup(func() { close(u.hang) })
+	return u
+}
+
+// bindBoth binds one port of 127.0.0.1 for TCP and UDP.
+func bindBoth(t *testing.T) (net.Listener, net.PacketConn) {
+	t.Helper()
+	for range 20 {
+		tcp, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		udp, err := net.ListenPacket("udp", tcp.Addr().String())
+		if err == nil {
+			return tcp, udp
+		}
+		_ = tcp.Close()
+	}
+	t.Fatal("no port is free for both TCP and UDP")
+	return nil, nil
+}
+
+func freeAddr(t *testing.T) netip.AddrPort {
+	t.Helper()
+	tcp, udp := bindBoth(t)
+	defer udp.Close()
+	defer tcp.Close()
+	return netip.MustParseAddrPort(tcp.Addr().String())
+}
+
+// startServer runs a Server until the test ends and returns its address and a function that stops it.
+func startServer(t *testing.T, store *cluster.Store, upstreams ...string) (addr string, stop func() time.Duration) {
+	t.Helper()
+	nearpath.Provide(store.Snapshot)
+	at := freeAddr(t)
+	corefile, err := nodelocaldns.Config{Listen: []netip.AddrPort{at}, TTL: 5, Upstreams: upstreams}.Corefile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := nodelocaldns.NewServer(corefile, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx) }()
+	select {
+	case <-server.Ready():
+	case err := <-done:
+		cancel()
+		t.Fatal(err)
+	}
+	stop = sync.OnceValue(func() time.Duration {
+		start := time.Now()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		return time.Since(start)
+	})
+	t.Cleanup(func() { stop() })
+	return at.String(), stop
+}
+
+// ask returns the status and the answers, without their TTL, as one line.
+func ask(t *testing.T, network, server, name string, qtype uint16) string {
+	t.Helper()
+	m := new(dns.Msg)
+	m.SetQuestion(name, qtype)
+	client := dns.Client{Net: network, Timeout: deadline}
+	reply, _, err := client.Exchange(m, server)
+	if err != nil {
+		t.Fatalf("ask %s over %s: %v", name, network, err)
+	}
+	line := []string{dns.RcodeToString[reply.Rcode]}
+	for _, rr := range reply.Answer {
+		line = append(line, dns.TypeToString[rr.Header().Rrtype]+" "+strings.TrimPrefix(rr.String(), rr.Header().String()))
+	}
+	return strings.Join(line, " ")
+}
+
+func objects(clusterIP string) cluster.Objects {
+	name := func(name string) cluster.Name { return cluster.Name{Namespace: "shop", Name: name} }
+	return cluster.Objects{
+		Namespaces: []string{"shop"},
+		Services: []*cluster.Service{
+			{Name: name("cart"), ClusterIPs: []netip.Addr{netip.MustParseAddr(clusterIP)}},
+			{Name: name("ext"), ExternalName: "www.example.com"},
+			{Name: name("missing"), ExternalName: "no.example.org"},
+		},
+	}
+}
+
+func TestServerAnswersTheClusterZone(t *testing.T) {
+	store := cluster.NewStore()
+	addr, _ := startServer(t, store)
+	const cart = "cart.shop.svc.cluster.local."
+	for _, network := range []string{"udp", "tcp"} {
+		if got := ask(t, network, addr, cart, dns.TypeA); got != "SERVFAIL" {
+			t.Errorf("before sync, over %s: %s", network, got)
+		}
+	}
+	store.Replace(objects("10.96.0.7"))
+	for _, network := range []string{"udp", "tcp"} {
+		if got := ask(t, network, addr, cart, dns.TypeA); got != "NOERROR A 10.96.0.7" {
+			t.Errorf("over %s: %s", network, got)
+		}
+	}
+	store.Replace(objects("10.96.0.8"))
+	if got := ask(t, "udp", addr, cart, dns.TypeA); got != "NOERROR A 10.96.0.8" {
+		t.Errorf("an answer of the zone was cached: %s", got)
+	}
+	if got := ask(t, "udp", addr, "8.0.96.10.in-addr.arpa.", dns.TypePTR); got != "NOERROR PTR "+cart {
+		t.Errorf("reverse: %s", got)
+	}
+	if got := ask(t, "udp", addr, "nobody.shop.svc.cluster.local.", dns.TypeA); got != "NXDOMAIN" {
+		t.Errorf("unknown service: %s", got)
+	}
+	if got := ask(t, "udp", addr, "www.example.com.", dns.TypeA); got != "SERVFAIL" {
+		t.Errorf("another zone, without upstreams: %s", got)
+	}
+}
+
+func TestServerForwardsOverOneConnectionAndCaches(t *testing.T) {
+	up := startUpstream(t)
+	store := cluster.NewStore()
+	store.Replace(objects("10.96.0.7"))
+	addr, _ := startServer(t, store, up.addr)
+
+	names := []string{"a.example.com.", "b.example.com.", "c.example.com."}
+	for range 3 {
+		for _, name := range names {
+			if got := ask(t, "udp", addr, name, dns.TypeA); got != "NOERROR A 192.0.2.1" {
+				t.Errorf("%s: %s", name, got)
+			}
+		}
+	}
+	for _, name := range names {
+		if tcp, udp := up.count(name+" tcp"), up.count(name+" udp"); tcp != 1 || udp != 0 {
+			t.Errorf("%s was asked %d times over TCP and %d over UDP, want 1 and 0", name, tcp, udp)
+		}
+	}
+	if got := up.connections.Load(); got != 1 {
+		t.Errorf("%d connections for questions one after the other, want 1", got)
+	}
+	if got := ask(t, "udp", addr, "9.9.9.9.in-addr.arpa.", dns.TypePTR); got != "NXDOMAIN" || up.count("9.9.9.9.in-addr.arpa. tcp") != 1 {
+		t.Errorf("reverse name of somebody else: %s", got)
+	}
+}
+
+func TestServerFollowsExternalNames(t *testing.T) {
+	up := startUpstream(t)
+	store := cluster.NewStore()
+	store.Replace(objects("10.96.0.7"))
+	addr, _ := startServer(t, store, up.addr)
+	for range 2 {
+		if got := ask(t, "udp", addr, "ext.shop.svc.cluster.local.", dns.TypeA); got != "NOERROR CNAME www.example.com. A 192.0.2.1" {
+			t.Errorf("external name: %s", got)
+		}
+	}
+	if got := up.count("www.example.com. tcp"); got != 1 {
+		t.Errorf("the target was asked %d times, want 1: it belongs into the cache", got)
+	}
+	if got := ask(t, "udp", addr, "missing.shop.svc.cluster.local.", dns.TypeA); got != "NOERROR CNAME no.example.org." {
+		t.Errorf("external name that does not exist: %s", got)
+	}
+}
+
+func TestServerStopsInTime(t *testing.T) {
+	up := startUpstream(t)
+	store := cluster.NewStore()
+	addr, stop := startServer(t, store, up.addr)
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		client := dns.Client{Net: "udp", Timeout: deadline}
+		_, _, _ = client.Exchange(new(dns.Msg).SetQuestion("hang.example.com.", dns.TypeA), addr)
+	}()
+	<-up.hanging
+	if took := stop(); took > 3*time.Second {
+		t.Errorf("stopping took %s with a query in flight, want at most 2 s", took)
+	}
+	<-asked
+}
+
+func TestServerNamesTheAddressItCannotBind(t *testing.T) {
+	nearpath.Provide(cluster.NewStore().Snapshot)
+	tcp, udp := bindBoth(t)
+	defer udp.Close()
+	defer tcp.Close()
+	at := netip.MustParseAddrPort(tcp.Addr().String())
+	corefile, err := nodelocaldns.Config{Listen: []netip.AddrPort{at}}.Corefile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := nodelocaldns.NewServer(corefile, slog.New(slog.DiscardHandler))
+	if err := server.Run(t.Context()); err == nil || !strings.Contains(err.Error(), at.String()) {
+		t.Errorf("error %v, want one that names %s", err, at)
+	}
+	select {
+	case <-server.Ready():
+		t.Error("ready without a listener")
+	default:
+	}
+}
+
+func TestServerNamesTheLineOfABadCorefile(t *testing.T) {
+	server := nodelocaldns.NewServer([]byte(".:5300 {\n\tnearpath cluster.local {\n\t\tttl forever\n\t}\n}\n"), slog.New(slog.DiscardHandler))
+	if err := server.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "Corefile:3") {
+		t.Errorf("error %v, want one that names line 3", err)
+	}
+}
