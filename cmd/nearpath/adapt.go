@@ -16,7 +16,11 @@ import (
 type hostLinks struct{ host *hostnet.Host }
 
 func (h hostLinks) EnsureENI(ctx context.Context, e ipam.LeaseENI) error {
-	return h.host.EnsureENI(ctx, hostnet.ENI{MAC: e.MAC, Slot: e.Slot, Gateway: e.Gateway})
+	return h.host.EnsureENI(ctx, eniOf(e))
+}
+
+func eniOf(e ipam.LeaseENI) hostnet.ENI {
+	return hostnet.ENI{MAC: e.MAC, Slot: e.Slot, Gateway: e.Gateway}
 }
 
 func (h hostLinks) RemoveENI(ctx context.Context, e ipam.LeaseENI) error {

@@ -83,6 +83,7 @@ type agent struct {
 	host      *hostnet.Host
 	pool      *ipam.Pool
 	cni       *cni.Server
+	synced    <-chan struct{}                  // closed when the first Snapshot is served
 	served    atomic.Pointer[cluster.Snapshot] // what DNS answers from
 	tasks     tasks
 	forADD    tasks // what must be ready before a pod may be wired
@@ -177,6 +178,7 @@ func (a *agent) buildDatapath(context.Context) error {
 	}
 	// Programs come after the first full sync: until then whatever was attached before goes on.
 	attach := &after{name: "socket programs", first: services.Ready(), do: a.datapath.Attach, ready: make(chan struct{})}
+	a.synced = services.Ready()
 	a.tasks = append(a.tasks, services, attach)
 	a.forADD = append(a.forADD, attach)
 	return nil
@@ -213,6 +215,12 @@ func (a *agent) buildPool(ctx context.Context) error {
 		return err
 	}
 	a.closers = append(a.closers, a.pool.Close)
+	// Pods go on using the routes of an earlier agent: the host network must know them before it looks for stale ones.
+	for _, e := range a.pool.ENIs() {
+		if e.State == ipam.ENIInUse || e.State == ipam.ENIDraining {
+			a.host.Want(eniOf(e.LeaseENI))
+		}
+	}
 	a.tasks = append(a.tasks, a.host, a.pool)
 	a.forADD = append(a.forADD, a.host, a.pool)
 	return nil

@@ -20,8 +20,9 @@ func (a *agent) buildDNS(context.Context) error {
 	}
 	nearpath.Provide(a.served.Load)
 	server := nodelocaldns.NewServer(corefile, a.log)
-	// The listener's address is the host network's work.
-	a.tasks = append(a.tasks, &delayed{task: server, first: a.host.Ready()})
+	// The listener's address is the host network's work. And the moment it listens it is asked: before the first
+	// Snapshot the cluster's DNS has the better answers.
+	a.tasks = append(a.tasks, &delayed{task: server, first: []<-chan struct{}{a.host.Ready(), a.synced}})
 	return nil
 }
 
@@ -46,17 +47,19 @@ func (a *agent) corefile() ([]byte, error) {
 // clusterTTL is the TTL of the cluster's names, in seconds, as CoreDNS has it.
 const clusterTTL = 5
 
-// delayed is a task that starts when something else is ready.
+// delayed is a task that starts when other things are ready.
 type delayed struct {
 	task
-	first <-chan struct{}
+	first []<-chan struct{}
 }
 
 func (d *delayed) Run(ctx context.Context) error {
-	select {
-	case <-d.first:
-		return d.task.Run(ctx)
-	case <-ctx.Done():
-		return nil
+	for _, ready := range d.first {
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return nil
+		}
 	}
+	return d.task.Run(ctx)
 }

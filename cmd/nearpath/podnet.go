@@ -21,7 +21,7 @@ func (a *agent) buildCNI(context.Context) (err error) {
 	a.tasks = append(a.tasks,
 		cni.NewPending(a.cni, agentapi.PendingDir(a.cfg.Socket), 0),
 		// What is gone from the node must not be taken for gone before the pool knows what it has.
-		&delayed{task: cni.NewCollector(a.cni, 0), first: a.pool.Ready()})
+		&delayed{task: cni.NewCollector(a.cni, 0), first: []<-chan struct{}{a.pool.Ready()}})
 	return nil
 }
 

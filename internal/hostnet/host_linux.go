@@ -81,12 +81,18 @@ func (h *Host) MTU() int {
 	return h.mtu
 }
 
+// Want wants the ENI from now on, without waiting for its link. Before Run it must be told of every ENI that an earlier
+// process wired: routes of ENIs that nobody wants are deleted, and pods use them.
+func (h *Host) Want(e ENI) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.enis[e.MAC] = e
+}
+
 // EnsureENI wants the ENI from now on and returns when its link is up and routed. It waits for the link to appear for
 // as long as the context lasts; the error then matches ErrLinkAbsent.
 func (h *Host) EnsureENI(ctx context.Context, e ENI) error {
-	h.mu.Lock()
-	h.enis[e.MAC] = e
-	h.mu.Unlock()
+	h.Want(e)
 	for {
 		h.mu.Lock()
 		changed := h.changed

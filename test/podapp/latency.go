@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -76,24 +77,31 @@ func latencyCommand(ctx context.Context, out io.Writer, args []string) error {
 		}
 		probes = append(probes, &probe{measure: func(context.Context) (time.Duration, error) { return timeConnect(to) }, into: p.into})
 	}
+	var lookups []*probe
 	if *name != "" {
-		probes = append(probes, &probe{measure: func(ctx context.Context) (time.Duration, error) { return timeLookup(ctx, *name) }, into: &result.Lookup})
+		lookups = append(lookups, &probe{measure: func(ctx context.Context) (time.Duration, error) { return timeLookup(ctx, *name) }, into: &result.Lookup})
 	}
-	if len(probes) == 0 {
+	if len(probes)+len(lookups) == 0 {
 		return fmt.Errorf("nothing to measure: %w", errUsage)
 	}
-	if err := measure(ctx, probes, *rounds); err != nil {
+	// Lookups wake other programs and would leave the processor in another state for whichever probe comes next.
+	if err := errors.Join(measure(ctx, probes, *rounds), measure(ctx, lookups, *rounds)); err != nil {
 		return err
 	}
 	return json.NewEncoder(out).Encode(result)
 }
 
-// measure takes the probes in turn, so that whatever else the machine does meets all of them alike.
+// measure takes the probes in turn, so that whatever else the machine does meets all of them alike, and every other
+// round backwards, so that none always comes after the same one.
 func measure(ctx context.Context, probes []*probe, rounds int) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	for round := range warmUp + rounds {
-		for _, p := range probes {
+		for i := range probes {
+			p := probes[i]
+			if round%2 == 1 {
+				p = probes[len(probes)-1-i]
+			}
 			if err := ctx.Err(); err != nil {
 				return err
 			}

@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// upstreamTimeout bounds a front end's request to its back end.
-const upstreamTimeout = 3 * time.Second
+// upstreamTimeout bounds a front end's request to its back end. A resolver that lost one datagram asks again after five
+// seconds (resolv.conf(5), timeout), which is slow and no failure.
+const upstreamTimeout = 10 * time.Second
 
 // An answer is what serve says about one request.
 type answer struct {
