@@ -197,7 +197,7 @@ func objects(clusterIP string) cluster.Objects {
 
 func TestServerAnswersTheClusterZone(t *testing.T) {
 	store := cluster.NewStore()
-	addr, _ := startServer(t, store)
+	addr, _ := startServer(t, store, startUpstream(t).addr)
 	const cart = "cart.shop.svc.cluster.local."
 	for _, network := range []string{"udp", "tcp"} {
 		if got := ask(t, network, addr, cart, dns.TypeA); got != "SERVFAIL" {
@@ -220,6 +220,12 @@ func TestServerAnswersTheClusterZone(t *testing.T) {
 	if got := ask(t, "udp", addr, "nobody.shop.svc.cluster.local.", dns.TypeA); got != "NXDOMAIN" {
 		t.Errorf("unknown service: %s", got)
 	}
+}
+
+func TestServerWithoutUpstreams(t *testing.T) {
+	store := cluster.NewStore()
+	store.Replace(objects("10.96.0.7"))
+	addr, _ := startServer(t, store)
 	if got := ask(t, "udp", addr, "www.example.com.", dns.TypeA); got != "SERVFAIL" {
 		t.Errorf("another zone, without upstreams: %s", got)
 	}

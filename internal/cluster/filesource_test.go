@@ -217,7 +217,15 @@ func TestFileSourcePolls(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "later")
 	f := startFiles(t, 10*time.Millisecond, dir)
-	f.log.wait(t, "list manifests")
+	refused := time.NewTicker(time.Millisecond)
+	defer refused.Stop()
+	for timeout := time.After(deadline); metricValue(t, f.source.metrics.refused) < 3; {
+		select {
+		case <-refused.C:
+		case <-timeout:
+			t.Fatal("the directory was not polled")
+		}
+	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -77,6 +77,7 @@ func TestDirectiveOrder(t *testing.T) {
 
 // One test after the other: they share what Provide sets.
 func TestSources(t *testing.T) {
+	t.Cleanup(func() { provided.Store(nil) })
 	if err := setup(caddy.NewTestController("dns", "nearpath cluster.local")); err == nil || !strings.Contains(err.Error(), "no source") {
 		t.Errorf("without any source: %v", err)
 	}
@@ -97,16 +98,20 @@ func TestManifestsRunAsLongAsTheServer(t *testing.T) {
 	}
 	corefile := ".:0 {\n bind 127.0.0.1\n nearpath cluster.local {\n manifests " + dir + "\n }\n}\n"
 	dnsserver.Quiet, caddy.Quiet = true, true
+	start := time.Now()
 	instance, err := caddy.Start(caddy.CaddyfileInput{Contents: []byte(corefile), Filepath: "Corefile", ServerTypeName: "dns"})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if took := time.Since(start); took > startupTimeout {
+		t.Errorf("starting took %s, although the source was ready", took)
 	}
 	question := new(dns.Msg).SetQuestion("cart.shop.svc.cluster.local.", dns.TypeA)
 	reply, err := dns.Exchange(question, instance.Servers()[0].LocalAddr().String())
 	if err != nil || len(reply.Answer) != 1 {
 		t.Errorf("right after the start: %v, %v", reply, err)
 	}
-	start := time.Now()
+	start = time.Now()
 	for _, err := range instance.ShutdownCallbacks() {
 		t.Error(err)
 	}
