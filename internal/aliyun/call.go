@@ -230,7 +230,7 @@ func (b backoff) delay(try int, err error) time.Duration {
 	if errors.Is(err, ErrThrottled) {
 		window = b.throttle
 	}
-	window = min(window<<(try-1), b.limit)
+	window = min(window<<min(try-1, 16), b.limit) // 16: far past the limit, and no overflow
 	return rand.N(window) + 1
 }
 
@@ -268,7 +268,7 @@ func parseEndpoint(endpoint string) (scheme, host string, err error) {
 		scheme, host = "", endpoint
 	}
 	host = strings.TrimSuffix(host, "/")
-	u, err := url.Parse("//" + host)
+	u, err := url.Parse("https://" + host) // stricter about ports than without a scheme
 	if err != nil || u.Host != host || u.Hostname() == "" {
 		return "", "", fmt.Errorf("endpoint %q is not host, host:port or a URL without a path", endpoint)
 	}

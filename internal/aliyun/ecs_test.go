@@ -1,0 +1,507 @@
+package aliyun_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/nearpath/nearpath/internal/aliyun"
+	"github.com/nearpath/nearpath/internal/aliyun/sim"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// cloudOf starts a simulated cloud with one instance, i-1, of the type ecs.sim.small: 2 ENIs of 4 addresses.
+func cloudOf(t *testing.T, change func(*sim.Config)) (*sim.Cloud, string) {
+	t.Helper()
+	cfg := sim.DefaultConfig()
+	if change != nil {
+		change(&cfg)
+	}
+	cloud, err := sim.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(cloud.Handler())
+	t.Cleanup(func() {
+		server.Close()
+		_ = cloud.Close()
+	})
+	spec := sim.InstanceSpec{ID: "i-1", Type: "ecs.sim.small", VSwitchID: sim.DefaultNodeVSwitch}
+	if _, _, err := cloud.RunInstance(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	return cloud, server.URL
+}
+
+func clientOf(t *testing.T, url string, creds aliyun.Credentials) *aliyun.ECS {
+	t.Helper()
+	if creds == nil {
+		creds = aliyun.StaticCredentials{AccessKeyID: sim.DefaultAccessKey, AccessKeySecret: sim.DefaultAccessSecret}
+	}
+	ecs, err := aliyun.NewECS(aliyun.Config{RegionID: sim.DefaultRegion, Endpoint: url, Credentials: creds})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ecs.Hasten()
+	return ecs
+}
+
+func setup(t *testing.T) (*sim.Cloud, *aliyun.ECS) {
+	t.Helper()
+	cloud, url := cloudOf(t, nil)
+	return cloud, clientOf(t, url, nil)
+}
+
+func podENI() aliyun.CreateENI {
+	return aliyun.CreateENI{VSwitchID: sim.DefaultPodVSwitch, SecurityGroupIDs: []string{sim.DefaultSecurityGroup}}
+}
+
+func mustCreate(t *testing.T, ecs *aliyun.ECS, c aliyun.CreateENI) aliyun.ENI {
+	t.Helper()
+	eni, err := ecs.CreateENI(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return eni
+}
+
+func mustDescribe(t *testing.T, ecs *aliyun.ECS, id string) aliyun.ENI {
+	t.Helper()
+	enis, err := ecs.DescribeENIs(t.Context(), aliyun.ENIFilter{IDs: []string{id}})
+	if err != nil || len(enis) != 1 {
+		t.Fatalf("DescribeENIs(%s) = %d ENIs, %v", id, len(enis), err)
+	}
+	return enis[0]
+}
+
+func TestENILifecycle(t *testing.T) {
+	t.Parallel()
+	_, ecs := setup(t)
+	ctx := t.Context()
+	req := podENI()
+	req.SecondaryIPs = 2
+	req.Tags = map[string]string{"nearpath/op": "a b+c*~/%", "empty": ""}
+	req.Description = "für einen Knoten"
+	req.ClientToken = "token-1"
+
+	created := mustCreate(t, ecs, req)
+	want := aliyun.ENI{
+		ID: created.ID, MAC: created.MAC, Type: aliyun.TypeSecondary, Status: aliyun.StatusAvailable,
+		VPCID: sim.DefaultVPC, VSwitchID: sim.DefaultPodVSwitch, ZoneID: sim.DefaultZone,
+		PrimaryIP:        netip.MustParseAddr("10.0.64.1"),
+		PrivateIPs:       []netip.Addr{netip.MustParseAddr("10.0.64.1"), netip.MustParseAddr("10.0.64.2"), netip.MustParseAddr("10.0.64.3")},
+		SecurityGroupIDs: []string{sim.DefaultSecurityGroup},
+		Tags:             map[string]string{"nearpath/op": "a b+c*~/%", "empty": ""}, Created: created.Created,
+	}
+	if diff := cmp.Diff(want, created, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("created ENI (-want +got):\n%s", diff)
+	}
+	if again := mustCreate(t, ecs, req); again.ID != created.ID {
+		t.Errorf("the same client token gave %s and %s", created.ID, again.ID)
+	}
+
+	if err := ecs.AttachENI(ctx, created.ID, "i-1"); err != nil {
+		t.Fatal(err)
+	}
+	if e := mustDescribe(t, ecs, created.ID); e.Status != aliyun.StatusInUse || e.InstanceID != "i-1" {
+		t.Errorf("after attach: %s on %q", e.Status, e.InstanceID)
+	}
+	added, err := ecs.AssignIPs(ctx, created.ID, 1, "token-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := ecs.AssignIPs(ctx, created.ID, 1, "token-2")
+	if err != nil || !slices.Equal(added, again) {
+		t.Errorf("the same client token gave %v and %v, %v", added, again, err)
+	}
+	if e := mustDescribe(t, ecs, created.ID); len(e.PrivateIPs) != 4 || e.PrivateIPs[3] != added[0] {
+		t.Errorf("after assign: %v, want %v last", e.PrivateIPs, added)
+	}
+	if err := ecs.UnassignIPs(ctx, created.ID, added); err != nil {
+		t.Fatal(err)
+	}
+	if e := mustDescribe(t, ecs, created.ID); len(e.PrivateIPs) != 3 {
+		t.Errorf("after unassign: %v", e.PrivateIPs)
+	}
+	if err := ecs.DetachENI(ctx, created.ID, "i-1"); err != nil {
+		t.Fatal(err)
+	}
+	if e := mustDescribe(t, ecs, created.ID); e.Status != aliyun.StatusAvailable || e.InstanceID != "" {
+		t.Errorf("after detach: %s on %q", e.Status, e.InstanceID)
+	}
+	if err := ecs.DeleteENI(ctx, created.ID); err != nil {
+		t.Fatal(err)
+	}
+	enis, err := ecs.DescribeENIs(ctx, aliyun.ENIFilter{IDs: []string{created.ID}})
+	if err != nil || len(enis) != 0 {
+		t.Errorf("after delete: %d ENIs, %v; want none without an error", len(enis), err)
+	}
+}
+
+func TestDescribe(t *testing.T) {
+	t.Parallel()
+	_, ecs := setup(t)
+	in, err := ecs.DescribeInstance(t.Context(), "i-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantInstance := aliyun.Instance{
+		ID: "i-1", Type: "ecs.sim.small", RegionID: sim.DefaultRegion, ZoneID: sim.DefaultZone, VPCID: sim.DefaultVPC,
+		VSwitchID: sim.DefaultNodeVSwitch, SecurityGroupIDs: []string{sim.DefaultSecurityGroup},
+	}
+	if diff := cmp.Diff(wantInstance, in); diff != "" {
+		t.Errorf("instance (-want +got):\n%s", diff)
+	}
+	typ, err := ecs.DescribeInstanceType(t.Context(), "ecs.sim.small")
+	if want := (aliyun.InstanceType{ID: "ecs.sim.small", ENIs: 2, AddressesPerENI: 4}); err != nil || typ != want {
+		t.Errorf("instance type = %+v, %v; want %+v", typ, err, want)
+	}
+	vsw, err := ecs.DescribeVSwitches(t.Context(), []string{sim.DefaultPodVSwitch, "vsw-none", sim.DefaultNodeVSwitch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantVSwitches := []aliyun.VSwitch{
+		{
+			ID: sim.DefaultPodVSwitch, VPCID: sim.DefaultVPC, ZoneID: sim.DefaultZone,
+			CIDR: netip.MustParsePrefix("10.0.64.0/20"), AvailableIPs: 4092,
+		},
+		{
+			ID: sim.DefaultNodeVSwitch, VPCID: sim.DefaultVPC, ZoneID: sim.DefaultZone,
+			CIDR: netip.MustParsePrefix("10.0.0.0/24"), AvailableIPs: 251, // of 252, less the primary ENI's
+		},
+	}
+	if !slices.Equal(vsw, wantVSwitches) {
+		t.Errorf("vSwitches = %+v, want %+v", vsw, wantVSwitches)
+	}
+}
+
+func TestDescribeENIsReadsEveryPage(t *testing.T) {
+	t.Parallel()
+	_, ecs := setup(t)
+	const n = 520
+	want := map[string]bool{}
+	var ids []string
+	for range n {
+		req := podENI()
+		req.Tags = map[string]string{"batch": "1"}
+		e := mustCreate(t, ecs, req)
+		want[e.ID] = true
+		ids = append(ids, e.ID)
+	}
+	byTag, err := ecs.DescribeENIs(t.Context(), aliyun.ENIFilter{Tags: map[string]string{"batch": "1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	byID, err := ecs.DescribeENIs(t.Context(), aliyun.ENIFilter{IDs: append(ids, "eni-none")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, got := range map[string][]aliyun.ENI{"by tag": byTag, "by ID": byID} {
+		seen := map[string]bool{}
+		for _, e := range got {
+			seen[e.ID] = true
+		}
+		if len(got) != n || !cmp.Equal(want, seen) {
+			t.Errorf("%s: %d ENIs, %d distinct, want %d", name, len(got), len(seen), n)
+		}
+	}
+}
+
+func TestErrorClasses(t *testing.T) {
+	t.Parallel()
+	cloud, url := cloudOf(t, func(c *sim.Config) {
+		c.VSwitches = append(c.VSwitches, sim.VSwitch{ID: "vsw-tiny", CIDR: netip.MustParsePrefix("10.0.200.0/29")})
+	})
+	ecs := clientOf(t, url, nil)
+	free := mustCreate(t, ecs, podENI())
+	spare := mustCreate(t, ecs, podENI())
+	primary := cloud.ENIs()[0]
+	if err := ecs.AttachENI(t.Context(), free.ID, "i-1"); err != nil {
+		t.Fatal(err)
+	}
+	in := func(vsw string, groups ...string) aliyun.CreateENI {
+		return aliyun.CreateENI{VSwitchID: vsw, SecurityGroupIDs: groups}
+	}
+	create := func(c aliyun.CreateENI) func(context.Context) error {
+		return func(ctx context.Context) error { _, err := ecs.CreateENI(ctx, c); return err }
+	}
+	full := in("vsw-tiny", sim.DefaultSecurityGroup)
+	full.SecondaryIPs = 4 // with the primary one 5, of 4
+	cases := []struct {
+		name   string
+		call   func(context.Context) error
+		class  error
+		code   string
+		status int
+	}{
+		{"unknown vSwitch", create(in("vsw-none", sim.DefaultSecurityGroup)), aliyun.ErrNotFound, "InvalidVSwitchId.NotFound", 404},
+		{"unknown security group", create(in(sim.DefaultPodVSwitch, "sg-none")), aliyun.ErrNotFound, "InvalidSecurityGroupId.NotFound", 404},
+		{"vSwitch too full", create(full), aliyun.ErrVSwitchFull, "InvalidVSwitchId.IpNotEnough", 403},
+		{"no vSwitch", create(in("", sim.DefaultSecurityGroup)), nil, "MissingParameter.VSwitchId", 400},
+		{"no security group", create(in(sim.DefaultPodVSwitch)), nil, "MissingParameter.SecurityGroupId", 400},
+		{"attach an unknown ENI", func(ctx context.Context) error { return ecs.AttachENI(ctx, "eni-none", "i-1") }, aliyun.ErrNotFound, "InvalidEniId.NotFound", 404},
+		{"attach to an unknown instance", func(ctx context.Context) error { return ecs.AttachENI(ctx, spare.ID, "i-none") }, aliyun.ErrNotFound, "InvalidEcsId.NotFound", 404},
+		{"attach twice", func(ctx context.Context) error { return ecs.AttachENI(ctx, free.ID, "i-1") }, aliyun.ErrConflict, "InvalidOperation.InvalidEniState", 400},
+		{"attach one too many", func(ctx context.Context) error { return ecs.AttachENI(ctx, spare.ID, "i-1") }, aliyun.ErrQuota, "EniPerInstanceLimitExceeded", 403},
+		{"detach what is not attached", func(ctx context.Context) error { return ecs.DetachENI(ctx, spare.ID, "i-1") }, aliyun.ErrConflict, "InvalidOperation.InvalidEniState", 400},
+		{"detach the primary ENI", func(ctx context.Context) error { return ecs.DetachENI(ctx, primary.ID, "i-1") }, nil, "InvalidOperation.DetachPrimaryEniNotAllowed", 400},
+		{"delete what is attached", func(ctx context.Context) error { return ecs.DeleteENI(ctx, free.ID) }, aliyun.ErrConflict, "InvalidOperation.InvalidEniState", 400},
+		{"assign too many", func(ctx context.Context) error {
+			_, err := ecs.AssignIPs(ctx, free.ID, 4, "")
+			return err
+		}, aliyun.ErrQuota, "InvalidOperation.Ipv4CountExceeded", 403},
+		{"assign to an unknown ENI", func(ctx context.Context) error {
+			_, err := ecs.AssignIPs(ctx, "eni-none", 1, "")
+			return err
+		}, aliyun.ErrNotFound, "InvalidEniId.NotFound", 404},
+		{"unassign the primary address", func(ctx context.Context) error {
+			return ecs.UnassignIPs(ctx, free.ID, []netip.Addr{free.PrimaryIP})
+		}, nil, "InvalidIp.Address", 403},
+	}
+	classes := []error{
+		aliyun.ErrThrottled, aliyun.ErrNotFound, aliyun.ErrVSwitchFull, aliyun.ErrQuota, aliyun.ErrForbidden,
+		aliyun.ErrConflict, aliyun.ErrUnavailable,
+	}
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			err := tc.call(t.Context())
+			api, ok := errors.AsType[*aliyun.APIError](err)
+			if !ok {
+				t.Fatalf("error %v is no APIError", err)
+			}
+			if api.Code != tc.code || api.HTTPStatus != tc.status || api.RequestID == "" || api.Message == "" {
+				t.Errorf("answer %+v, want %s with status %d", api, tc.code, tc.status)
+			}
+			for _, c := range classes {
+				if errors.Is(err, c) != (c == tc.class) {
+					t.Errorf("errors.Is(%v, %v) = %v", err, c, errors.Is(err, c))
+				}
+			}
+		})
+	}
+}
+
+func TestMissingObjectsCountAsDone(t *testing.T) {
+	t.Parallel()
+	_, ecs := setup(t)
+	ctx := t.Context()
+	eni := mustCreate(t, ecs, podENI())
+	added, err := ecs.AssignIPs(ctx, eni.ID, 3, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The second of the batch is gone: the API refuses the whole batch, and the others must still go.
+	if err := ecs.UnassignIPs(ctx, eni.ID, added[1:2]); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := ecs.UnassignIPs(ctx, eni.ID, added); err != nil {
+			t.Error(err)
+		}
+	}
+	if e := mustDescribe(t, ecs, eni.ID); len(e.PrivateIPs) != 1 {
+		t.Errorf("left on the ENI: %v", e.PrivateIPs)
+	}
+	for name, err := range map[string]error{
+		"delete":   ecs.DeleteENI(ctx, "eni-none"),
+		"detach":   ecs.DetachENI(ctx, "eni-none", "i-1"),
+		"unassign": ecs.UnassignIPs(ctx, "eni-none", added),
+		"instance": ecs.DetachENI(ctx, eni.ID, "i-none"),
+	} {
+		if err != nil {
+			t.Errorf("%s of what does not exist: %v", name, err)
+		}
+	}
+	if _, err := ecs.DescribeInstance(ctx, "i-none"); !errors.Is(err, aliyun.ErrNotFound) {
+		t.Errorf("instance that does not exist: %v", err)
+	}
+	if _, err := ecs.DescribeInstanceType(ctx, "ecs.none"); !errors.Is(err, aliyun.ErrNotFound) {
+		t.Errorf("instance type that does not exist: %v", err)
+	}
+	if _, err := ecs.DescribeENIs(ctx, aliyun.ENIFilter{}); err == nil {
+		t.Error("an empty filter was accepted")
+	}
+}
+
+func TestCredentialsAreChecked(t *testing.T) {
+	t.Parallel()
+	_, url := cloudOf(t, nil)
+	const secret = "not-the-secret"
+	cases := []struct {
+		name  string
+		creds aliyun.StaticCredentials
+		code  string
+	}{
+		{"wrong secret", aliyun.StaticCredentials{AccessKeyID: sim.DefaultAccessKey, AccessKeySecret: secret}, "SignatureDoesNotMatch"},
+		{"unknown key", aliyun.StaticCredentials{AccessKeyID: "nobody", AccessKeySecret: secret}, "InvalidAccessKeyId.NotFound"},
+		{"no key", aliyun.StaticCredentials{}, ""},
+	}
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := clientOf(t, url, tc.creds).CreateENI(t.Context(), podENI())
+			if !errors.Is(err, aliyun.ErrForbidden) {
+				t.Fatalf("error %v, want ErrForbidden", err)
+			}
+			if api, ok := errors.AsType[*aliyun.APIError](err); tc.code != "" && (!ok || api.Code != tc.code) {
+				t.Errorf("error %v, want the code %s", err, tc.code)
+			}
+			if strings.Contains(fmt.Sprintf("%v %+v %#v %s", err, tc.creds, tc.creds, tc.creds), secret) {
+				t.Error("a secret is printed")
+			}
+		})
+	}
+}
+
+func TestThrottlingIsWaitedOut(t *testing.T) {
+	t.Parallel()
+	cloud, ecs := setup(t)
+	cloud.Throttle("AttachNetworkInterface", 3)
+	eni := mustCreate(t, ecs, podENI())
+	if err := ecs.AttachENI(t.Context(), eni.ID, "i-1"); err != nil {
+		t.Errorf("attach, throttled three times: %v", err)
+	}
+	if n := cloud.Calls()["AttachNetworkInterface"]; n != 4 {
+		t.Errorf("%d calls, want 4", n)
+	}
+	cloud.Throttle("DeleteNetworkInterface", 100)
+	if err := ecs.DeleteENI(t.Context(), eni.ID); !errors.Is(err, aliyun.ErrThrottled) {
+		t.Errorf("delete, always throttled: %v", err)
+	}
+	if n := cloud.Calls()["DeleteNetworkInterface"]; n != 6 {
+		t.Errorf("%d calls, want 6", n)
+	}
+}
+
+// A change whose answer is lost is repeated only under a client token, and then happens once.
+func TestLostAnswer(t *testing.T) {
+	t.Parallel()
+	cloud, ecs := setup(t)
+	lose := func(action string) { cloud.Inject(sim.Fault{Action: action, LoseAnswer: true}) }
+	before := len(cloud.ENIs())
+
+	lose("CreateNetworkInterface")
+	req := podENI()
+	req.ClientToken = "once"
+	eni := mustCreate(t, ecs, req)
+	if n := len(cloud.ENIs()); n != before+1 {
+		t.Errorf("%d ENIs were created, want 1", n-before)
+	}
+	lose("AssignPrivateIpAddresses")
+	addrs, err := ecs.AssignIPs(t.Context(), eni.ID, 2, "once")
+	if err != nil || len(addrs) != 2 || len(mustDescribe(t, ecs, eni.ID).PrivateIPs) != 3 {
+		t.Errorf("AssignIPs = %v, %v; ENI has %v", addrs, err, mustDescribe(t, ecs, eni.ID).PrivateIPs)
+	}
+	lose("UnassignPrivateIpAddresses")
+	if err := ecs.UnassignIPs(t.Context(), eni.ID, addrs); err != nil {
+		t.Errorf("unassign: %v", err)
+	}
+	lose("CreateNetworkInterface")
+	if _, err := ecs.CreateENI(t.Context(), podENI()); !errors.Is(err, aliyun.ErrUnavailable) {
+		t.Errorf("create without a token: %v, want ErrUnavailable", err)
+	}
+	if n := len(cloud.ENIs()); n != before+2 {
+		t.Errorf("%d ENIs, want %d: the create without a token was repeated", n, before+2)
+	}
+	lose("AttachNetworkInterface")
+	if err := ecs.AttachENI(t.Context(), eni.ID, "i-1"); !errors.Is(err, aliyun.ErrUnavailable) {
+		t.Errorf("attach: %v, want ErrUnavailable", err)
+	}
+	lose("DeleteNetworkInterface")
+	orphan := mustCreate(t, ecs, podENI())
+	if err := ecs.DeleteENI(t.Context(), orphan.ID); err != nil {
+		t.Errorf("delete: %v", err)
+	}
+}
+
+func TestServerFaultsAreRepeated(t *testing.T) {
+	t.Parallel()
+	cloud, ecs := setup(t)
+	cloud.Inject(sim.Fault{Action: "DescribeInstances", Times: 2, Code: "ServiceUnavailable", HTTPStatus: 503})
+	if _, err := ecs.DescribeInstance(t.Context(), "i-1"); err != nil {
+		t.Error(err)
+	}
+	cloud.Inject(sim.Fault{Action: "CreateNetworkInterface", Code: "InternalError", HTTPStatus: 500})
+	if _, err := ecs.CreateENI(t.Context(), podENI()); !errors.Is(err, aliyun.ErrUnavailable) {
+		t.Errorf("create without a token: %v, want ErrUnavailable", err)
+	}
+	cloud.Inject(sim.Fault{Action: "AttachNetworkInterface", Code: "Operation.Conflict", HTTPStatus: 403})
+	eni := mustCreate(t, ecs, podENI())
+	if err := ecs.AttachENI(t.Context(), eni.ID, "i-1"); err != nil {
+		t.Errorf("attach after a conflict: %v", err)
+	}
+}
+
+func TestContextEndsACall(t *testing.T) {
+	t.Parallel()
+	cloud, url := cloudOf(t, func(c *sim.Config) { c.Delays.Create = time.Hour })
+	ecs := clientOf(t, url, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		_, err := ecs.CreateENI(ctx, podENI())
+		done <- err
+	}()
+	for start := time.Now(); cloud.Calls()["CreateNetworkInterface"] == 0; time.Sleep(time.Millisecond) {
+		if time.Since(start) > 10*time.Second {
+			t.Fatal("the call does not arrive")
+		}
+	}
+	cancel()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v, want context.Canceled", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the call outlives its context")
+	}
+}
+
+// One client serves many goroutines; the race detector watches the SDK.
+func TestConcurrentUse(t *testing.T) {
+	t.Parallel()
+	cloud, ecs := setup(t)
+	cloud.Throttle("", 20)
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			req := podENI()
+			req.ClientToken = fmt.Sprintf("worker-%d", i%8)
+			eni, err := ecs.CreateENI(t.Context(), req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if _, err := ecs.AssignIPs(t.Context(), eni.ID, 1, fmt.Sprintf("ip-%d", i)); err != nil {
+				t.Error(err)
+			}
+			if _, err := ecs.DescribeENIs(t.Context(), aliyun.ENIFilter{IDs: []string{eni.ID}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	enis, owners := cloud.ENIs(), map[netip.Addr]string{}
+	if len(enis) != 1+8 {
+		t.Errorf("%d ENIs, want 9: client tokens were not kept", len(enis))
+	}
+	for _, e := range enis {
+		for _, a := range e.PrivateIPs {
+			if owners[a] != "" {
+				t.Errorf("%s is on %s and on %s", a, owners[a], e.ID)
+			}
+			owners[a] = e.ID
+		}
+	}
+}
