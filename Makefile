@@ -57,7 +57,7 @@ test-node: ## (root) this machine's kernel: BPF, namespaces, the simulated cloud
 
 test-cluster: build ## (root) a real control plane and two kubelets on this machine
 	@[ "$$(id -u)" = 0 ] || { echo "test-cluster: needs root: sudo make test-cluster"; exit 2; }
-	NEARPATH_CACHE=$(CACHE) $(GO) test -p 1 -count=1 -timeout 30m -tags cluster ./test/e2e/...
+	NEARPATH_CACHE=$(CACHE) $(GO) test -p 1 -count=1 -timeout 30m -tags cluster ./test/e2e/... ./test/kube/...
 
 demo: build ## (root) two simulated nodes, pods, Services and names; ends in under a minute
 	$(BIN)/nearpath demo

@@ -42,11 +42,11 @@ The configuration file holds every setting; flags that are given override it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := readConfig(path)
 			if err != nil {
-				return errors.Join(errUsage, err)
+				return usageError{err}
 			}
 			override(&cfg, flags)
 			if err := cfg.check(); err != nil {
-				return errors.Join(errUsage, err)
+				return usageError{err}
 			}
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: cfg.LogLevel}))
 			return runAgent(cmd.Context(), cfg, log)

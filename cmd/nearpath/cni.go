@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,7 +37,7 @@ runtime it is the node's "network ready" switch, so run this when the agent is r
 		RunE: func(*cobra.Command, []string) error {
 			plugin, err := os.ReadFile(filepath.Join(from, "nearpath-cni"))
 			if err != nil {
-				return errors.Join(errUsage, fmt.Errorf("read the plugin: %w (--from names its directory)", err))
+				return usageError{fmt.Errorf("read the plugin: %w (--from names its directory)", err)}
 			}
 			if err := atomicfile.Write(filepath.Join(binDir, "nearpath-cni"), plugin, 0o755); err != nil {
 				return err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,7 +21,7 @@ and shows what happens to its traffic. It takes less than a minute, needs root, 
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Out = cmd.OutOrStdout()
 			if err := preflight(cfg.Bin); err != nil {
-				return errors.Join(errUsage, err)
+				return usageError{err}
 			}
 			if err := demo.Run(cmd.Context(), cfg); err != nil {
 				return err

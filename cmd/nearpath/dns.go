@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 
+	"github.com/miekg/dns"
 	"github.com/nearpath/nearpath/nodelocaldns"
 	"github.com/nearpath/nearpath/plugins/nearpath"
 )
@@ -36,12 +37,30 @@ func (a *agent) corefile() ([]byte, error) {
 	}
 	upstreams := a.cfg.DNS.Upstreams
 	if len(upstreams) == 0 {
-		upstreams = []string{resolvConf}
+		upstreams = a.nodeResolvers(resolvConf)
 	}
 	return nodelocaldns.Config{
 		Domain: a.cfg.ClusterDomain, TTL: clusterTTL, Upstreams: upstreams,
 		Listen: []netip.AddrPort{netip.AddrPortFrom(a.cfg.DNS.Address, 53)},
 	}.Corefile()
+}
+
+// nodeResolvers are the resolvers of the node but for this one. A node without any still has the cluster's names.
+func (a *agent) nodeResolvers(path string) (upstreams []string) {
+	conf, err := dns.ClientConfigFromFile(path)
+	if err != nil {
+		a.log.Warn("the node's resolvers are unknown: names outside the cluster will not resolve", "err", err)
+		return nil
+	}
+	for _, server := range conf.Servers {
+		if server != a.cfg.DNS.Address.String() {
+			upstreams = append(upstreams, server)
+		}
+	}
+	if len(upstreams) == 0 {
+		a.log.Warn("the node has no resolver: names outside the cluster will not resolve", "file", path)
+	}
+	return upstreams
 }
 
 // clusterTTL is the TTL of the cluster's names, in seconds, as CoreDNS has it.

@@ -106,7 +106,7 @@ func newGet() *cobra.Command {
 				case "table":
 					return n.print(cmd.OutOrStdout(), body)
 				}
-				return errors.Join(errUsage, fmt.Errorf("--output %q: use table or json", output))
+				return usageError{fmt.Errorf("--output %q: use table or json", output)}
 			},
 		})
 	}

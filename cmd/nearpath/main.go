@@ -22,8 +22,10 @@ const (
 	exitUsage   = 2
 )
 
-// errUsage marks errors that the caller can mend by calling differently or on another machine.
-var errUsage = errors.New("usage")
+// A usageError is one that the caller can mend by calling differently or on another machine.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -35,16 +37,15 @@ func run(ctx context.Context, args []string) int {
 	root := newRoot()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	switch {
-	case err == nil:
+	if err == nil {
 		return 0
-	case errors.Is(err, errUsage):
-		fmt.Fprintln(root.ErrOrStderr(), "error:", err)
-		return exitUsage
-	default:
-		fmt.Fprintln(root.ErrOrStderr(), "error:", err)
-		return exitFailure
 	}
+	fmt.Fprintln(root.ErrOrStderr(), "error:", err)
+	var usage usageError
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitFailure
 }
 
 func newRoot() *cobra.Command {
@@ -55,7 +56,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errors.Join(errUsage, err) })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newAgent(), newCNI(), newGet(), newSim(), newDemo())
 	return root
 }

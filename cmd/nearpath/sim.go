@@ -29,7 +29,7 @@ Point the agent at it with cloud.endpoint and cloud.metadata. ENIs are objects o
 			}
 			l, err := net.Listen("tcp", listen)
 			if err != nil {
-				return errors.Join(errUsage, fmt.Errorf("--listen: %w", err))
+				return usageError{fmt.Errorf("--listen: %w", err)}
 			}
 			for id, secret := range cfg.AccessKeys {
 				fmt.Fprintf(cmd.OutOrStdout(), "serving %s on http://%s, access key %s, secret %s\n", cfg.RegionID, l.Addr(), id, secret)

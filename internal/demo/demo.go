@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/nearpath/nearpath/test/cloudlab"
@@ -47,7 +48,14 @@ type demo struct {
 // step that failed and what was seen.
 func Run(ctx context.Context, cfg Config) (err error) {
 	d := &demo{Config: cfg, started: time.Now()}
-	defer func() { err = errors.Join(err, d.close()) }()
+	if err := netlab.Sweep(prefix); err != nil {
+		return fmt.Errorf("demo: remove what an earlier run left: %w", err)
+	}
+	before, err := netlab.TakeInventory()
+	if err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	defer func() { err = errors.Join(err, d.close(), leftBehind(before)) }()
 	for _, step := range []struct {
 		name string
 		do   func(context.Context) error
@@ -77,7 +85,9 @@ func (d *demo) say(format string, args ...any) {
 	fmt.Fprintf(d.Out, "[%5.1fs] %s\n", time.Since(d.started).Seconds(), fmt.Sprintf(format, args...))
 }
 
-func (d *demo) detail(format string, args ...any) { fmt.Fprintf(d.Out, "         "+format+"\n", args...) }
+func (d *demo) detail(format string, args ...any) {
+	fmt.Fprintf(d.Out, "         "+format+"\n", args...)
+}
 
 // close takes everything down, in reverse.
 func (d *demo) close() error {
@@ -91,10 +101,19 @@ func (d *demo) close() error {
 	return errors.Join(errs...)
 }
 
-func (d *demo) buildCloud(ctx context.Context) error {
-	if err := netlab.Sweep(prefix); err != nil {
+// leftBehind compares the machine with what it was before the demo.
+func leftBehind(before netlab.Inventory) error {
+	after, err := netlab.TakeInventory()
+	if err != nil {
 		return err
 	}
+	if left := before.Containing(prefix).Diff(after.Containing(prefix)); len(left) > 0 {
+		return fmt.Errorf("demo: left behind on the machine: %s", strings.Join(left, ", "))
+	}
+	return nil
+}
+
+func (d *demo) buildCloud(ctx context.Context) error {
 	var err error
 	if d.lab, err = netlab.New(prefix); err != nil {
 		return err

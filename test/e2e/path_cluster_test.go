@@ -45,7 +45,7 @@ func TestWholePath(t *testing.T) {
 			}
 		}
 	})
-	t.Run("a pod reaches the API by its Service", func(t *testing.T) {
+	t.Run("the API's own Service has its name", func(t *testing.T) {
 		out := r.Exec(t, "shop/client-n1", "/podapp", "lookup", "kubernetes.default.svc.cluster.local", "--timeout", "5s")
 		if !strings.Contains(out, "10.96.0.1") {
 			t.Errorf("kubernetes.default is %q", out)

@@ -117,7 +117,13 @@ func (r *rig) startAgent(t *testing.T, n *kube.Node) {
 			t.Logf("the agent of %s logged at the end:\n%s", n.Name(), text[max(0, len(text)-4000):])
 		}
 	})
+	agent := r.agents[n.Name()]
 	r.Wait(t, "the agent of "+n.Name(), func(ctx context.Context) error {
+		select {
+		case <-agent.Done():
+			t.Fatalf("the agent of %s ended: %v", n.Name(), agent.Err())
+		default:
+		}
 		out, err := n.Command(ctx, nearpath, "get", "ready").CombinedOutput()
 		if err != nil {
 			return errors.New(string(out))

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func writeConfig(t testing.TB, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestReadConfig(t *testing.T) {
+	t.Parallel()
+	c, err := readConfig(writeConfig(t, `
+nodeName: node-a
+manifests: /manifests
+logLevel: debug
+cloud: {endpoint: "http://127.0.0.1:1", vSwitches: [vsw-1]}
+pool: {minIdle: 3, maxIdle: 9, cooldown: 1m}
+dns: {upstreams: [10.0.0.2]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.CgroupRoot = "/sys/fs/cgroup"
+	if err := c.check(); err != nil {
+		t.Fatal(err)
+	}
+	if c.NodeName != "node-a" || c.Pool.MinIdle != 3 || time.Duration(c.Pool.Cooldown) != time.Minute || c.DNS.Upstreams[0] != "10.0.0.2" {
+		t.Errorf("read %+v", c)
+	}
+	if c.ClusterDomain != "cluster.local" || c.DNS.Address.String() != "169.254.20.10" {
+		t.Errorf("defaults are gone: %+v", c)
+	}
+}
+
+// TestConfigErrors: each error names the field, the value and the fix, and all are told at once.
+func TestConfigErrors(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		text string
+		want []string
+	}{
+		"unknown key":      {"nodName: a", []string{"nodName"}},
+		"wrong type":       {"pool: {minIdle: many}", []string{"minIdle"}},
+		"bad duration":     {"pool: {cooldown: soon}", []string{"soon"}},
+		"bad address":      {"dns: {address: localhost}", []string{"localhost"}},
+		"two sources":      {"kubeconfig: /a\nmanifests: /b", []string{"manifests", "/b", "set one of them"}},
+		"public listener":  {"listen: 0.0.0.0:9440", []string{"listen", "0.0.0.0:9440", "loopback"}},
+		"IPv6 DNS":         {"dns: {address: '::1'}", []string{"dns.address", "::1", "IPv4"}},
+		"bad service":      {"dns: {service: kube-dns}", []string{"dns.service", "kube-dns", "namespace/name"}},
+		"watermarks":       {"pool: {minIdle: 5, maxIdle: 2}", []string{"pool.maxIdle", `"2"`, "5"}},
+		"half a key":       {"cloud: {accessKeyID: x}", []string{"cloud.accessKeyID", "cloud.accessKeySecret"}},
+		"several at once":  {"listen: 0.0.0.0:1\ndns: {service: x}", []string{"listen", "dns.service"}},
+		"not YAML at all":  {"{", []string{"config.yaml"}},
+		"empty node names": {"nodeName: ''", []string{"nodeName", "set it"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, err := readConfig(writeConfig(t, tt.text))
+			if err == nil {
+				err = c.check()
+			}
+			if err == nil {
+				t.Fatal("the configuration was accepted")
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q does not say %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+func FuzzReadConfig(f *testing.F) {
+	f.Add("nodeName: a\ndns: {address: 169.254.20.10}")
+	f.Add("pool: {cooldown: 1h, minIdle: -1}")
+	f.Add("listen: '[::1]:0'")
+	f.Fuzz(func(t *testing.T, text string) {
+		if c, err := readConfig(writeConfig(t, text)); err == nil {
+			_ = c.check()
+		}
+	})
+}
+
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}

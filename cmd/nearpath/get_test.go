@@ -1,0 +1,111 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nearpath/nearpath/internal/agentapi"
+)
+
+// serveViews answers get with fixed views, as an agent would.
+func serveViews(t *testing.T, views map[string]any) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "agent.sock")
+	api := agentapi.NewServer(agentapi.ServerConfig{Socket: socket, Log: slog.New(slog.DiscardHandler)})
+	for noun, view := range views {
+		api.Handle(nouns[noun].path, func(context.Context) (any, error) { return view, nil })
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- api.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	<-api.Ready()
+	return socket
+}
+
+func execute(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	root := newRoot()
+	root.SetOut(&out)
+	root.SetErr(&out)
+	root.SetArgs(args)
+	err := root.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestGet(t *testing.T) {
+	t.Parallel()
+	socket := serveViews(t, map[string]any{
+		"pods":     []podView{{Namespace: "shop", Name: "web-0", Address: "10.0.64.2", ENI: "eni-1"}},
+		"services": []serviceView{{Frontend: "10.96.0.10:53", Protocol: "UDP", Record: 3, Backends: []string{"10.0.64.9:53"}, NodeDNS: true}},
+		"enis":     []eniView{{ID: "eni-1", MAC: "02:00:00:00:00:01", VSwitch: "vsw-1", State: "in-use", Slot: 1, Addresses: []string{"10.0.64.2"}}},
+		"ready":    readyView{},
+	})
+	for noun, want := range map[string]string{
+		"pods":     "NAMESPACE  NAME   ADDRESS    ENI\nshop       web-0  10.0.64.2  eni-1\n",
+		"services": "FRONTEND       PROTOCOL  RECORD  BACKENDS\n10.96.0.10:53  UDP       3       (node DNS) 10.0.64.9:53\n",
+		"enis":     "ENI    MAC                VSWITCH  STATE   SLOT  ADDRESSES\neni-1  02:00:00:00:00:01  vsw-1    in-use  1     10.0.64.2\n",
+		"ready":    "ready\n",
+	} {
+		got, err := execute(t, "get", noun, "--socket", socket)
+		if err != nil || got != want {
+			t.Errorf("get %s: %v\n%s\nwant\n%s", noun, err, got, want)
+		}
+	}
+	if got, err := execute(t, "get", "pods", "-o", "json", "--socket", socket); err != nil || !strings.Contains(got, `"address":"10.0.64.2"`) {
+		t.Errorf("get pods -o json: %v\n%s", err, got)
+	}
+	if _, err := execute(t, "get", "pods", "-o", "xml", "--socket", socket); err == nil || !strings.Contains(err.Error(), "xml") {
+		t.Errorf("get pods -o xml: %v", err)
+	}
+}
+
+func TestGetNotReady(t *testing.T) {
+	t.Parallel()
+	socket := serveViews(t, map[string]any{"ready": readyView{Waiting: []string{"node DNS"}}})
+	if _, err := execute(t, "get", "ready", "--socket", socket); err == nil || !strings.Contains(err.Error(), "node DNS") {
+		t.Errorf("get ready: %v, want the task that is not ready", err)
+	}
+}
+
+func TestGetWithoutAgent(t *testing.T) {
+	t.Parallel()
+	_, err := execute(t, "get", "pods", "--socket", filepath.Join(t.TempDir(), "none.sock"))
+	if err == nil || !strings.Contains(err.Error(), "agent is not running") {
+		t.Errorf("get pods: %v, want that no agent runs", err)
+	}
+}
+
+// TestInstall checks what the runtime gets to see, and that the plugin is there before the configuration.
+func TestInstall(t *testing.T) {
+	t.Parallel()
+	from, bin, conf := t.TempDir(), t.TempDir(), t.TempDir()
+	args := []string{"cni", "install", "--from", from, "--bin-dir", bin, "--conf-dir", conf}
+	if _, err := execute(t, args...); err == nil || !strings.Contains(err.Error(), "--from") {
+		t.Errorf("install without a plugin: %v, want what names it", err)
+	}
+	if left, _ := filepath.Glob(conf + "/*"); len(left) > 0 {
+		t.Errorf("a configuration without a plugin: %v", left)
+	}
+	writeFile(t, filepath.Join(from, "nearpath-cni"), "plugin")
+	for range 2 {
+		if _, err := execute(t, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{filepath.Join(bin, "nearpath-cni"), filepath.Join(conf, conflistName)} {
+		if found, _ := filepath.Glob(path); len(found) != 1 {
+			t.Errorf("%s is missing", path)
+		}
+	}
+}
