@@ -102,7 +102,7 @@ func Open(c Config) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, n, err := j.load(c.Cooldown)
+	l, n, err := j.load(c.Cooldown, time.Now())
 	if err != nil {
 		return nil, errors.Join(err, j.close())
 	}

@@ -20,7 +20,8 @@ const (
 	maxFull      = 10 * time.Minute // reference: IpNotEnough inhibits for as long elsewhere
 	maxBackoff   = 32 * time.Second
 	maxPoll      = 4 * time.Second
-	stuckAfter   = 3 // failures in a row after which callers need not wait for a lane
+	minPause     = 10 * time.Millisecond // between two steps of a lane, so that no mistake makes a loop hot
+	stuckAfter   = 3                     // failures in a row after which callers need not wait for a lane
 	intentMaxAge = 10 * time.Minute
 	attachMaxAge = 2 * time.Minute
 	attachSettle = 5 * time.Second // how long a listing may still show the state from before a call
@@ -32,7 +33,8 @@ var errNotYet = errors.New("not yet")
 // A lane is a sequence of attempts at one thing, one attempt at a time: an ENI's next step, the sync, growing.
 type lane struct {
 	busy      bool
-	failures  int // in a row, polls included
+	failures  int // in a row
+	polls     int // in a row, answered by errNotYet
 	err       error
 	notBefore time.Time
 }
@@ -130,8 +132,8 @@ func (p *Pool) wanted(now time.Time) []job {
 		}
 	}
 	if p.synced {
-		grow, shrink := p.config.Watermarks.plan(p.ledger.demand(p.waiting))
-		if grow > 0 || shrink > 0 && len(p.ledger.victims(1, now, p.config.IdleReclaim)) > 0 {
+		steps, left, shrink := p.steps(now)
+		if len(steps) > 0 || left > 0 || shrink > 0 && len(p.ledger.victims(1, now, p.config.IdleReclaim)) > 0 {
 			jobs = append(jobs, job{lane: laneGrow, run: p.resize})
 		}
 	}
@@ -167,10 +169,9 @@ func (p *Pool) attempt(ctx context.Context, j job) {
 	}
 	switch {
 	case err == nil && j.lane != laneGrow: // growing has succeeded only when the cloud has given something, see grew
-		*l = lane{}
+		*l = lane{notBefore: time.Now().Add(minPause)}
 	case errors.Is(err, errNotYet):
-		l.failures, l.err = l.failures+1, nil
-		l.notBefore = time.Now().Add(delay(l.failures, maxPoll))
+		*l = lane{polls: l.polls + 1, notBefore: time.Now().Add(delay(l.polls+1, maxPoll))}
 	case err != nil:
 		l.fail(err, maxBackoff)
 		if ctx.Err() == nil {
@@ -180,7 +181,7 @@ func (p *Pool) attempt(ctx context.Context, j job) {
 }
 
 func (l *lane) fail(err error, limit time.Duration) {
-	l.failures, l.err = l.failures+1, err
+	l.failures, l.polls, l.err = l.failures+1, 0, err
 	l.notBefore = time.Now().Add(delay(l.failures, limit))
 }
 

@@ -178,7 +178,7 @@ func (l *ledger) redo() {
 }
 
 // load fills a ledger from the store.
-func (j *journal) load(cooldown time.Duration) (*ledger, node, error) {
+func (j *journal) load(cooldown time.Duration, now time.Time) (*ledger, node, error) {
 	l, n := newLedger(), node{}
 	err := j.db.View(func(tx *bolt.Tx) error {
 		if raw := tx.Bucket([]byte(bucketMeta)).Get([]byte(metaNode)); raw != nil {
@@ -190,6 +190,9 @@ func (j *journal) load(cooldown time.Duration) (*ledger, node, error) {
 			var e eni
 			if err := json.Unmarshal(raw, &e); err != nil {
 				return fmt.Errorf("read ENI record %s: %w", key, err)
+			}
+			if e.State == ENIAttaching {
+				e.Since = now // the time it was not polled in does not count against it
 			}
 			l.enis[e.Token] = &e
 			return nil

@@ -1,0 +1,321 @@
+package ipam
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nearpath/nearpath/internal/aliyun"
+)
+
+const (
+	testInstance = "i-test"
+	attachTime   = 3 * time.Second
+)
+
+// A fakeCloud keeps ENIs in memory. Attaching, detaching and deleting take time; creations and assignments repeat their
+// result for the same ClientToken.
+type fakeCloud struct {
+	mu        sync.Mutex // guards what follows
+	enis      map[string]*fakeENI
+	kind      aliyun.InstanceType
+	vSwitches map[string]*aliyun.VSwitch
+	next      netip.Addr
+	made      map[string]string       // ClientToken -> ENI ID
+	given     map[string][]netip.Addr // ClientToken -> addresses
+	calls     []string
+	most      int // ENIs of ours at any time
+	fail      func(call string) error
+}
+
+type fakeENI struct {
+	aliyun.ENI
+	due time.Time // when the state in transit ends
+}
+
+func newFakeCloud(enis, perENI int) *fakeCloud {
+	c := &fakeCloud{
+		enis: map[string]*fakeENI{}, made: map[string]string{}, given: map[string][]netip.Addr{},
+		kind: aliyun.InstanceType{ID: "ecs.test", ENIs: enis + 1, AddressesPerENI: perENI},
+		vSwitches: map[string]*aliyun.VSwitch{
+			"vsw-a": {ID: "vsw-a", ZoneID: "z-1", CIDR: netip.MustParsePrefix("10.1.0.0/16"), AvailableIPs: 1000},
+		},
+		next: netip.MustParseAddr("10.1.0.1"),
+	}
+	c.enis["eni-primary"] = &fakeENI{ENI: aliyun.ENI{
+		ID: "eni-primary", Type: aliyun.TypePrimary, Status: aliyun.StatusInUse, InstanceID: testInstance,
+		PrivateIPs: []netip.Addr{netip.MustParseAddr("10.1.255.1")},
+	}}
+	return c
+}
+
+// enter counts a call, ends what is due, and says whether the call fails. It returns with the lock held if it does not.
+func (c *fakeCloud) enter(call string) error {
+	c.mu.Lock()
+	c.calls = append(c.calls, call)
+	c.settle()
+	if c.fail != nil {
+		if err := c.fail(call); err != nil {
+			c.mu.Unlock()
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *fakeCloud) settle() {
+	for id, e := range c.enis {
+		if time.Now().Before(e.due) {
+			continue
+		}
+		switch e.Status {
+		case aliyun.StatusAttaching:
+			e.Status = aliyun.StatusInUse
+		case aliyun.StatusDetaching:
+			e.Status, e.InstanceID = aliyun.StatusAvailable, ""
+		case aliyun.StatusDeleting:
+			c.freeIPs(e, e.PrivateIPs)
+			delete(c.enis, id)
+		}
+	}
+}
+
+func (c *fakeCloud) freeIPs(e *fakeENI, addrs []netip.Addr) {
+	if v := c.vSwitches[e.VSwitchID]; v != nil {
+		v.AvailableIPs += len(addrs)
+	}
+}
+
+func (c *fakeCloud) take(vSwitchID string, n int) ([]netip.Addr, error) {
+	v := c.vSwitches[vSwitchID]
+	if v == nil {
+		return nil, aliyun.ErrNotFound
+	}
+	if v.AvailableIPs < n {
+		return nil, fmt.Errorf("%d of %s: %w", n, vSwitchID, aliyun.ErrVSwitchFull)
+	}
+	v.AvailableIPs -= n
+	addrs := make([]netip.Addr, n)
+	for i := range addrs {
+		addrs[i] = c.next
+		c.next = c.next.Next()
+	}
+	return addrs, nil
+}
+
+func (c *fakeCloud) DescribeInstance(context.Context, string) (aliyun.Instance, error) {
+	if err := c.enter("DescribeInstance"); err != nil {
+		return aliyun.Instance{}, err
+	}
+	defer c.mu.Unlock()
+	return aliyun.Instance{ID: testInstance, Type: c.kind.ID, ZoneID: "z-1", VSwitchID: "vsw-a", SecurityGroupIDs: []string{"sg-1"}}, nil
+}
+
+func (c *fakeCloud) DescribeInstanceType(context.Context, string) (aliyun.InstanceType, error) {
+	if err := c.enter("DescribeInstanceType"); err != nil {
+		return aliyun.InstanceType{}, err
+	}
+	defer c.mu.Unlock()
+	return c.kind, nil
+}
+
+func (c *fakeCloud) DescribeVSwitches(_ context.Context, ids []string) ([]aliyun.VSwitch, error) {
+	if err := c.enter("DescribeVSwitches"); err != nil {
+		return nil, err
+	}
+	defer c.mu.Unlock()
+	var list []aliyun.VSwitch
+	for _, id := range ids {
+		if v := c.vSwitches[id]; v != nil {
+			list = append(list, *v)
+		}
+	}
+	return list, nil
+}
+
+func (c *fakeCloud) DescribeENIs(_ context.Context, f aliyun.ENIFilter) ([]aliyun.ENI, error) {
+	if err := c.enter("DescribeENIs"); err != nil {
+		return nil, err
+	}
+	defer c.mu.Unlock()
+	var list []aliyun.ENI
+	for _, e := range c.enis {
+		matches := (len(f.IDs) == 0 || slices.Contains(f.IDs, e.ID)) && (f.InstanceID == "" || f.InstanceID == e.InstanceID)
+		for k, v := range f.Tags {
+			matches = matches && e.Tags[k] == v
+		}
+		if matches {
+			shown := e.ENI
+			shown.PrivateIPs = slices.Clone(e.PrivateIPs)
+			list = append(list, shown)
+		}
+	}
+	return list, nil
+}
+
+func (c *fakeCloud) CreateENI(_ context.Context, r aliyun.CreateENI) (aliyun.ENI, error) {
+	if err := c.enter("CreateENI"); err != nil {
+		return aliyun.ENI{}, err
+	}
+	defer c.mu.Unlock()
+	if id, ok := c.made[r.ClientToken]; ok {
+		if e := c.enis[id]; e != nil {
+			return e.ENI, nil
+		}
+	}
+	addrs, err := c.take(r.VSwitchID, r.SecondaryIPs+1)
+	if err != nil {
+		return aliyun.ENI{}, err
+	}
+	n := len(c.made) + 1
+	e := &fakeENI{ENI: aliyun.ENI{
+		ID: fmt.Sprintf("eni-%d", n), MAC: fmt.Sprintf("00:16:3e:00:00:%02x", n), Type: aliyun.TypeSecondary,
+		Status: aliyun.StatusAvailable, VSwitchID: r.VSwitchID, ZoneID: "z-1", PrimaryIP: addrs[0], PrivateIPs: addrs,
+		Tags: maps.Clone(r.Tags),
+	}}
+	c.enis[e.ID], c.made[r.ClientToken] = e, e.ID
+	c.most = max(c.most, len(c.enis)-1)
+	return e.ENI, nil
+}
+
+// change finds an ENI in one of the states and moves it.
+func (c *fakeCloud) change(call, id string, from []string, to string, edit func(*fakeENI)) error {
+	if err := c.enter(call); err != nil {
+		return err
+	}
+	defer c.mu.Unlock()
+	e := c.enis[id]
+	if e == nil {
+		return aliyun.ErrNotFound
+	}
+	if !slices.Contains(from, e.Status) {
+		return fmt.Errorf("%s is %s: %w", id, e.Status, aliyun.ErrConflict)
+	}
+	e.Status, e.due = to, time.Now().Add(attachTime)
+	edit(e)
+	return nil
+}
+
+func (c *fakeCloud) AttachENI(_ context.Context, id, instance string) error {
+	return c.change("AttachENI", id, []string{aliyun.StatusAvailable}, aliyun.StatusAttaching, func(e *fakeENI) { e.InstanceID = instance })
+}
+
+func (c *fakeCloud) DetachENI(_ context.Context, id, _ string) error {
+	return c.change("DetachENI", id, []string{aliyun.StatusInUse}, aliyun.StatusDetaching, func(*fakeENI) {})
+}
+
+func (c *fakeCloud) DeleteENI(_ context.Context, id string) error {
+	return c.change("DeleteENI", id, []string{aliyun.StatusAvailable}, aliyun.StatusDeleting, func(*fakeENI) {})
+}
+
+func (c *fakeCloud) AssignIPs(_ context.Context, id string, n int, token string) ([]netip.Addr, error) {
+	if err := c.enter("AssignIPs"); err != nil {
+		return nil, err
+	}
+	defer c.mu.Unlock()
+	if addrs, ok := c.given[token]; ok {
+		return addrs, nil
+	}
+	e := c.enis[id]
+	if e == nil {
+		return nil, aliyun.ErrNotFound
+	}
+	if len(e.PrivateIPs)+n > c.kind.AddressesPerENI {
+		return nil, aliyun.ErrQuota
+	}
+	addrs, err := c.take(e.VSwitchID, n)
+	if err != nil {
+		return nil, err
+	}
+	e.PrivateIPs = append(slices.Clone(e.PrivateIPs), addrs...)
+	c.given[token] = addrs
+	return addrs, nil
+}
+
+func (c *fakeCloud) UnassignIPs(_ context.Context, id string, addrs []netip.Addr) error {
+	if err := c.enter("UnassignIPs"); err != nil {
+		return err
+	}
+	defer c.mu.Unlock()
+	e := c.enis[id]
+	if e == nil {
+		return aliyun.ErrNotFound
+	}
+	before := len(e.PrivateIPs)
+	e.PrivateIPs = slices.DeleteFunc(slices.Clone(e.PrivateIPs), func(a netip.Addr) bool { return slices.Contains(addrs, a) })
+	if before-len(e.PrivateIPs) != len(addrs) {
+		return fmt.Errorf("not all of %v are on %s: %w", addrs, id, aliyun.ErrNotFound)
+	}
+	c.freeIPs(e, addrs)
+	return nil
+}
+
+// ours are the pool's ENIs and their addresses, as the cloud has them.
+func (c *fakeCloud) ours() map[string][]netip.Addr {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.settle()
+	list := map[string][]netip.Addr{}
+	for id, e := range c.enis {
+		if e.Type != aliyun.TypePrimary {
+			list[id] = slices.SortedFunc(slices.Values(e.PrivateIPs), netip.Addr.Compare)
+		}
+	}
+	return list
+}
+
+func (c *fakeCloud) count(call string) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, one := range c.calls {
+		if one == call {
+			n++
+		}
+	}
+	return n
+}
+
+// fakeLinks fails while the ENI's MAC is in absent.
+type fakeLinks struct {
+	mu     sync.Mutex // guards what follows
+	absent map[string]bool
+	wired  map[string]bool
+}
+
+func newFakeLinks() *fakeLinks {
+	return &fakeLinks{absent: map[string]bool{}, wired: map[string]bool{}}
+}
+
+func (f *fakeLinks) EnsureENI(_ context.Context, e LeaseENI) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.absent[e.MAC] {
+		return fmt.Errorf("no link with MAC %s", e.MAC)
+	}
+	f.wired[e.MAC] = true
+	return nil
+}
+
+func (f *fakeLinks) RemoveENI(_ context.Context, e LeaseENI) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.wired, e.MAC)
+	return nil
+}
+
+// eventually waits for a condition on the pool, in whatever time the test runs in.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Minute)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within 10 minutes", what)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
