@@ -253,7 +253,8 @@ func TestLostAnswers(t *testing.T) {
 
 type lossyCloud struct {
 	*fakeCloud
-	at, n int64
+	at, n      int64
+	loseAssign atomic.Int64 // so many answers to AssignIPs are lost
 }
 
 func (c *lossyCloud) lost() error {
@@ -274,6 +275,9 @@ func (c *lossyCloud) AttachENI(ctx context.Context, id, instance string) error {
 
 func (c *lossyCloud) AssignIPs(ctx context.Context, id string, n int, token string) ([]netip.Addr, error) {
 	addrs, err := c.fakeCloud.AssignIPs(ctx, id, n, token)
+	if c.loseAssign.Add(-1) >= 0 {
+		return nil, aliyun.ErrUnavailable
+	}
 	return addrs, errors.Join(err, c.lost())
 }
 

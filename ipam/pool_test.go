@@ -309,8 +309,8 @@ func TestEmptyListingIsNotBelieved(t *testing.T) {
 		cloud.enis = map[string]*fakeENI{}
 		cloud.mu.Unlock()
 		time.Sleep(20 * time.Minute) // several syncs; the bubble's clock jumps
-		if s := p.Stats(); s.Idle < 2 || s.ENIs != 1 {
-			t.Errorf("after an empty listing: %+v", s)
+		if s := p.Stats(); s.Idle < 2 || s.ENIs != 1 || cloud.count("CreateENI") != 1 {
+			t.Errorf("after an empty listing: %+v, %d ENIs created", s, cloud.count("CreateENI"))
 		}
 		cloud.mu.Lock()
 		cloud.enis = saved
@@ -366,5 +366,45 @@ func TestAllocateEndsWithItsContext(t *testing.T) {
 		if p.Stats().Waiting != 0 {
 			t.Error("a caller that has gone is still counted")
 		}
+	})
+}
+
+// A repeated assignment carries its token, so that addresses are not taken twice when an answer is lost.
+func TestAssignIsRepeatedWithItsToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cloud := newFakeCloud(1, 10)
+		lossy := &lossyCloud{fakeCloud: cloud, at: -1}
+		c := testConfig(t, lossy)
+		c.Watermarks = Watermarks{MinIdle: 1, MaxIdle: 1}
+		p := mustOpen(t, c)
+		defer start(t, p)()
+		eventually(t, "one idle address", func() bool { return p.Stats().Idle == 1 })
+		lossy.loseAssign.Store(3)
+		mustAllocate(t, p, 1)
+		eventually(t, "one idle address again", func() bool { return p.Stats().Idle == 1 })
+		if got := cloud.ours()["eni-1"]; len(got) != 2 || cloud.count("AssignIPs") != 4 {
+			t.Errorf("cloud has %v after %d calls", got, cloud.count("AssignIPs"))
+		}
+	})
+}
+
+// An ENI with pods on it is never forgotten, however long the cloud does not show it.
+func TestMissingENIWithPodsStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cloud := newFakeCloud(1, 4)
+		p := mustOpen(t, testConfig(t, cloud))
+		defer start(t, p)()
+		lease := mustAllocate(t, p, 1)
+		cloud.mu.Lock()
+		delete(cloud.enis, "eni-1")
+		cloud.mu.Unlock()
+		time.Sleep(20 * time.Minute) // several syncs; the bubble's clock jumps
+		if got, ok := p.Lookup(key(1)); !ok || got != lease {
+			t.Errorf("lease is %+v, want %+v", got, lease)
+		}
+		if err := p.Release(t.Context(), key(1)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "replaced", func() bool { e := p.ENIs(); return len(e) == 1 && e[0].ID == "eni-2" && e[0].Wired })
 	})
 }
