@@ -84,20 +84,29 @@ type Op interface{ String() string }
 
 // The changes that Build asks for.
 type (
-	SetSysctl struct{ Key, Value string } // Key is a path below /proc/sys
-	SetGroup  struct{ Link Link }
-	SetMTU    struct {
+	// SetSysctl writes Key, a path below /proc/sys.
+	SetSysctl struct{ Key, Value string }
+	// SetGroup puts a link into LinkGroup.
+	SetGroup struct{ Link Link }
+	// SetMTU sets a link's MTU in bytes.
+	SetMTU struct {
 		Link Link
 		MTU  int
 	}
-	SetUp    struct{ Link Link }
+	// SetUp brings a link up.
+	SetUp struct{ Link Link }
+	// SetRoute sets the default route of a table by the link Dev.
 	SetRoute struct {
 		Route Route
 		Dev   string
 	}
+	// DeleteRoute deletes a default route of ours.
 	DeleteRoute struct{ Route Route }
-	AddRule     struct{ Rule Rule }
-	DeleteRule  struct{ Rule Rule }
+	// AddRule adds a rule of ours.
+	AddRule struct{ Rule Rule }
+	// DeleteRule deletes a rule of ours.
+	DeleteRule struct{ Rule Rule }
+	// AddLoopback gives lo an address.
 	AddLoopback struct{ Addr netip.Prefix }
 )
 

@@ -1,0 +1,261 @@
+//go:build node
+
+package hostnet
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/nearpath/nearpath/test/netlab"
+)
+
+const (
+	eniMAC    = "02:16:3e:00:00:02"
+	otherMAC  = "02:16:3e:00:00:03"
+	gatewayIP = "10.1.0.253"
+)
+
+func node(t *testing.T) *netlab.NetNS {
+	t.Helper()
+	lab, err := netlab.New("nphost")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	n, err := lab.NetNS("node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside(t, n, func() error {
+		return errors.Join(addVeth("eth0", "02:16:3e:00:00:01", 1400), addVeth("eth5", eniMAC, 1500), routeBy("eth0"))
+	})
+	return n
+}
+
+func inside(t *testing.T, n *netlab.NetNS, f func() error) {
+	t.Helper()
+	if err := n.Do(f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func addVeth(name, mac string, mtu int) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = name, mtu
+	hw, err := net.ParseMAC(mac)
+	if err != nil {
+		return err
+	}
+	attrs.HardwareAddr = hw
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName = "far-" + name
+	if err := netlink.LinkAdd(veth); err != nil {
+		return err
+	}
+	far, err := netlink.LinkByName(veth.PeerName)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(far)
+}
+
+func routeBy(name string) error {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	addr, err := netlink.ParseAddr("10.0.0.2/24")
+	if err != nil {
+		return err
+	}
+	gateway := netip.MustParseAddr("10.0.0.253").AsSlice()
+	return errors.Join(netlink.AddrAdd(l, addr), netlink.LinkSetUp(l), netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: gateway}))
+}
+
+func running(t *testing.T, n *netlab.NetNS) *Host {
+	t.Helper()
+	h, err := New(Config{NetNS: n.Path(), NodeDNS: netip.MustParseAddr("169.254.20.10"), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- h.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := errors.Join(<-done, h.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	select {
+	case <-h.Ready():
+	case <-time.After(5 * time.Second):
+		t.Fatal("not ready")
+	}
+	return h
+}
+
+func mustEnsure(t *testing.T, h *Host, e ENI) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := h.EnsureENI(ctx, e); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func theENI() ENI { return ENI{MAC: eniMAC, Slot: 1, Gateway: netip.MustParseAddr(gatewayIP)} }
+
+// asWanted reads the kernel and says what is still to be done.
+func asWanted(t *testing.T, n *netlab.NetNS, wanted Wanted) []Op {
+	t.Helper()
+	var ops []Op
+	inside(t, n, func() error {
+		found, err := read(wanted)
+		if err != nil {
+			return err
+		}
+		ops, _ = Build(wanted, found)
+		return nil
+	})
+	return ops
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(5 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within 5 seconds", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func TestHostIsBroughtIntoStateAndKept(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	t.Run("", func(t *testing.T) {
+		n := node(t)
+		h := running(t, n)
+		mustEnsure(t, h, theENI())
+		wanted := Wanted{ENIs: []ENI{theENI()}, NodeDNS: netip.MustParseAddr("169.254.20.10")}
+		if ops := asWanted(t, n, wanted); len(ops) != 0 {
+			t.Fatalf("still to do:\n%s", text(ops))
+		}
+		if h.MTU() != 1400 {
+			t.Errorf("MTU is %d", h.MTU())
+		}
+		for name, breakIt := range map[string]func() error{
+			"rule":      func() error { return netlink.RuleDel(kernelRule(mainRule())) },
+			"link down": func() error { return withENI(netlink.LinkSetDown) },
+			"group":     func() error { return withENI(func(l netlink.Link) error { return netlink.LinkSetGroup(l, 0) }) },
+			"route": func() error {
+				return withENI(func(l netlink.Link) error {
+					return netlink.RouteDel(kernelRoute(Route{Table: 1001, Link: l.Attrs().Index, Gateway: netip.MustParseAddr(gatewayIP)}))
+				})
+			},
+			"lo address": func() error {
+				lo, err := netlink.LinkByName("lo")
+				if err != nil {
+					return err
+				}
+				addr, err := netlink.ParseAddr("169.254.20.10/32")
+				return errors.Join(err, netlink.AddrDel(lo, addr))
+			},
+		} {
+			inside(t, n, breakIt)
+			eventually(t, name, func() bool { return len(asWanted(t, n, wanted)) == 0 })
+		}
+		if err := h.RemoveENI(t.Context(), eniMAC); err != nil {
+			t.Fatal(err)
+		}
+		inside(t, n, func() error {
+			found, err := read(Wanted{})
+			if len(found.Routes) != 0 {
+				t.Errorf("routes left: %v", found.Routes)
+			}
+			return err
+		})
+	})
+}
+
+func withENI(f func(netlink.Link) error) error {
+	l, err := netlink.LinkByName("eth5")
+	if err != nil {
+		return err
+	}
+	return f(l)
+}
+
+// An ENI's link appears some time after the cloud says that it is attached, under any name.
+func TestEnsureWaitsForTheLink(t *testing.T) {
+	n := node(t)
+	h := running(t, n)
+	late := ENI{MAC: otherMAC, Slot: 2, Gateway: netip.MustParseAddr("10.2.0.253")}
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := h.EnsureENI(short, late); !errors.Is(err, ErrLinkAbsent) {
+		t.Fatalf("without a link: %v", err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		mustEnsure(t, h, late)
+	}()
+	inside(t, n, func() error { return addVeth("surprise", otherMAC, 1500) })
+	<-done
+	if ops := asWanted(t, n, Wanted{ENIs: []ENI{late}}); len(ops) != 0 {
+		t.Errorf("still to do:\n%s", text(ops))
+	}
+}
+
+// A foreign rule and route with other protocol numbers are not ours to delete.
+func TestForeignRoutingIsLeftAlone(t *testing.T) {
+	n := node(t)
+	inside(t, n, func() error {
+		r := kernelRule(mainRule())
+		r.Protocol = unix.RTPROT_STATIC
+		l, err := netlink.LinkByName("eth5")
+		if err != nil {
+			return err
+		}
+		route := kernelRoute(Route{Table: 1009, Link: l.Attrs().Index, Gateway: netip.MustParseAddr(gatewayIP)})
+		route.Protocol = unix.RTPROT_STATIC
+		return errors.Join(netlink.RuleAdd(r), netlink.LinkSetUp(l), netlink.RouteAdd(route))
+	})
+	h := running(t, n)
+	mustEnsure(t, h, theENI())
+	inside(t, n, func() error {
+		rules, err := netlink.RuleListFiltered(netlink.FAMILY_V4, &netlink.Rule{Priority: PriorityMain}, netlink.RT_FILTER_PRIORITY)
+		if len(rules) != 2 {
+			t.Errorf("rules at %d: %v", PriorityMain, rules)
+		}
+		routes, routesErr := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: 1009}, netlink.RT_FILTER_TABLE)
+		if len(routes) != 1 {
+			t.Errorf("routes of a foreign table: %v", routes)
+		}
+		return errors.Join(err, routesErr)
+	})
+}
+
+func TestMain(m *testing.M) {
+	if err := netlab.RequireRoot(); err != nil {
+		println("hostnet: " + err.Error())
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
