@@ -154,10 +154,15 @@ func (v *VPC) plug(port *vport, p Port) error {
 		return err
 	}
 	if p.Primary {
-		err = inNetNS(p.NetNS, func() error { return bootPrimary(name, p) })
+		if err := inNetNS(p.NetNS, func() error { return bootPrimary(name, p) }); err != nil {
+			return err
+		}
+		if err := inNetNS(v.netns, func() error { return waitOperational(port.name) }); err != nil {
+			return err
+		}
 	}
 	v.log.Info("ENI plugged", "eni", p.ENIID, "netns", p.NetNS, "ifname", name, "port", port.name)
-	return err
+	return nil
 }
 
 // Unplug implements Fabric. The link may have gone with the namespace of the instance.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -18,6 +19,9 @@ const maxENINames = 64
 
 // portMAC is the address of the VPC's side of every link, which is what the real VPC answers ARP with.
 const portMAC = "ee:ff:ff:ff:ff:ff"
+
+// carrierTimeout is far longer than the kernel takes to start the queue of a link.
+const carrierTimeout = 5 * time.Second
 
 // mtu of the real VPC's links.
 const mtu = 1500
@@ -205,5 +209,22 @@ func bootPrimary(name string, p Port) error {
 	if err := netlink.RouteAdd(route); err != nil {
 		return fmt.Errorf("route everything to %s: %w", p.Gateway, err)
 	}
-	return nil
+	return waitOperational(name)
+}
+
+// waitOperational waits until a link whose both ends are up passes frames. The kernel starts its queue a moment after the
+// carrier came, and drops what is sent before.
+func waitOperational(name string) error {
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", name, err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Since(start) > carrierTimeout {
+			return fmt.Errorf("wait for %s: it is %s", name, link.Attrs().OperState)
+		}
+	}
 }
