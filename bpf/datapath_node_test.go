@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +25,9 @@ import (
 
 const tcp, udp = unix.IPPROTO_TCP, unix.IPPROTO_UDP
 
+// agentEnv tells the copy of the test program to be an agent on the pins it names.
+const agentEnv = "NEARPATH_TEST_AGENT_PINS"
+
 // insideEnv marks the copy of the test program that runs in namespaces of its own.
 const insideEnv = "NEARPATH_TEST_CGROUP"
 
@@ -30,6 +36,10 @@ const insideEnv = "NEARPATH_TEST_CGROUP"
 func TestMain(m *testing.M) {
 	if os.Getenv(insideEnv) == "" {
 		os.Exit(runInside())
+	}
+	if pins := os.Getenv(agentEnv); pins != "" {
+		fmt.Fprintln(os.Stderr, beAgent(pins))
+		os.Exit(1)
 	}
 	if err := netlink.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo"}}); err != nil {
 		fmt.Fprintln(os.Stderr, "bring lo up:", err)
@@ -367,29 +377,14 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestNodeDNS steers to the node's listener exactly as long as it listens.
-func TestNodeDNS(t *testing.T) {
-	cfg := node(t)
-	cfg.NodeDNS = netip.MustParseAddr("127.0.0.53")
-	d := start(t, cfg)
-	cluster := echo(t, "127.0.0.1:0", "cluster")
-	f := frontend("10.96.0.16:53", udp)
-	publish(t, d, 1, f, Block{Cluster: []netip.AddrPort{cluster}, NodeDNS: true})
-	ask := func() string {
-		c, err := net.Dial("udp", "10.96.0.16:53")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		return exchange(t, c.(*net.UDPConn), nil, f.Addr)
-	}
-	if got := ask(); got != "cluster" {
-		t.Errorf("without a listener %s answered", got)
-	}
+// dnsListener answers "node" to every datagram.
+func dnsListener(t *testing.T) net.PacketConn {
+	t.Helper()
 	l, err := net.ListenPacket("udp", "127.0.0.53:53")
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { l.Close() })
 	go func() {
 		buf := make([]byte, 100)
 		for {
@@ -400,13 +395,96 @@ func TestNodeDNS(t *testing.T) {
 			_, _ = l.WriteTo([]byte("node "), from)
 		}
 	}()
+	return l
+}
+
+// steered starts a datapath whose frontend 10.96.0.16:53 goes to the node's DNS first, and returns who answers there.
+func steered(t *testing.T, cfg Config) (d *Datapath, ask func() string) {
+	t.Helper()
+	d = start(t, cfg)
+	f := frontend("10.96.0.16:53", udp)
+	publish(t, d, 1, f, Block{Cluster: []netip.AddrPort{echo(t, "127.0.0.1:0", "cluster")}, NodeDNS: true})
+	return d, func() string {
+		c, err := net.Dial("udp", "10.96.0.16:53")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		return exchange(t, c.(*net.UDPConn), nil, f.Addr)
+	}
+}
+
+// TestNodeDNS steers to the node's listener exactly as long as it listens and the agent says that it serves.
+func TestNodeDNS(t *testing.T) {
+	cfg := node(t)
+	cfg.NodeDNS = netip.MustParseAddr("127.0.0.53")
+	d, ask := steered(t, cfg)
+	listener := dnsListener(t)
+	if got := ask(); got != "cluster" {
+		t.Errorf("before the agent serves %s answered", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	held, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- d.HoldDNS(ctx, func() { close(held) }) }()
+	<-held
 	if got := ask(); got != "node" {
 		t.Errorf("with a listener %s answered", got)
 	}
-	l.Close()
+	listener.Close()
 	if got := ask(); got != "cluster" {
 		t.Errorf("after the listener closed %s answered", got)
 	}
+	dnsListener(t)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if got := ask(); got != "cluster" {
+		t.Errorf("after the agent stopped serving %s answered", got)
+	}
+}
+
+func awaitHolder(t *testing.T, d *Datapath) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); atomic.LoadUint64(&d.lifeline[0]) == 0; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody holds the lifeline")
+		}
+	}
+}
+
+// TestNodeDNSAgentKilled kills an agent, a process of its own, while the listening socket stays: steering ends.
+func TestNodeDNSAgentKilled(t *testing.T) {
+	cfg := node(t)
+	cfg.NodeDNS = netip.MustParseAddr("127.0.0.53")
+	d, ask := steered(t, cfg)
+	dnsListener(t)
+	agent := exec.Command("/proc/self/exe")
+	agent.Env = append(os.Environ(), agentEnv+"="+cfg.PinDir)
+	agent.Stderr = os.Stderr
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	awaitHolder(t, d)
+	if got := ask(); got != "node" {
+		t.Errorf("while the agent lives %s answered", got)
+	}
+	if err := agent.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = agent.Wait()
+	if got := ask(); got != "cluster" {
+		t.Errorf("after the agent was killed %s answered", got)
+	}
+}
+
+// beAgent is what the process of TestNodeDNSAgentKilled does.
+func beAgent(pins string) error {
+	d, err := Load(Config{PinDir: pins, CgroupRoot: os.Getenv(insideEnv)})
+	if err != nil {
+		return err
+	}
+	return d.HoldDNS(context.Background(), func() {})
 }
 
 // TestAtomicPublish flips one record between two blocks under load: no connection fails and none goes elsewhere.

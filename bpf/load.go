@@ -37,8 +37,9 @@ type Datapath struct {
 	Services *Services
 	Pods     *Pods
 
-	objs sockObjects
-	cfg  Config
+	objs     sockObjects
+	cfg      Config
+	lifeline []uint64 // mapped; one word, the lower half of which is the futex
 }
 
 // Load opens the pinned maps, or makes and pins them, and loads the programs. Nothing is attached yet: what older
@@ -64,6 +65,9 @@ func Load(cfg Config) (*Datapath, error) {
 	d.Pods = &Pods{byCookie: d.objs.Pods, byAddress: d.objs.PodAddresses}
 	if d.Services, err = newServices(d.objs.Frontends, d.objs.Records, d.objs.Blocks); err != nil {
 		return nil, errors.Join(err, d.objs.Close())
+	}
+	if d.lifeline, err = mapWords(d.objs.Lifelines); err != nil {
+		return nil, errors.Join(fmt.Errorf("map lifelines: %w", err), d.Services.close(), d.objs.Close())
 	}
 	return d, nil
 }
@@ -114,5 +118,5 @@ func haveSetRetval() (uint8, error) {
 
 // Close gives up the handles of this process. Pinned maps and attached programs stay.
 func (d *Datapath) Close() error {
-	return errors.Join(d.Services.close(), d.objs.Close())
+	return errors.Join(d.Services.close(), unmapWords(d.lifeline), d.objs.Close())
 }

@@ -10,8 +10,8 @@ import (
 
 // mapWords maps an array map of 8-byte values into memory, shared with the kernel.
 //
-// This is the package's one use of unsafe: publishing needs a store that is a single instruction, and only a pointer
-// to the word itself gives that.
+// It needs unsafe because publishing is a store of a single instruction, and only a pointer to the word itself gives
+// that.
 func mapWords(m *ebpf.Map) ([]uint64, error) {
 	if m.ValueSize() != 8 || m.Flags()&unix.BPF_F_MMAPABLE == 0 {
 		return nil, fmt.Errorf("map of %d-byte values with flags %#x: want 8 bytes, mmapable", m.ValueSize(), m.Flags())

@@ -71,6 +71,12 @@ const (
 	sockFrontendKindFRONTEND_CLUSTER_IP sockFrontendKind = 1
 )
 
+type sockLifeline struct {
+	_      structs.HostLayout
+	Holder uint32
+	Pad    uint32
+}
+
 type sockPins struct {
 	_   structs.HostLayout
 	Pin [4]struct {
@@ -109,6 +115,7 @@ type sockRecord struct {
 const (
 	sockMapBlocks          = "blocks"
 	sockMapFrontends       = "frontends"
+	sockMapLifelines       = "lifelines"
 	sockMapPodAddresses    = "pod_addresses"
 	sockMapPods            = "pods"
 	sockMapRecords         = "records"
@@ -189,6 +196,7 @@ type sockProgramSpecs struct {
 type sockMapSpecs struct {
 	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
 	Frontends    *ebpf.MapSpec `ebpf:"frontends"`
+	Lifelines    *ebpf.MapSpec `ebpf:"lifelines"`
 	PodAddresses *ebpf.MapSpec `ebpf:"pod_addresses"`
 	Pods         *ebpf.MapSpec `ebpf:"pods"`
 	Records      *ebpf.MapSpec `ebpf:"records"`
@@ -231,6 +239,7 @@ func (o *sockObjects) Close() error {
 type sockMaps struct {
 	Blocks       *ebpf.Map `ebpf:"blocks"`
 	Frontends    *ebpf.Map `ebpf:"frontends"`
+	Lifelines    *ebpf.Map `ebpf:"lifelines"`
 	PodAddresses *ebpf.Map `ebpf:"pod_addresses"`
 	Pods         *ebpf.Map `ebpf:"pods"`
 	Records      *ebpf.Map `ebpf:"records"`
@@ -241,6 +250,7 @@ func (m *sockMaps) Close() error {
 	return _SockClose(
 		m.Blocks,
 		m.Frontends,
+		m.Lifelines,
 		m.PodAddresses,
 		m.Pods,
 		m.Records,

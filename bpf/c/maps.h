@@ -62,3 +62,12 @@ struct {
 	__type(value, struct pins);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } socket_pins SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct lifeline);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} lifelines SEC(".maps");

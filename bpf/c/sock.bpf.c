@@ -6,6 +6,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <linux/errno.h>
+#include <linux/futex.h>
 #include <stdbool.h>
 
 #include "lb.h"
@@ -46,14 +47,26 @@ static __always_inline bool listens(struct bpf_sock_addr *ctx, __u64 netns)
 	return true;
 }
 
-/* Steering to the node's DNS is decided anew for every call by looking for the listening socket itself: an agent
- * that died takes its socket along, and the very next query goes to the cluster's DNS. */
+static __always_inline bool agent_alive(void)
+{
+	__u32 zero = 0;
+	const volatile struct lifeline *l = bpf_map_lookup_elem(&lifelines, &zero);
+	__u32 holder;
+
+	if (!l)
+		return false;
+	holder = l->holder;
+	return holder && !(holder & FUTEX_OWNER_DIED);
+}
+
+/* Steering to the node's DNS is decided anew for every call, by the agent's lifeline and by looking for the listening
+ * socket itself: when either is gone, the very next query goes to the cluster's DNS. */
 static __always_inline bool node_dns(struct bpf_sock_addr *ctx, struct backend *b)
 {
 	__u64 cookie = bpf_get_netns_cookie(ctx);
 	__u64 netns = BPF_F_CURRENT_NETNS;
 
-	if (!node_dns_v4)
+	if (!node_dns_v4 || !agent_alive())
 		return false;
 	if (cookie != host_netns_cookie) {
 		struct pod_key key = { .netns_cookie = cookie };

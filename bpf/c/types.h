@@ -81,6 +81,15 @@ struct pod {
 };
 _Static_assert(sizeof(struct pod) == 8, "pod");
 
+/* lifeline: one futex word (linux/futex.h) that the agent holds by a robust list while its DNS listener serves. The
+ * kernel clears the thread id and sets FUTEX_OWNER_DIED first thing when the agent dies, several milliseconds before
+ * it closes the listening socket. */
+struct lifeline {
+	__u32 holder; /* thread id; 0 or FUTEX_OWNER_DIED: nobody serves */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct lifeline) == 8, "lifeline");
+
 struct address {
 	__be32 addr[4];
 };

@@ -21,8 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 )
 
 // metadataPatience bounds the wait for the metadata service at start.
@@ -49,6 +48,9 @@ The configuration file holds every setting; flags that are given override it.`,
 				return usageError{err}
 			}
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: cfg.LogLevel}))
+			// What libraries log by themselves comes out the same way: CoreDNS through package log, client-go through klog.
+			slog.SetDefault(log)
+			klog.SetSlogLogger(log)
 			return runAgent(cmd.Context(), cfg, log)
 		},
 	}
@@ -133,7 +135,7 @@ func (a *agent) buildSource(context.Context) error {
 		a.tasks = append(a.tasks, source)
 		return err
 	}
-	restConfig, err := kubernetesConfig(a.cfg.Kubeconfig)
+	restConfig, err := cluster.RESTConfig(a.cfg.Kubeconfig)
 	if err != nil {
 		return fmt.Errorf("find the Kubernetes API: %w", err)
 	}
@@ -141,13 +143,6 @@ func (a *agent) buildSource(context.Context) error {
 	source, err := cluster.NewAPISource(cluster.APIConfig{REST: restConfig, Store: a.store, Log: a.log, Registerer: a.metrics})
 	a.tasks = append(a.tasks, source)
 	return err
-}
-
-func kubernetesConfig(kubeconfig string) (*rest.Config, error) {
-	if kubeconfig == "" {
-		return rest.InClusterConfig()
-	}
-	return clientcmd.BuildConfigFromFlags("", kubeconfig)
 }
 
 func (a *agent) buildDatapath(context.Context) error {

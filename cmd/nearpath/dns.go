@@ -23,7 +23,9 @@ func (a *agent) buildDNS(context.Context) error {
 	server := nodelocaldns.NewServer(corefile, a.log)
 	// The listener's address is the host network's work. And the moment it listens it is asked: before the first
 	// Snapshot the cluster's DNS has the better answers.
-	a.tasks = append(a.tasks, &delayed{task: server, first: []<-chan struct{}{a.host.Ready(), a.synced}})
+	a.tasks = append(a.tasks,
+		&delayed{task: server, first: []<-chan struct{}{a.host.Ready(), a.synced}},
+		&delayed{task: &steering{hold: a.datapath.HoldDNS, ready: make(chan struct{})}, first: []<-chan struct{}{server.Ready()}})
 	return nil
 }
 
@@ -65,6 +67,19 @@ func (a *agent) nodeResolvers(path string) (upstreams []string) {
 
 // clusterTTL is the TTL of the cluster's names, in seconds, as CoreDNS has it.
 const clusterTTL = 5
+
+// steering is the task that sends the node's DNS queries to our listener.
+type steering struct {
+	hold  func(ctx context.Context, held func()) error
+	ready chan struct{}
+}
+
+func (s *steering) String() string         { return "DNS steering" }
+func (s *steering) Ready() <-chan struct{} { return s.ready }
+
+func (s *steering) Run(ctx context.Context) error {
+	return s.hold(ctx, func() { close(s.ready) })
+}
 
 // delayed is a task that starts when other things are ready.
 type delayed struct {
