@@ -25,7 +25,7 @@ type exchange struct {
 
 // RoundTrip sends the one request of the exchange and reads the whole answer, so that no body outlives the context.
 func (e *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
-	if e.sent {
+	if e.sent { // it follows a redirect, but what is signed goes nowhere else
 		return nil, errors.New("SDK sent a second request")
 	}
 	e.sent = true
@@ -47,8 +47,6 @@ func (e *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("answer is longer than %d bytes", maxAnswer)
 	}
 	e.status, e.body = resp.StatusCode, body
-	// A signed request is not to be sent anywhere else.
-	resp.Header.Del("Location")
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	return resp, nil
 }

@@ -225,3 +225,46 @@ func TestRoleCredentialsHonourTheContext(t *testing.T) {
 	cancel()
 	wg.Wait()
 }
+
+// A caller with keys that still work does not wait for another's renewal.
+func TestRoleCredentialsDoNotWaitForARenewal(t *testing.T) {
+	t.Parallel()
+	var now clock
+	cloud, _ := cloudOf(t, func(c *sim.Config) { c.Now = now.now })
+	var slow atomic.Bool
+	arrived, release := make(chan struct{}), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if slow.CompareAndSwap(true, false) {
+			close(arrived)
+			<-release
+		}
+		cloud.Handler().ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	creds := aliyun.NewRoleCredentials(aliyun.NewMetadata(server.URL), "", nil)
+	creds.SetClock(now.now)
+	old, err := creds.Keys(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	now.advance(50 * time.Minute)
+	slow.Store(true)
+	renewed := make(chan aliyun.Keys)
+	go func() {
+		k, err := creds.Keys(context.WithoutCancel(t.Context()))
+		if err != nil {
+			t.Error(err)
+		}
+		renewed <- k
+	}()
+	<-arrived
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if k, err := creds.Keys(ctx); err != nil || k != old {
+		t.Errorf("during a renewal = %v, %v; want the old keys", k, err)
+	}
+	close(release)
+	if k := <-renewed; k == old {
+		t.Error("the renewal gave the old keys")
+	}
+}

@@ -22,6 +22,8 @@ type recorder struct {
 	mu    sync.Mutex
 	ports map[string]Port
 	fail  bool
+
+	beforeUnplug func(eniID string) // called without the lock; set it before use
 }
 
 func newRecorder() *recorder { return &recorder{ports: map[string]Port{}} }
@@ -56,6 +58,9 @@ func (r *recorder) Plug(p Port) error {
 }
 
 func (r *recorder) Unplug(id string) error {
+	if r.beforeUnplug != nil {
+		r.beforeUnplug(id)
+	}
 	return r.change(func() error {
 		delete(r.ports, id)
 		return nil
@@ -412,6 +417,50 @@ func TestTerminationDuringAttachment(t *testing.T) {
 		}
 		checkInvariants(t, c, fabric)
 	})
+}
+
+// An ENI that moves to another instance while its old one is being terminated stays there.
+func TestENIMovesDuringTermination(t *testing.T) {
+	t.Parallel()
+	fabric := newRecorder()
+	c := newCloud(t, func(c *Config) { c.Fabric = fabric })
+	var primary string
+	for _, id := range []string{"i-1", "i-2"} {
+		_, eni, err := c.RunInstance(t.Context(), InstanceSpec{ID: id, Type: "ecs.sim.large", VSwitchID: DefaultNodeVSwitch, NetNS: "/none"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id == "i-1" {
+			primary = eni.ID
+		}
+	}
+	answer, err := c.createENI(input{"VSwitchId": DefaultPodVSwitch, "SecurityGroupId": DefaultSecurityGroup})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := answer["NetworkInterfaceId"].(string)
+	from, to := input{"NetworkInterfaceId": id, "InstanceId": "i-1"}, input{"NetworkInterfaceId": id, "InstanceId": "i-2"}
+	if _, err := c.attachENI(from); err != nil {
+		t.Fatal(err)
+	}
+	fabric.beforeUnplug = func(unplugged string) {
+		if unplugged != primary { // which goes first
+			return
+		}
+		if _, err := c.detachENI(from); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.attachENI(to); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := c.TerminateInstance(t.Context(), "i-1"); err != nil {
+		t.Fatal(err)
+	}
+	if status, plugged := observe(c, fabric, id); status != aliyun.StatusInUse || !plugged {
+		t.Errorf("the ENI is %q, plugged %v; want it in use on i-2", status, plugged)
+	}
+	checkInvariants(t, c, fabric)
 }
 
 // What the Fabric refuses does not happen: the attachment falls back, the addresses are given back.

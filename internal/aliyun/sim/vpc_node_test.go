@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,18 +72,60 @@ func newWorld(t *testing.T, prefix string, guard sim.SourceGuard) *world {
 	return w
 }
 
-func newGuard(t *testing.T) *bpf.SourceGuard {
+// A bookkeeper is a guard that knows what it was told and not taken back.
+type bookkeeper struct {
+	sim.SourceGuard
+	mu   sync.Mutex
+	held map[string]bool
+}
+
+func (b *bookkeeper) note(held bool, what ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if held {
+		b.held[fmt.Sprintln(what...)] = true
+	} else {
+		delete(b.held, fmt.Sprintln(what...))
+	}
+}
+
+func (b *bookkeeper) Attach(ifindex int) error {
+	b.note(true, "link", ifindex)
+	return b.SourceGuard.Attach(ifindex)
+}
+
+func (b *bookkeeper) Detach(ifindex int) error {
+	b.note(false, "link", ifindex)
+	return b.SourceGuard.Detach(ifindex)
+}
+
+func (b *bookkeeper) Allow(ifindex int, addr netip.Addr) error {
+	b.note(true, "address", ifindex, addr)
+	return b.SourceGuard.Allow(ifindex, addr)
+}
+
+func (b *bookkeeper) Deny(ifindex int, addr netip.Addr) error {
+	b.note(false, "address", ifindex, addr)
+	return b.SourceGuard.Deny(ifindex, addr)
+}
+
+// newGuard returns the guard of the BPF programs, and proves at the end that nothing in it was forgotten.
+func newGuard(t *testing.T) sim.SourceGuard {
 	t.Helper()
 	guard, err := bpf.NewSourceGuard()
 	if err != nil {
 		t.Fatal(err)
 	}
+	b := &bookkeeper{SourceGuard: guard, held: map[string]bool{}}
 	t.Cleanup(func() {
 		if err := guard.Close(); err != nil {
 			t.Error(err)
 		}
+		if len(b.held) > 0 {
+			t.Errorf("left in the guard: %q", slices.Sorted(maps.Keys(b.held)))
+		}
 	})
-	return guard
+	return b
 }
 
 func inventory(t *testing.T, prefix string) netlab.Inventory {
