@@ -73,6 +73,7 @@ func (r *rig) callUntilBothNodes(t *testing.T, client, url string) {
 }
 
 func (r *rig) deletePod(t *testing.T) {
+	t.Helper()
 	n := r.Node(t, "n1")
 	before, err := r.leases(t.Context(), n)
 	if err != nil {
@@ -100,6 +101,7 @@ func (r *rig) deletePod(t *testing.T) {
 // restartUnderTraffic kills the agent of n1 while pods on both nodes make requests, each with a lookup and a new
 // connection, and starts it again.
 func (r *rig) restartUnderTraffic(t *testing.T) {
+	t.Helper()
 	type load struct {
 		client string
 		out    string

@@ -96,29 +96,32 @@ func latencyCommand(ctx context.Context, out io.Writer, args []string) error {
 func measure(ctx context.Context, probes []*probe, rounds int) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	probes = slices.Clone(probes)
 	for round := range warmUp + rounds {
-		for i := range probes {
-			p := probes[i]
-			if round%2 == 1 {
-				p = probes[len(probes)-1-i]
-			}
-			if err := ctx.Err(); err != nil {
+		for _, p := range probes {
+			if err := p.run(ctx, round >= warmUp); err != nil {
 				return err
-			}
-			took, err := p.measure(ctx)
-			if err != nil {
-				return err
-			}
-			if round >= warmUp {
-				p.took = append(p.took, took)
 			}
 		}
+		slices.Reverse(probes)
 	}
 	for _, p := range probes {
 		s := summarize(p.took)
 		*p.into = &s
 	}
 	return nil
+}
+
+// run measures once and keeps the result if it counts.
+func (p *probe) run(ctx context.Context, counts bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	took, err := p.measure(ctx)
+	if err == nil && counts {
+		p.took = append(p.took, took)
+	}
+	return err
 }
 
 func resolve(ctx context.Context, target string) (netip.AddrPort, error) {
