@@ -149,7 +149,7 @@ func TestNewECSRefuses(t *testing.T) {
 
 // The SDK takes NO_PROXY for regular expressions and fails on one that is none.
 func TestProxyEnvironment(t *testing.T) {
-	t.Setenv("NO_PROXY", "127.0.0.1,[fd00::/8")
+	t.Setenv("NO_PROXY", "[fd00::/8,127.0.0.1")
 	_, url := cloudOf(t, nil)
 	if _, err := clientOf(t, url, nil).DescribeInstance(t.Context(), "i-1"); err != nil {
 		t.Error(err)

@@ -260,8 +260,8 @@ func TestRoleCredentialsDoNotWaitForARenewal(t *testing.T) {
 	<-arrived
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
-	if k, err := creds.Keys(ctx); err != nil || k != old {
-		t.Errorf("during a renewal = %v, %v; want the old keys", k, err)
+	if k, err := creds.Keys(ctx); err != nil || k != old || ctx.Err() != nil {
+		t.Errorf("during a renewal = %v, %v, context %v; want the old keys at once", k, err, ctx.Err())
 	}
 	close(release)
 	if k := <-renewed; k == old {
