@@ -75,10 +75,11 @@ func (w *world) build(t *testing.T) error {
 			IP: net.IPv4(10, 9, 0, byte(10+i)), HardwareAddr: mac(t, w.eniMAC),
 		}))
 	}
-	// Strict: a packet from a pod must come by the ENI that has its address, not by the uplink.
-	for _, link := range []string{"up0", "eni0"} {
-		check0(t, SetSysctl{OnHost, "net/ipv4/conf/" + link + "/rp_filter", "1", false}.write())
-	}
+	// What comes from a pod by the uplink is dropped: a VPC takes an address only from the ENI that has it.
+	drop := netlink.NewRule()
+	drop.Priority, drop.IifName, drop.Type = 10, "up0", unix.FR_ACT_BLACKHOLE
+	drop.Src = ipNet(netip.MustParsePrefix("10.9.0.0/24"))
+	check0(t, netlink.RuleAdd(drop))
 	lo := must[netlink.Link](t)(netlink.LinkByName("lo"))
 	check0(t, netlink.AddrAdd(lo, address(t, outside+"/32")))
 	return w.node.Do(func() error {
