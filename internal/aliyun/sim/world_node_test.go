@@ -4,6 +4,7 @@ package sim_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -178,7 +179,7 @@ func (w *world) in(ns *netlab.NetNS, fn func() error) {
 func (w *world) links(ns *netlab.NetNS) (names []string) {
 	w.t.Helper()
 	w.in(ns, func() error {
-		links, err := netlink.LinkList()
+		links, err := listLinks()
 		for _, l := range links {
 			names = append(names, l.Attrs().Name)
 		}
@@ -251,7 +252,7 @@ func (w *world) waitForLinks(ns *netlab.NetNS) {
 	w.t.Helper()
 	w.in(ns, func() error {
 		for start := time.Now(); ; time.Sleep(time.Millisecond) {
-			links, err := netlink.LinkList()
+			links, err := listLinks()
 			if err != nil {
 				return err
 			}
@@ -273,8 +274,18 @@ func host(a netip.Addr) *net.IPNet {
 	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(32, 32)}
 }
 
+// listLinks asks again while links come and go.
+func listLinks() ([]netlink.Link, error) {
+	for {
+		links, err := netlink.LinkList()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return links, err
+		}
+	}
+}
+
 func linkByMAC(mac string) (netlink.Link, error) {
-	links, err := netlink.LinkList()
+	links, err := listLinks()
 	if err != nil {
 		return nil, err
 	}
