@@ -13,13 +13,14 @@ import (
 )
 
 func newSim() *cobra.Command {
-	var listen string
+	var listen, instanceType string
 	cmd := &cobra.Command{
 		Use:   "sim",
 		Short: "Run a simulated Alibaba Cloud: the signed ECS and VPC API and the metadata service",
 		Long: `Sim serves the API at / and the metadata service below /latest/, both over HTTP.
 
-Point the agent at it with cloud.endpoint and cloud.metadata. ENIs are objects only: for links, see "nearpath demo".`,
+One instance exists. Point the agent at the address with cloud.endpoint and cloud.metadata. ENIs are objects only: for
+real links, see "nearpath demo".`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg := sim.DefaultConfig()
@@ -31,12 +32,16 @@ Point the agent at it with cloud.endpoint and cloud.metadata. ENIs are objects o
 			if err != nil {
 				return usageError{fmt.Errorf("--listen: %w", err)}
 			}
-			for id, secret := range cfg.AccessKeys {
-				fmt.Fprintf(cmd.OutOrStdout(), "serving %s on http://%s, access key %s, secret %s\n", cfg.RegionID, l.Addr(), id, secret)
+			instance, _, err := cloud.RunInstance(cmd.Context(), sim.InstanceSpec{Type: instanceType, VSwitchID: sim.DefaultNodeVSwitch})
+			if err != nil {
+				return usageError{fmt.Errorf("--instance-type: %w", err)}
 			}
+			fmt.Fprintf(cmd.OutOrStdout(), "serving %s on http://%s: access key %s, secret %s; whoever asks for metadata is %s\n",
+				cfg.RegionID, l.Addr(), sim.DefaultAccessKey, sim.DefaultAccessSecret, instance.ID)
 			return serve(cmd.Context(), l, cloud.Handler())
 		},
 	}
+	cmd.Flags().StringVar(&instanceType, "instance-type", "ecs.sim.medium", "type of the one instance that exists")
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8100", "address to listen on")
 	return cmd
 }

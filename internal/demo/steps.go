@@ -27,30 +27,46 @@ func (d *demo) showPods(ctx context.Context) error {
 	return nil
 }
 
-// callByName calls each Service by its forms of name from both nodes. The front end's answer proves that it reached
-// the back end by name too.
+// names are the forms of a Service's name that pods use.
+var names = []string{"web", "catalog.shop", "web.shop.svc", "catalog.shop.svc.cluster.local"}
+
+// callByName calls Services by the forms of their name, from both nodes, until a pod of each node has answered.
 func (d *demo) callByName(ctx context.Context) error {
 	for i := range d.nodes {
 		shopper := d.find("shopper", i)
-		for _, name := range []string{"web", "catalog.shop", "stock.shop.svc", "web.shop.svc.cluster.local"} {
+		for _, name := range names {
 			addrs, err := shopper.exec(ctx, "lookup", name, "--timeout", "2s")
 			if err != nil {
 				return err
 			}
-			body, err := shopper.exec(ctx, "get", "http://"+name+"/", "--timeout", "2s")
-			if err != nil {
-				return err
+			answered := map[string]string{}
+			for len(answered) < len(d.nodes) {
+				if err := call(ctx, shopper, name, answered); err != nil {
+					return err
+				}
 			}
-			var got struct{ Pod, Node, Error string }
-			if err := json.Unmarshal([]byte(body), &got); err != nil {
-				return fmt.Errorf("read the answer of %s: %w: %s", name, err, body)
-			}
-			if got.Error != "" {
-				return fmt.Errorf("%s, which %s called, could not call its own back end: %s", got.Pod, shopper.name, got.Error)
-			}
-			d.detail("%s on %s: %-28s is %s, answered by %s on %s", shopper.name, shopper.node.name, name, addrs, got.Pod, got.Node)
+			d.detail("%s on %s: %-30s is %s, answered by %s and %s", shopper.name, shopper.node.name, name, addrs,
+				answered[d.nodes[0].name], answered[d.nodes[1].name])
 		}
 	}
+	return nil
+}
+
+// call makes one request and notes, by node, which pod answered. The front end's answer proves that it reached the back
+// end by name, too.
+func call(ctx context.Context, from *pod, name string, answered map[string]string) error {
+	body, err := from.exec(ctx, "get", "http://"+name+"/", "--timeout", "2s")
+	if err != nil {
+		return err
+	}
+	var got struct{ Pod, Node, Error string }
+	if err := json.Unmarshal([]byte(body), &got); err != nil {
+		return fmt.Errorf("read the answer of %s: %w: %s", name, err, body)
+	}
+	if got.Error != "" {
+		return fmt.Errorf("%s, which %s called, could not call its own back end: %s", got.Pod, from.name, got.Error)
+	}
+	answered[got.Node] = got.Pod
 	return nil
 }
 
