@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -150,9 +151,7 @@ func (c *caller) send(ex *exchange, keys Keys, req request) (err error) {
 	r.Product = req.product.name
 	r.Version = req.product.version
 	r.ApiName = req.action
-	for k, v := range req.params {
-		r.QueryParams[k] = v
-	}
+	maps.Copy(r.QueryParams, req.params)
 	_, err = client.ProcessCommonRequest(r)
 	return err
 }

@@ -282,7 +282,7 @@ func TestErrorClasses(t *testing.T) {
 				t.Errorf("answer %+v, want %s with status %d", api, tc.code, tc.status)
 			}
 			for _, c := range classes {
-				if errors.Is(err, c) != (c == tc.class) {
+				if errors.Is(err, c) != errors.Is(tc.class, c) {
 					t.Errorf("errors.Is(%v, %v) = %v", err, c, errors.Is(err, c))
 				}
 			}

@@ -54,7 +54,7 @@ func TestClassOf(t *testing.T) {
 		"MissingParameter.X":                   nil,
 		"":                                     nil,
 	} {
-		if got := classOf(code); got != want {
+		if got := classOf(code); !errors.Is(got, want) {
 			t.Errorf("classOf(%q) = %v, want %v", code, got, want)
 		}
 	}

@@ -112,9 +112,7 @@ func (c *Cloud) later(delay time.Duration, transition func()) {
 	if c.closed {
 		return
 	}
-	c.pending.Add(1)
-	go func() {
-		defer c.pending.Done()
+	c.pending.Go(func() {
 		t := time.NewTimer(delay)
 		defer t.Stop()
 		select {
@@ -122,7 +120,7 @@ func (c *Cloud) later(delay time.Duration, transition func()) {
 			transition()
 		case <-c.done:
 		}
-	}()
+	})
 }
 
 // hold is the latency of a call. It ends early when the client is gone or the cloud closes.

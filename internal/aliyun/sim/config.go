@@ -57,11 +57,11 @@ type Delays struct {
 type TokenMode int
 
 const (
-	// TokensOptional: requests with and without a token are answered.
+	// TokensOptional answers requests with and without a token.
 	TokensOptional TokenMode = iota
-	// TokensRequired: requests without a valid token are refused with 401.
+	// TokensRequired refuses requests without a valid token with 401.
 	TokensRequired
-	// TokensUnknown: the service has no tokens and answers 404 to the request for one.
+	// TokensUnknown has no tokens and answers 404 to the request for one.
 	TokensUnknown
 )
 

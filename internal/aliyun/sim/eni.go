@@ -143,7 +143,7 @@ func readAddresses(in input, most, absent int) (addrs []netip.Addr, count int, e
 	if len(addrs) > 0 {
 		absent = 0
 	}
-	if count, err = in.number("SecondaryPrivateIpAddressCount", 1, most, absent); err != nil {
+	if count, err = in.number("SecondaryPrivateIpAddressCount", most, absent); err != nil {
 		return nil, 0, err
 	}
 	if len(addrs) > 0 && count > 0 || len(addrs) > most {

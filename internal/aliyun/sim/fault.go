@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 )
@@ -37,11 +38,7 @@ func (c *Cloud) Throttle(action string, n int) {
 func (c *Cloud) Calls() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	calls := make(map[string]int, len(c.calls))
-	for k, n := range c.calls {
-		calls[k] = n
-	}
-	return calls
+	return maps.Clone(c.calls)
 }
 
 // record counts the call and returns the fault it meets, if any.

@@ -71,14 +71,14 @@ func (in input) need(name string) (string, error) {
 	return v, nil
 }
 
-// number returns a parameter between low and high, or absent when it is not there.
-func (in input) number(name string, low, high, absent int) (int, error) {
+// number returns a parameter between 1 and most, or absent when it is not there.
+func (in input) number(name string, most, absent int) (int, error) {
 	v, ok := in[name]
 	if !ok || v == "" {
 		return absent, nil
 	}
 	n, err := strconv.Atoi(v)
-	if err != nil || n < low || n > high {
+	if err != nil || n < 1 || n > most {
 		return 0, invalid(name, v)
 	}
 	return n, nil

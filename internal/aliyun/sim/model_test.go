@@ -166,7 +166,6 @@ type machine struct {
 	cloud   *Cloud
 	fabric  *recorder
 	enis    []string
-	addrs   []netip.Addr
 	number  int
 	running []string
 }

@@ -13,11 +13,11 @@ type page struct {
 
 // numberedPage reads PageNumber and PageSize.
 func numberedPage(in input, total, maxSize int) (page, error) {
-	number, err := in.number("PageNumber", 1, 1<<20, 1)
+	number, err := in.number("PageNumber", 1<<20, 1)
 	if err != nil {
 		return page{}, err
 	}
-	size, err := in.number("PageSize", 1, maxSize, 10)
+	size, err := in.number("PageSize", maxSize, 10)
 	if err != nil {
 		return page{}, err
 	}
@@ -31,11 +31,11 @@ func tokenPage(in input, seqs []int, maxResults int) (page, error) {
 	if in.text("NextToken") == "" && in.text("MaxResults") == "" {
 		return numberedPage(in, len(seqs), 100)
 	}
-	size, err := in.number("MaxResults", 1, maxResults, 10)
+	size, err := in.number("MaxResults", maxResults, 10)
 	if err != nil {
 		return page{}, err
 	}
-	after, err := in.number("NextToken", 1, 1<<62, 0)
+	after, err := in.number("NextToken", 1<<62, 0)
 	if err != nil {
 		return page{}, err
 	}

@@ -17,17 +17,17 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func newCloud(t testing.TB, change func(*Config)) *Cloud {
-	t.Helper()
+func newCloud(tb testing.TB, change func(*Config)) *Cloud {
+	tb.Helper()
 	cfg := DefaultConfig()
 	if change != nil {
 		change(&cfg)
 	}
 	c, err := New(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = c.Close() })
+	tb.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
@@ -56,25 +56,25 @@ func (c *caller) params(version, action string, extra map[string]string) input {
 }
 
 // ecs sends a signed ECS action and returns the status and the answer.
-func (c *caller) ecs(t testing.TB, action string, extra map[string]string) (int, map[string]any) {
-	t.Helper()
+func (c *caller) ecs(tb testing.TB, action string, extra map[string]string) (int, map[string]any) {
+	tb.Helper()
 	in := c.params(ecsVersion, action, extra)
 	in["Signature"] = sign(stringToSign("POST", in), DefaultAccessSecret)
-	return c.post(t, in)
+	return c.post(tb, in)
 }
 
-func (c *caller) post(t testing.TB, in input) (int, map[string]any) {
-	t.Helper()
-	return exchange(t, c.cloud, httptest.NewRequest(http.MethodPost, "/?"+encode(in), nil))
+func (c *caller) post(tb testing.TB, in input) (int, map[string]any) {
+	tb.Helper()
+	return exchange(tb, c.cloud, httptest.NewRequest(http.MethodPost, "/?"+encode(in), nil))
 }
 
-func exchange(t testing.TB, c *Cloud, r *http.Request) (int, map[string]any) {
-	t.Helper()
+func exchange(tb testing.TB, c *Cloud, r *http.Request) (int, map[string]any) {
+	tb.Helper()
 	w := httptest.NewRecorder()
 	c.Handler().ServeHTTP(w, r)
 	var answer map[string]any
 	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
-		t.Fatalf("answer %q is no JSON: %v", w.Body, err)
+		tb.Fatalf("answer %q is no JSON: %v", w.Body, err)
 	}
 	return w.Code, answer
 }
