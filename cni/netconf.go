@@ -65,7 +65,7 @@ var fields = map[string]func(*NetConf, json.RawMessage) error{
 	"datapath":          readDatapath,
 	"socket":            readSocket,
 	"dns":               func(c *NetConf, raw json.RawMessage) error { return decode(raw, &c.DNS) },
-	"prevResult":        func(c *NetConf, raw json.RawMessage) error { c.PrevResult = raw; return nil },
+	"prevResult":        func(c *NetConf, raw json.RawMessage) error { return decode(raw, &c.PrevResult) },
 	"args":              func(*NetConf, json.RawMessage) error { return nil }, // optional hints of the runtime
 	"capabilities":      func(c *NetConf, raw json.RawMessage) error { return decode(raw, &c.capabilities) },
 	"runtimeConfig":     func(c *NetConf, raw json.RawMessage) error { return decode(raw, &c.runtime) },
@@ -256,7 +256,8 @@ func checkName(value string) error {
 		return fmt.Errorf("%d characters are more than the 253 that a name may have", len(value))
 	}
 	for _, r := range value {
-		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' || r == '_') {
+		alphanumeric := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+		if !alphanumeric && r != '-' && r != '.' && r != '_' {
 			return fmt.Errorf("%q has a character that no name has: %q", value, r)
 		}
 	}

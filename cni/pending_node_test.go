@@ -71,11 +71,11 @@ func TestPendingIsCarriedOut(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	if got := left(); got[0] != ".new-1" || len(addresses.released) != 3 {
-		t.Errorf("left %v, released %v", got, addresses.released)
-	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+	if got := left(); got[0] != ".new-1" || len(addresses.released) != 3 {
+		t.Errorf("left %v, released %v", got, addresses.released)
 	}
 }

@@ -11,6 +11,7 @@ import (
 // A Side is the network namespace that an Op is about.
 type Side string
 
+// The two namespaces.
 const (
 	OnHost Side = "host"
 	InPod  Side = "pod"

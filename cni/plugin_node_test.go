@@ -35,12 +35,9 @@ func newRuntime(t *testing.T) *runtime {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the plugin: %v\n%s", err, out)
 	}
-	dir, err := os.MkdirTemp("", "np") // a socket's path is short
-	check0(t, err)
-	t.Cleanup(func() { check0(t, os.RemoveAll(dir)) })
 	return &runtime{
 		cni:    libcni.NewCNIConfigWithCacheDir([]string{bin}, t.TempDir(), nil),
-		socket: filepath.Join(dir, "agent.sock"),
+		socket: filepath.Join(t.TempDir(), "agent.sock"),
 	}
 }
 

@@ -4,6 +4,7 @@ package cni
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -153,7 +154,7 @@ func TestAddRollsBack(t *testing.T) {
 	w.wantNothingLeft(t)
 	check0(t, pod.Do(func() error {
 		if _, err := netlink.LinkByName("eth0"); !isNoLink(err) {
-			return fmt.Errorf("eth0 is still there: %v", err)
+			return errors.Join(errors.New("eth0 is still there"), err)
 		}
 		return nil
 	}))

@@ -64,6 +64,7 @@ func newWorld(t *testing.T) *world {
 
 // build runs in the VPC. Its end of the ENI knows the pods' addresses as a VPC does: by the ENI's MAC.
 func (w *world) build(t *testing.T) error {
+	t.Helper()
 	node := must[int](t)(unix.Open(w.node.Path(), unix.O_RDONLY|unix.O_CLOEXEC, 0))
 	defer unix.Close(node)
 	w.link(t, "up0", "eth0", uplinkGateway+"/24", node, 1400)
@@ -92,6 +93,7 @@ func (w *world) build(t *testing.T) error {
 
 // link makes a pair with one end in the node and returns that end's MAC address.
 func (w *world) link(t *testing.T, name, inNode, addr string, node, mtu int) string {
+	t.Helper()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = name, mtu
 	veth := netlink.NewVeth(attrs)
@@ -201,6 +203,7 @@ func talk(t *testing.T, from *netlab.NetNS, to *netlab.NetNS, addr string) (neti
 }
 
 func must[T any](t *testing.T) func(T, error) T {
+	t.Helper()
 	return func(value T, err error) T {
 		t.Helper()
 		check0(t, err)

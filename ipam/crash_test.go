@@ -88,10 +88,12 @@ type crashWorld struct {
 
 // live works for a while, or until the life ends at its step. It reports whether it ended there.
 func (w *crashWorld) live(t *testing.T, endAt int64) bool {
+	t.Helper()
 	l := &life{fakeCloud: w.cloud, endAt: endAt}
 	c := w.config
 	c.Cloud = l
 	p := mustOpen(t, c)
+	p.journal.db.NoSync = true // this life ends without the machine's
 	p.journal.fault = func(bool) error { return l.step() }
 	stop := start(t, p)
 	var wg sync.WaitGroup
@@ -125,6 +127,7 @@ func (w *crashWorld) allocate(p *Pool, i int) {
 // check holds the invariants on a pool that has come to rest.
 func (w *crashWorld) check(t *testing.T, p *Pool, at string) {
 	t.Helper()
+	synctest.Wait() // no call is under way
 	inCloud, inPool := w.cloud.ours(), map[string][]netip.Addr{}
 	for _, e := range p.ENIs() {
 		if e.State != ENIInUse {
@@ -159,12 +162,15 @@ func (w *crashWorld) check(t *testing.T, p *Pool, at string) {
 func (w *crashWorld) recover(t *testing.T, at string) {
 	t.Helper()
 	p := mustOpen(t, w.config)
+	p.journal.db.NoSync = true
 	defer start(t, p)()
 	atRest := func() bool {
 		s := p.Stats()
 		moving := slices.ContainsFunc(p.ENIs(), func(e ENI) bool { return e.State != ENIInUse })
 		return s.Pending == 0 && s.Cooling == 0 && s.Quarantined == 0 && s.Idle >= 2 && !moving
 	}
+	eventually(t, at+": rest", atRest)
+	time.Sleep(2 * lookAgain) // ENIs at work during the first sync are looked at again
 	eventually(t, at+": rest", atRest)
 	w.check(t, p, at)
 	for k, addr := range w.granted {
@@ -188,6 +194,7 @@ func (w *crashWorld) recover(t *testing.T, at string) {
 // The process dies at each of its steps in turn, once; then twice, at every pair of nearby steps.
 func TestCrashAtEveryStep(t *testing.T) {
 	crashAt := func(t *testing.T, ends ...int64) (reached bool) {
+		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
 			cloud := newFakeCloud(2, 5)
 			w := &crashWorld{cloud: cloud, config: testConfig(t, cloud), granted: map[Key]netip.Addr{}, ended: map[Key]bool{}}

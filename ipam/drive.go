@@ -52,9 +52,10 @@ func (p *Pool) drive(ctx context.Context, token string) error {
 }
 
 // create carries out an intent. Repeating it with the same token gives the same ENI for as long as the cloud remembers
-// the token; an older intent is dropped, and if it was carried out after all, the sync before this has found the ENI.
+// the token; an older intent is dropped, and if it was carried out after all, a sync finds the ENI by its tags.
 func (p *Pool) create(ctx context.Context, e eni) error {
 	if time.Since(e.Since) > intentMaxAge {
+		p.resyncSoon()
 		return p.moveENI(e.Token, eniGone)
 	}
 	if err := p.update(func(*ledger) error { return nil }); err != nil {
@@ -129,6 +130,7 @@ func (p *Pool) serve(ctx context.Context, e eni, back []netip.Addr) error {
 func (p *Pool) assign(ctx context.Context, e eni) error {
 	plan := *e.Assign
 	if time.Since(plan.Since) > intentMaxAge {
+		p.resyncSoon() // what may have come of it is adopted
 		return p.update(func(l *ledger) error { return l.assigned(e.Token, nil, time.Now()) })
 	}
 	if err := p.update(func(*ledger) error { return nil }); err != nil {
@@ -254,9 +256,15 @@ func (p *Pool) refuse(err error, vSwitchID string) error {
 	}
 	p.lane(laneGrow).fail(err, maxBackoff)
 	if errors.Is(err, aliyun.ErrConflict) {
-		p.resync = time.Time{} // something may have come of it
+		p.resync, p.again = time.Time{}, true // something may have come of it
 	}
 	return nil
+}
+
+func (p *Pool) resyncSoon() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.resync, p.again = time.Time{}, true
 }
 
 // grew ends what refusals had booked.

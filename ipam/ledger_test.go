@@ -352,11 +352,10 @@ func TestLedgerInvariants(t *testing.T) {
 }
 
 func TestRestoreResolvesTwoRecordsOfOneKey(t *testing.T) {
-	l := newLedger()
 	now := time.Unix(1_700_000_000, 0)
 	old, young := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
 	for _, order := range [][]netip.Addr{{old, young}, {young, old}} {
-		l = newLedger()
+		l := newLedger()
 		for _, addr := range order {
 			since := now
 			if addr == young {

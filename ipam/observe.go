@@ -62,28 +62,20 @@ type finding struct {
 
 // observe brings the ledger in line with the cloud. The cloud is the authority on what exists, but what it does not show
 // must be missing twice before it is forgotten, and an address with an owner is never forgotten.
-func (l *ledger) observe(o observation, id identity, now time.Time) []finding {
-	var found []finding
+// ENIs that were worked on meanwhile are not judged; skipped counts them.
+func (l *ledger) observe(o observation, id identity, now time.Time) (found []finding, skipped int) {
 	seen := map[string]bool{}
 	for _, shown := range o.enis {
-		if !id.ours(shown) {
-			continue
+		if id.ours(shown) {
+			seen[shown.ID] = true
+			found = append(found, l.see(o, shown, now)...)
 		}
-		seen[shown.ID] = true
-		if left, ok := l.gone[shown.ID]; ok && !left.Before(o.started) {
-			continue // deleted after the cloud was asked
-		}
-		e := l.match(shown)
-		if e == nil {
-			e = l.adopt(shown, o.vSwitches[shown.VSwitchID], now)
-			found = append(found, finding{what: "ENI adopted", eni: e.ID})
-		} else if version, ok := o.versions[e.Token]; !ok || version != e.version {
-			continue
-		}
-		found = append(found, l.compare(e, shown, now)...)
 	}
 	for _, e := range l.enis {
-		if version, ok := o.versions[e.Token]; ok && version == e.version && e.ID != "" && !seen[e.ID] {
+		switch {
+		case !o.judges(e):
+			skipped++
+		case e.ID != "" && !seen[e.ID]:
 			found = append(found, l.lose(e, now)...)
 		}
 	}
@@ -92,7 +84,28 @@ func (l *ledger) observe(o observation, id identity, now time.Time) []finding {
 			delete(l.gone, eniID)
 		}
 	}
-	return found
+	return found, skipped
+}
+
+// judges says that the ENI was known before the cloud was asked and has not been worked on since.
+func (o observation) judges(e *eni) bool {
+	version, ok := o.versions[e.Token]
+	return ok && version == e.version
+}
+
+func (l *ledger) see(o observation, shown aliyun.ENI, now time.Time) []finding {
+	if left, ok := l.gone[shown.ID]; ok && !left.Before(o.started) {
+		return nil // deleted after the cloud was asked
+	}
+	e := l.match(shown)
+	if e == nil {
+		e = l.adopt(shown, o.vSwitches[shown.VSwitchID], now)
+		return append([]finding{{what: "ENI adopted", eni: e.ID}}, l.compare(e, shown, now)...)
+	}
+	if !o.judges(e) {
+		return nil
+	}
+	return l.compare(e, shown, now)
 }
 
 // match finds the record of an ENI by its ID, or the intent that it answers.

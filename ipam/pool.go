@@ -85,6 +85,7 @@ type Pool struct {
 	synced  bool             // a sync succeeded: the pool may grow and change ENIs
 	learned bool             // the instance was described by the cloud, not only by the journal
 	resync  time.Time        // when the next sync is due
+	again   bool             // a sync was asked for since the last one began
 	blocked map[string]*lane // vSwitches without free addresses
 }
 

@@ -23,6 +23,7 @@ import (
 var equateAddrs = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
 func testConfig(t *testing.T, cloud Cloud) Config {
+	t.Helper()
 	return Config{
 		Path: filepath.Join(t.TempDir(), "ipam.db"), Cloud: cloud, Links: newFakeLinks(), InstanceID: testInstance,
 		Watermarks: Watermarks{MinIdle: 2, MaxIdle: 5}, Log: slog.New(slog.DiscardHandler),
@@ -277,7 +278,7 @@ func TestSyncAdoptsAndForgets(t *testing.T) {
 		if len(enis) != 1 || enis[0].ID != "eni-lost" || enis[0].Gateway != netip.MustParseAddr("10.1.255.253") {
 			t.Fatalf("ENIs are %+v", enis)
 		}
-		if cloud.enis["eni-foreign"].ENI.Status != aliyun.StatusInUse || cloud.enis["eni-other"].Status != aliyun.StatusAvailable {
+		if cloud.enis["eni-foreign"].Status != aliyun.StatusInUse || cloud.enis["eni-other"].Status != aliyun.StatusAvailable {
 			t.Error("an ENI that is not ours was touched")
 		}
 		// Somebody takes a free address away: not leased any more, forgotten on the second look.

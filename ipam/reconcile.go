@@ -14,7 +14,8 @@ import (
 
 const (
 	syncEvery    = 5 * time.Minute
-	tickEvery    = time.Minute // bounds how late idle addresses are given back
+	lookAgain    = 5 * time.Second // after a sync that had to leave out ENIs at work
+	tickEvery    = time.Minute     // bounds how late idle addresses are given back
 	callTimeout  = 45 * time.Second
 	fullVSwitch  = time.Minute      // first pause of a vSwitch without addresses, doubled up to maxFull
 	maxFull      = 10 * time.Minute // reference: IpNotEnough inhibits for as long elsewhere
@@ -288,7 +289,10 @@ func (p *Pool) learn(ctx context.Context) error {
 
 // sync compares the ledger with the cloud.
 func (p *Pool) sync(ctx context.Context) error {
-	err := p.look(ctx)
+	p.mu.Lock()
+	p.again = false
+	p.mu.Unlock()
+	skipped, err := p.look(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.settled = true
@@ -297,13 +301,18 @@ func (p *Pool) sync(ctx context.Context) error {
 	}
 	p.synced = true
 	p.resync = time.Now().Add(syncEvery - rand.N(syncEvery/10))
-	if p.ledger.doubtful() {
+	switch {
+	case p.again:
+		p.resync = time.Time{}
+	case skipped > 0:
+		p.resync = time.Now().Add(lookAgain)
+	case p.ledger.doubtful():
 		p.resync = time.Now().Add(secondLook)
 	}
 	return nil
 }
 
-func (p *Pool) look(ctx context.Context) error {
+func (p *Pool) look(ctx context.Context) (skipped int, err error) {
 	o := observation{versions: map[string]int{}, started: time.Now()}
 	p.mu.Lock()
 	for token, e := range p.ledger.enis {
@@ -313,17 +322,17 @@ func (p *Pool) look(ctx context.Context) error {
 	}
 	p.mu.Unlock()
 	if err := p.list(ctx, &o); err != nil {
-		return err
+		return 0, err
 	}
 	var found []finding
-	err := p.update(func(l *ledger) error {
-		found = l.observe(o, p.identity, time.Now())
+	err = p.update(func(l *ledger) error {
+		found, skipped = l.observe(o, p.identity, time.Now())
 		return nil
 	})
 	for _, f := range found {
 		p.log.Warn("pool and cloud differed", "what", f.what, "eni", f.eni, "ip", f.addr)
 	}
-	return err
+	return skipped, err
 }
 
 // list asks for the ENIs of the instance, for ours that are attached nowhere, and for the vSwitches of unknown ones.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // layout is the version of what the store holds. A store of another layout is refused, not guessed at.
@@ -54,7 +55,7 @@ type write struct {
 
 func openJournal(path string) (*journal, error) {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 2 * time.Second, FreelistType: bolt.FreelistMapType})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("open %s: another process holds it: %w", path, err)
 	}
 	if err != nil {
@@ -186,36 +187,44 @@ func (j *journal) load(cooldown time.Duration, now time.Time) (*ledger, node, er
 				return fmt.Errorf("read the node's record: %w", err)
 			}
 		}
-		if err := tx.Bucket([]byte(bucketENIs)).ForEach(func(key, raw []byte) error {
-			var e eni
-			if err := json.Unmarshal(raw, &e); err != nil {
-				return fmt.Errorf("read ENI record %s: %w", key, err)
-			}
-			if e.State == ENIAttaching {
-				e.Since = now // the time it was not polled in does not count against it
-			}
-			l.enis[e.Token] = &e
-			return nil
-		}); err != nil {
+		if err := tx.Bucket([]byte(bucketENIs)).ForEach(l.loadENI(now)); err != nil {
 			return err
 		}
-		return tx.Bucket([]byte(bucketAddresses)).ForEach(func(key, raw []byte) error {
-			var a address
-			if err := json.Unmarshal(raw, &a); err != nil {
-				return fmt.Errorf("read address record %s: %w", key, err)
-			}
-			if l.enis[a.ENI] == nil {
-				return fmt.Errorf("address record %s names ENI record %s, which is not there", key, a.ENI)
-			}
-			l.restore(a, cooldown)
-			return nil
-		})
+		return tx.Bucket([]byte(bucketAddresses)).ForEach(l.loadAddress(cooldown))
 	})
 	if err != nil {
 		return nil, node{}, fmt.Errorf("load journal: %w", err)
 	}
 	l.limits = n.Limits
 	return l, n, nil
+}
+
+func (l *ledger) loadENI(now time.Time) func(key, raw []byte) error {
+	return func(key, raw []byte) error {
+		var e eni
+		if err := json.Unmarshal(raw, &e); err != nil {
+			return fmt.Errorf("read ENI record %s: %w", key, err)
+		}
+		if e.State == ENIAttaching {
+			e.Since = now // the time it was not polled in does not count against it
+		}
+		l.enis[e.Token] = &e
+		return nil
+	}
+}
+
+func (l *ledger) loadAddress(cooldown time.Duration) func(key, raw []byte) error {
+	return func(key, raw []byte) error {
+		var a address
+		if err := json.Unmarshal(raw, &a); err != nil {
+			return fmt.Errorf("read address record %s: %w", key, err)
+		}
+		if l.enis[a.ENI] == nil {
+			return fmt.Errorf("address record %s names ENI record %s, which is not there", key, a.ENI)
+		}
+		l.restore(a, cooldown)
+		return nil
+	}
 }
 
 // encode cannot fail: the records hold nothing that JSON lacks.

@@ -30,7 +30,7 @@ func TestImports(t *testing.T) {
 		"github.com/vishvananda/netns",
 		"golang.org/x/sys/unix",
 	}
-	for _, path := range strings.Fields(string(out)) {
+	for path := range strings.FieldsSeq(string(out)) {
 		if !slices.Contains(allowed, path) {
 			t.Errorf("nearpath-cni imports %s", path)
 		}

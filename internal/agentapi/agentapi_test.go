@@ -17,15 +17,9 @@ import (
 	"go.uber.org/goleak"
 )
 
-// socketPath is short: a unix socket's path has at most 107 bytes.
 func socketPath(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "np")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return filepath.Join(dir, "run", "agent.sock")
+	return filepath.Join(t.TempDir(), "run", "agent.sock")
 }
 
 func echo(_ context.Context, r CNIRequest) CNIResponse {
