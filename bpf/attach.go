@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 const linkDir = "links"
@@ -44,31 +45,45 @@ func (d *Datapath) hooks() []hook {
 	}
 }
 
-func attachCgroup(pin, cgroup string, h hook) (err error) {
-	l, err := link.LoadPinnedLink(pin, nil)
-	if err == nil {
-		return errors.Join(l.Update(h.program), l.Close())
+func attachCgroup(pin, cgroup string, h hook) error {
+	old, err := link.LoadPinnedLink(pin, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return attachNew(pin, cgroup, h)
 	}
-	if !errors.Is(err, os.ErrNotExist) {
+	if err != nil {
 		return err
 	}
-	l, err = link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: h.typ, Program: h.program})
+	defer old.Close()
+	if same, err := attachedTo(old, cgroup); err != nil {
+		return err
+	} else if same {
+		return old.Update(h.program)
+	}
+	// The pin is of another cgroup, or of one that is gone. Its link goes with it.
+	if err := os.Remove(pin); err != nil {
+		return err
+	}
+	return attachNew(pin, cgroup, h)
+}
+
+func attachNew(pin, cgroup string, h hook) error {
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: h.typ, Program: h.program})
 	if err != nil {
 		return err
 	}
 	return errors.Join(l.Pin(pin), l.Close())
 }
 
-// Uninstall removes every pin below dir, of all layouts: programs detach and maps go when nobody else holds them.
-// Links go first, so that no program runs on maps that are being taken away.
-func Uninstall(dir string) error {
-	layouts, err := filepath.Glob(filepath.Join(dir, "*"))
+// attachedTo reports whether l is attached to the cgroup. Its id is the inode number of its directory.
+func attachedTo(l link.Link, cgroup string) (bool, error) {
+	info, err := l.Info()
 	if err != nil {
-		return err
+		return false, err
 	}
-	var errs []error
-	for _, l := range layouts {
-		errs = append(errs, os.RemoveAll(filepath.Join(l, linkDir)), os.RemoveAll(l))
+	var stat unix.Stat_t
+	if err := unix.Stat(cgroup, &stat); err != nil {
+		return false, fmt.Errorf("look at cgroup %s: %w", cgroup, err)
 	}
-	return errors.Join(append(errs, os.RemoveAll(dir))...)
+	have := info.Cgroup()
+	return have != nil && have.CgroupId == stat.Ino, nil
 }

@@ -18,7 +18,7 @@ const (
 // encodeBlock lays a block out in cells. The local list costs nothing when it is a run of the cluster list.
 func encodeBlock(record uint32, b Block) ([]uint64, error) {
 	if len(b.Cluster) > math.MaxUint16 || len(b.Local) > math.MaxUint16 {
-		return nil, fmt.Errorf("%d backends, %d local: at most %d of each fit a block", len(b.Cluster), len(b.Local), math.MaxUint16)
+		return nil, fmt.Errorf("%w: %d backends, %d local: at most %d of each fit a block", ErrFull, len(b.Cluster), len(b.Local), math.MaxUint16)
 	}
 	backends, localAt := b.Cluster, run(b.Cluster, b.Local)
 	if localAt < 0 {
@@ -26,7 +26,7 @@ func encodeBlock(record uint32, b Block) ([]uint64, error) {
 		backends = slices.Concat(b.Cluster, b.Local)
 	}
 	if localAt > math.MaxUint16 {
-		return nil, fmt.Errorf("local backends start at %d: at most %d backends come before them", localAt, math.MaxUint16)
+		return nil, fmt.Errorf("%w: local backends start at %d: at most %d backends come before them", ErrFull, localAt, math.MaxUint16)
 	}
 	per := cellsV4
 	if len(backends) > 0 && backends[0].Addr().Is6() {

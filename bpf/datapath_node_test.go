@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -543,17 +544,93 @@ func TestPods(t *testing.T) {
 	}
 }
 
-func TestUninstall(t *testing.T) {
+// TestOtherCgroup starts an agent whose cgroup is not the one that the pinned links are attached to.
+func TestOtherCgroup(t *testing.T) {
 	cfg := node(t)
-	d := start(t, cfg)
-	publish(t, d, 1, frontend("10.96.0.18:80", tcp), Block{})
-	if err := Uninstall(cfg.PinDir); err != nil {
+	elsewhere := filepath.Join(cfg.CgroupRoot, "elsewhere")
+	if err := os.Mkdir(elsewhere, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(cfg.PinDir); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("pins are left: %v", err)
+	defer os.Remove(elsewhere)
+	home := cfg.CgroupRoot
+	cfg.CgroupRoot = elsewhere
+	start(t, cfg)
+	cfg.CgroupRoot = home
+	publish(t, start(t, cfg), 1, frontend("10.96.0.18:80", tcp), Block{})
+	if _, err := greet(t, "10.96.0.18:80"); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("the programs are not attached to the new cgroup: %v", err)
 	}
-	if _, err := greet(t, "10.96.0.18:80"); errors.Is(err, unix.ECONNREFUSED) {
-		t.Error("the hooks still reject after their links are gone")
+}
+
+// TestSharedBackend has one socket talk to one backend under three names; each reply shows the name that was asked.
+func TestSharedBackend(t *testing.T) {
+	d := start(t, node(t))
+	backend := echo(t, "127.0.0.1:0", "a")
+	first, second := frontend("10.96.0.21:53", udp), frontend("10.96.0.22:53", udp)
+	publish(t, d, 1, first, Block{Cluster: []netip.AddrPort{backend}})
+	publish(t, d, 2, second, Block{Cluster: []netip.AddrPort{backend}})
+	c, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, to := range []netip.AddrPort{first.Addr, second.Addr, first.Addr, backend, second.Addr} {
+		exchange(t, c.(*net.UDPConn), &to, to)
+	}
+}
+
+// TestMappedUDP is a dual-stack program's socket: IPv6, talking to IPv4 in v4-mapped form.
+func TestMappedUDP(t *testing.T) {
+	d := start(t, node(t))
+	f := frontend("10.96.0.23:53", udp)
+	publish(t, d, 1, f, Block{Cluster: []netip.AddrPort{echo(t, "127.0.0.1:0", "a")}})
+	c, err := net.ListenPacket("udp", "[::]:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	exchange(t, c.(*net.UDPConn), &f.Addr, f.Addr)
+}
+
+// TestRoomOfReplacedBlocks publishes more cells than there are, one record after another: what was replaced is room.
+func TestRoomOfReplacedBlocks(t *testing.T) {
+	cfg := node(t)
+	cfg.BlockCells = 640
+	d := start(t, cfg)
+	backends := make([]netip.AddrPort, 200)
+	for i := range backends {
+		backends[i] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 80)
+	}
+	for i := range uint32(10) {
+		if err := d.Services.Publish(i%2, Block{Cluster: backends}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Services.Publish(3, Block{Cluster: slices.Concat(backends, backends)}); !errors.Is(err, ErrFull) {
+		t.Errorf("a block larger than the room was taken with %v, want ErrFull", err)
+	}
+	if b, ok := d.Services.Block(1); !ok || len(b.Cluster) != len(backends) {
+		t.Error("a refused block took another one's cells")
+	}
+}
+
+// TestAfterClose: a request that comes late must not touch unmapped memory.
+func TestAfterClose(t *testing.T) {
+	d, err := Load(node(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Services.Publish(1, Block{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := d.Services.Block(1); ok {
+		t.Error("a closed datapath still has a block")
+	}
+	d.Services.Retire(1)
+	if err := d.Services.Publish(1, Block{}); err == nil {
+		t.Error("a closed datapath took a block")
 	}
 }

@@ -31,7 +31,8 @@ func (d *Datapath) HoldDNS(ctx context.Context, held func()) error {
 	// The lock is the thread's: it must neither end nor serve other goroutines.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	// Shared, because the OOM reaper may take private pages before the kernel reads the list.
+	page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return fmt.Errorf("hold the DNS lifeline: %w", err)
 	}

@@ -12,7 +12,8 @@ import (
 // A Pod is what the programs know of a pod of this node.
 type Pod struct {
 	Addrs []netip.Addr
-	// NetNSCookie identifies the pod's network namespace (SO_NETNS_COOKIE) for as long as the machine is up.
+	// NetNSCookie identifies the pod's network namespace (SO_NETNS_COOKIE) for as long as the machine is up; 0 where
+	// the kernel does not tell: such a pod is known by its addresses only.
 	NetNSCookie uint64
 	// HostNSID is the id the host's network namespace has inside the pod's (RTM_NEWNSID), -1 for none. Without it
 	// the pod's DNS queries go to the cluster's DNS.
@@ -26,8 +27,10 @@ type Pods struct{ byCookie, byAddress *ebpf.Map }
 // Put adds a pod or replaces it.
 func (p *Pods) Put(pod Pod) error {
 	key := sockPodKey{NetnsCookie: pod.NetNSCookie}
-	if err := p.byCookie.Update(key, sockPod{HostNsid: pod.HostNSID}, ebpf.UpdateAny); err != nil {
-		return fmt.Errorf("put pod %v: %w", pod.Addrs, full(err, p.byCookie))
+	if pod.NetNSCookie != 0 {
+		if err := p.byCookie.Update(key, sockPod{HostNsid: pod.HostNSID}, ebpf.UpdateAny); err != nil {
+			return fmt.Errorf("put pod %v: %w", pod.Addrs, full(err, p.byCookie))
+		}
 	}
 	for _, a := range pod.Addrs {
 		if err := p.byAddress.Update(sockAddress{Addr: words(a)}, key, ebpf.UpdateAny); err != nil {
@@ -59,14 +62,14 @@ func (p *Pods) Delete(addrs []netip.Addr) error {
 	return nil
 }
 
-// Lookup finds the pod an address belongs to.
+// Lookup finds the pod an address belongs to. HostNSID is -1 for a pod without a cookie.
 func (p *Pods) Lookup(addr netip.Addr) (Pod, bool, error) {
 	var (
 		key sockPodKey
-		pod sockPod
+		pod = sockPod{HostNsid: -1}
 	)
 	err := p.byAddress.Lookup(sockAddress{Addr: words(addr)}, &key)
-	if err == nil {
+	if err == nil && key.NetnsCookie != 0 {
 		err = p.byCookie.Lookup(key, &pod)
 	}
 	if errors.Is(err, ebpf.ErrKeyNotExist) {

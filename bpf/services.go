@@ -51,6 +51,7 @@ type Entry struct {
 // There may be one writer on a node. Methods are safe for concurrent use.
 type Services struct {
 	frontends *ebpf.Map
+	grace     *grace
 
 	mu      sync.Mutex
 	records []uint64 // mapped; each word is a struct record
@@ -63,11 +64,14 @@ type Services struct {
 func newServices(frontends, records, blocks *ebpf.Map) (*Services, error) {
 	s := &Services{frontends: frontends, have: map[uint32]extent{}}
 	var err error
+	if s.grace, err = newGrace(); err != nil {
+		return nil, err
+	}
 	if s.records, err = mapWords(records); err != nil {
-		return nil, fmt.Errorf("map records: %w", err)
+		return nil, errors.Join(fmt.Errorf("map records: %w", err), s.close())
 	}
 	if s.blocks, err = mapWords(blocks); err != nil {
-		return nil, errors.Join(fmt.Errorf("map blocks: %w", err), unmapWords(s.records))
+		return nil, errors.Join(fmt.Errorf("map blocks: %w", err), s.close())
 	}
 	s.adopt()
 	return s, nil
@@ -100,7 +104,10 @@ func (s *Services) Publish(record uint32, b Block) error {
 	if err != nil {
 		return fmt.Errorf("publish record %d: %w", record, err)
 	}
-	at, ok := s.free.take(uint32(len(cells)))
+	at, ok, err := s.place(uint32(len(cells)))
+	if err != nil {
+		return fmt.Errorf("publish record %d: %w", record, err)
+	}
 	if !ok {
 		return fmt.Errorf("publish record %d with %d backends: %w: %d of %d cells are free, in pieces", record,
 			len(b.Cluster), ErrFull, s.free.cells(), len(s.blocks))
@@ -134,28 +141,38 @@ func (s *Services) store(record uint32, e extent) {
 }
 
 // Reclaim makes the cells of replaced blocks usable again, after every program that may be reading them has left. It
-// takes about ten milliseconds when there is something to reclaim.
+// takes some ten milliseconds when there is something to reclaim.
 func (s *Services) Reclaim() error {
 	s.mu.Lock()
-	limbo := s.limbo
-	s.limbo = nil
-	s.mu.Unlock()
-	if len(limbo) == 0 {
+	defer s.mu.Unlock()
+	return s.reclaim()
+}
+
+// reclaim is Reclaim for a caller that holds mu.
+func (s *Services) reclaim() error {
+	if len(s.limbo) == 0 {
 		return nil
 	}
-	// The global membarrier is synchronize_rcu() (kernel/sched/membarrier.c), and programs run under RCU.
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno != 0 {
-		s.mu.Lock()
-		s.limbo = append(limbo, s.limbo...)
-		s.mu.Unlock()
-		return fmt.Errorf("wait for running programs: %w", errno)
+	if err := s.grace.wait(); err != nil {
+		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, e := range limbo {
+	for _, e := range s.limbo {
 		s.free.give(e)
 	}
+	s.limbo = nil
 	return nil
+}
+
+// place finds room for a block of n cells, if need be by waiting for what replaced blocks leave.
+func (s *Services) place(n uint32) (at uint32, ok bool, err error) {
+	if at, ok = s.free.take(n); ok || len(s.limbo) == 0 {
+		return at, ok, nil
+	}
+	if err := s.reclaim(); err != nil {
+		return 0, false, err
+	}
+	at, ok = s.free.take(n)
+	return at, ok, nil
 }
 
 // PutFrontend points a frontend to a record, replacing what it pointed to.
@@ -213,7 +230,7 @@ func (s *Services) Block(record uint32) (b Block, ok bool) {
 	return decodeBlock(s.blocks[e.at : e.at+e.n]), true
 }
 
-// Records calls yield for every record that publishes something, in no order.
+// Records lists the records that publish something, in no order.
 func (s *Services) Records() []uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -225,18 +242,21 @@ func (s *Services) Records() []uint32 {
 }
 
 // MaxRecords is how many records there can be; record numbers are below it.
-func (s *Services) MaxRecords() uint32 { return uint32(len(s.records)) }
+func (s *Services) MaxRecords() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return uint32(len(s.records))
+}
 
+// close unmaps. Late callers find no records and no room.
 func (s *Services) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := errors.Join(unmapWords(s.records), unmapWords(s.blocks))
-	s.records, s.blocks = nil, nil
+	err := errors.Join(unmapWords(s.records), unmapWords(s.blocks), s.grace.close())
+	s.records, s.blocks, s.free, s.limbo = nil, nil, nil, nil
+	clear(s.have)
 	return err
 }
-
-// membarrierGlobal is MEMBARRIER_CMD_GLOBAL of linux/membarrier.h.
-const membarrierGlobal = 1
 
 // frontendClusterIP is FRONTEND_CLUSTER_IP.
 const frontendClusterIP = uint8(sockFrontendKindFRONTEND_CLUSTER_IP)

@@ -89,7 +89,7 @@ type sockPins struct {
 		Published   sockRecord
 	}
 	Next uint32
-	Pad  uint32
+	Last uint32
 }
 
 type sockPod struct {

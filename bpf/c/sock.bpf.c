@@ -106,13 +106,30 @@ static __always_inline enum verdict choose(struct bpf_sock_addr *ctx, const stru
 	return svc->policy.flags & BLOCK_INTERNAL_DROP ? PASS : REJECT;
 }
 
-/* The socket's pin for this frontend, or NULL. */
-static __always_inline struct pin *find_pin(struct pins *pins, const struct peer *vip)
+/* The slot of the socket's pin for this frontend, or PINS_PER_SOCKET. */
+static __always_inline __u32 find_pin(const struct pins *pins, const struct peer *vip)
 {
-	for (int i = 0; i < PINS_PER_SOCKET; i++)
+	for (__u32 i = 0; i < PINS_PER_SOCKET; i++)
 		if (pins->pin[i].vip_port == vip->port && same_address(pins->pin[i].vip, vip->addr))
-			return &pins->pin[i];
-	return NULL;
+			return i;
+	return PINS_PER_SOCKET;
+}
+
+static __always_inline bool pins_backend(const struct pin *pin, const struct peer *backend)
+{
+	return pin->vip_port && pin->backend_port == backend->port && same_address(pin->backend, backend->addr);
+}
+
+/* A datagram that goes to a pod under its own address gets its answer under that, too. */
+static __always_inline void forget(struct bpf_sock_addr *ctx, const struct peer *backend)
+{
+	struct pins *pins = bpf_sk_storage_get(&socket_pins, ctx->sk, 0, 0);
+
+	if (!pins)
+		return;
+	for (__u32 i = 0; i < PINS_PER_SOCKET; i++)
+		if (pins_backend(&pins->pin[i], backend))
+			pins->pin[i].vip_port = 0;
 }
 
 static __always_inline void write_pin(struct pin *pin, const struct peer *vip, const struct service *svc,
@@ -146,21 +163,27 @@ static __always_inline enum verdict choose_pinned(struct bpf_sock_addr *ctx, con
 	struct pins *pins = bpf_sk_storage_get(&socket_pins, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	enum verdict v;
 	struct pin *pin;
+	__u32 slot;
 
 	if (!pins)
 		return choose(ctx, svc, b);
-	pin = find_pin(pins, vip);
-	if (pin && !(svc->policy.flags & BLOCK_NODE_DNS) && pin_holds(pin, svc)) {
-		__builtin_memcpy(b->addr, pin->backend, sizeof(b->addr));
-		b->port = pin->backend_port;
-		return TRANSLATE;
+	slot = find_pin(pins, vip);
+	if (slot < PINS_PER_SOCKET && !(svc->policy.flags & BLOCK_NODE_DNS)) {
+		pin = &pins->pin[slot];
+		if (pin_holds(pin, svc)) {
+			__builtin_memcpy(b->addr, pin->backend, sizeof(b->addr));
+			b->port = pin->backend_port;
+			pins->last = slot;
+			return TRANSLATE;
+		}
 	}
 	v = choose(ctx, svc, b);
 	if (v != TRANSLATE)
 		return v;
-	if (!pin)
-		pin = &pins->pin[pins->next++ % PINS_PER_SOCKET];
-	write_pin(pin, vip, svc, b);
+	if (slot >= PINS_PER_SOCKET)
+		slot = pins->next++ % PINS_PER_SOCKET;
+	write_pin(&pins->pin[slot], vip, svc, b);
+	pins->last = slot;
 	return TRANSLATE;
 }
 
@@ -170,8 +193,11 @@ static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct 
 	struct backend b = {};
 	enum verdict v;
 
-	if (!find(peer, ctx->protocol, &svc))
+	if (!find(peer, ctx->protocol, &svc)) {
+		if (ctx->protocol == IPPROTO_UDP)
+			forget(ctx, peer);
 		return PASS;
+	}
 	if (ctx->protocol == IPPROTO_UDP)
 		v = choose_pinned(ctx, peer, &svc, &b);
 	else
@@ -191,10 +217,10 @@ static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct peer *
 
 	if (!pins)
 		return false;
-	for (int i = 0; i < PINS_PER_SOCKET; i++) {
-		struct pin *pin = &pins->pin[i];
+	for (__u32 i = 0; i < PINS_PER_SOCKET; i++) {
+		struct pin *pin = &pins->pin[(pins->last + i) % PINS_PER_SOCKET];
 
-		if (!pin->vip_port || pin->backend_port != peer->port || !same_address(pin->backend, peer->addr))
+		if (!pins_backend(pin, peer))
 			continue;
 		__builtin_memcpy(peer->addr, pin->vip, sizeof(peer->addr));
 		peer->port = pin->vip_port;

@@ -111,6 +111,6 @@ _Static_assert(sizeof(struct pin) == 48, "pin");
 struct pins {
 	struct pin pin[PINS_PER_SOCKET];
 	__u32 next; /* slot the next new pin takes */
-	__u32 pad;
+	__u32 last; /* slot that was used last: of two frontends with one backend, it is the one a reply answers */
 };
 _Static_assert(sizeof(struct pins) == 200, "pins");
