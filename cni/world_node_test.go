@@ -219,9 +219,11 @@ func check0(t *testing.T, err error) {
 }
 
 func address(t *testing.T, text string) *netlink.Addr {
+	t.Helper()
 	return must[*netlink.Addr](t)(netlink.ParseAddr(text))
 }
 
 func mac(t *testing.T, text string) net.HardwareAddr {
+	t.Helper()
 	return must[net.HardwareAddr](t)(net.ParseMAC(text))
 }
