@@ -16,7 +16,7 @@
 //   - ENIs, those only intended included, never exceed what the instance type allows;
 //   - the primary ENI and ENIs without the pool's tag are never touched;
 //   - nothing is forgotten on one observation: what the cloud does not show must be missing twice, 30 seconds apart;
-//   - no lock is held while the cloud, the disk or the links are waited for.
+//   - the pool's lock is not held while the cloud, the disk or the links are waited for.
 //
 // A crash loses nothing, because a restart replays the journal: an intent is repeated with its ClientToken, a state
 // that waits for the cloud is polled again, and addresses or tagged ENIs that only the cloud knows are adopted.
