@@ -8,9 +8,9 @@ import (
 )
 
 type metrics struct {
-	frontends, records prometheus.Gauge
-	syncs              *prometheus.HistogramVec
-	lastSuccess        prometheus.Gauge
+	frontends, records, refused prometheus.Gauge
+	syncs                       *prometheus.HistogramVec
+	lastSuccess                 prometheus.Gauge
 }
 
 func newMetrics() metrics {
@@ -20,6 +20,7 @@ func newMetrics() metrics {
 	return metrics{
 		frontends:   gauge("frontends", "Frontends (address, port, protocol) in the kernel."),
 		records:     gauge("records", "Service ports, per address family, that have a record in the kernel."),
+		refused:     gauge("refused_ports", "Service ports that could not be served at the last change, for lack of room or because an older Service has their address."),
 		lastSuccess: gauge("last_sync_timestamp_seconds", "When the kernel last agreed with the newest Snapshot, in seconds since 1970."),
 		syncs: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "nearpath", Subsystem: "service", Name: "sync_duration_seconds",
@@ -30,24 +31,25 @@ func newMetrics() metrics {
 
 func (m *metrics) register(r prometheus.Registerer) error {
 	var errs []error
-	for _, c := range []prometheus.Collector{m.frontends, m.records, m.lastSuccess, m.syncs} {
+	for _, c := range []prometheus.Collector{m.frontends, m.records, m.refused, m.lastSuccess, m.syncs} {
 		errs = append(errs, r.Register(c))
 	}
 	return errors.Join(errs...)
 }
 
-func (m *metrics) observe(started time.Time, t *table, err error) {
+func (m *metrics) observe(started time.Time, t *table, refused []error, err error) {
 	result := "ok"
-	if err != nil {
+	if err != nil || len(refused) > 0 {
 		result = "error"
 	}
 	m.syncs.WithLabelValues(result).Observe(time.Since(started).Seconds())
+	m.refused.Set(float64(len(refused)))
 	if t == nil {
 		return
 	}
 	m.frontends.Set(float64(len(t.frontends)))
 	m.records.Set(float64(len(t.records)))
-	if err == nil {
+	if result == "ok" {
 		m.lastSuccess.SetToCurrentTime()
 	}
 }

@@ -1,11 +1,12 @@
 package service
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/internal/cluster"
@@ -60,13 +61,13 @@ func describe(b bpf.Block) string {
 	return s.String()
 }
 
-// A Plan is the way from one state of the maps to another. Every prefix of Grow followed by any prefix of Shrink
-// leaves each frontend on a whole block: what a frontend points to is published before it points there, and is
-// retired after nothing does.
-type Plan struct{ Grow, Shrink []Op }
-
-// Empty reports whether there is nothing to do.
-func (p Plan) Empty() bool { return len(p.Grow)+len(p.Shrink) == 0 }
+// A Plan is the way from one state of the maps to another. Grow has a list of Ops for each port that changes: one port
+// may fail without the others. Every prefix of Grow followed by any prefix of Shrink leaves each frontend on a whole
+// block: what a frontend points to is published before it points there, and is retired after nothing does.
+type Plan struct {
+	Grow   [][]Op
+	Shrink []Op
+}
 
 // A table is what the maps hold, and for whom.
 type table struct {
@@ -74,6 +75,7 @@ type table struct {
 	blocks    map[uint32]bpf.Block
 	services  map[cluster.Name][]Port
 	records   map[PortID]uint32
+	owners    map[bpf.Frontend]PortID
 	owned     map[uint32]bool // the numbers in records
 	free      []uint32        // numbers below next that nobody uses
 	next, max uint32
@@ -81,9 +83,11 @@ type table struct {
 
 // plan computes the way from t to a state in which the given Services have exactly the given Ports; no Ports mean
 // that the Service is gone. With full, Services that are not named have none either, and what the maps hold for
-// nobody goes too. It changes t to the state after the plan, so a caller that fails to apply it must adopt anew. The
-// error names ports that no record is left for; everything else is planned all the same.
-func (t *table) plan(want map[cluster.Name][]Port, full bool) (Plan, error) {
+// nobody goes too. It changes t to the state after the plan, so a caller that fails to apply it must adopt anew.
+//
+// Each of the errors is a port that cannot be served: no record is left for it, or an older Service has its frontend.
+// Everything else is planned all the same, and a full plan serves the rest as soon as it can.
+func (t *table) plan(want map[cluster.Name][]Port, full bool) (p Plan, refused []error) {
 	if full {
 		want = maps.Clone(want)
 		for name := range t.services {
@@ -91,18 +95,18 @@ func (t *table) plan(want map[cluster.Name][]Port, full bool) (Plan, error) {
 				want[name] = nil
 			}
 		}
+		clear(t.owners)
 	}
-	var (
-		p       Plan
-		errs    []error
-		names   = sortedNames(want)
-		claimed = map[bpf.Frontend]bool{}
-	)
+	names, claimed := byAge(want), map[bpf.Frontend]bool{}
 	for _, name := range names {
 		for _, port := range want[name] {
-			ops, err := t.grow(port, claimed)
-			p.Grow = append(p.Grow, ops...)
-			errs = append(errs, err)
+			ops, err := t.grow(port, want, claimed)
+			if err != nil {
+				refused = append(refused, err)
+			}
+			if len(ops) > 0 {
+				p.Grow = append(p.Grow, ops)
+			}
 		}
 	}
 	for _, name := range names {
@@ -111,11 +115,11 @@ func (t *table) plan(want map[cluster.Name][]Port, full bool) (Plan, error) {
 	if full {
 		p.Shrink = append(p.Shrink, t.dropStrangers(claimed)...)
 	}
-	return p, errors.Join(errs...)
+	return p, refused
 }
 
 // grow makes port served: its block first, then the frontends that point to it.
-func (t *table) grow(port Port, claimed map[bpf.Frontend]bool) (ops []Op, err error) {
+func (t *table) grow(port Port, want map[cluster.Name][]Port, claimed map[bpf.Frontend]bool) (ops []Op, err error) {
 	record, err := t.recordOf(port)
 	if err != nil {
 		return nil, err
@@ -125,13 +129,27 @@ func (t *table) grow(port Port, claimed map[bpf.Frontend]bool) (ops []Op, err er
 		t.blocks[record] = port.Block
 	}
 	for _, f := range port.Frontends {
+		if owner, ok := t.owners[f]; ok && owner != port.ID && t.keeps(owner, f, want, claimed) {
+			err = fmt.Errorf("serve %s at %s: %s has it and is older", port.ID, f, owner)
+			continue
+		}
 		claimed[f] = true
+		t.owners[f] = port.ID
 		if have, ok := t.frontends[f]; !ok || have != record {
 			ops = append(ops, Put{f, record})
 			t.frontends[f] = record
 		}
 	}
-	return ops, nil
+	return ops, err
+}
+
+// keeps reports whether the owner of a frontend still has it: it claimed it in this plan, or is not part of it.
+func (t *table) keeps(owner PortID, f bpf.Frontend, want map[cluster.Name][]Port, claimed map[bpf.Frontend]bool) bool {
+	if claimed[f] {
+		return true
+	}
+	_, planned := want[owner.Service]
+	return !planned
 }
 
 // recordOf finds the port's record: the one it has, the one an earlier agent gave its frontends, or a new one.
@@ -169,12 +187,7 @@ func (t *table) inherited(port Port) (uint32, bool) {
 func (t *table) shrink(name cluster.Name, want []Port, claimed map[bpf.Frontend]bool) (ops []Op) {
 	old := t.services[name]
 	for _, port := range old {
-		for _, f := range port.Frontends {
-			if record, ok := t.frontends[f]; ok && !claimed[f] && record == t.records[port.ID] {
-				ops = append(ops, Delete{f})
-				delete(t.frontends, f)
-			}
-		}
+		ops = append(ops, t.releaseFrontends(port, claimed)...)
 	}
 	for _, port := range old {
 		record, ok := t.records[port.ID]
@@ -188,6 +201,22 @@ func (t *table) shrink(name cluster.Name, want []Port, claimed map[bpf.Frontend]
 		delete(t.services, name)
 	} else {
 		t.services[name] = want
+	}
+	return ops
+}
+
+// releaseFrontends removes the frontends that point to the port's record and that nobody claims.
+func (t *table) releaseFrontends(port Port, claimed map[bpf.Frontend]bool) (ops []Op) {
+	record, ok := t.records[port.ID]
+	if !ok {
+		return nil
+	}
+	for _, f := range port.Frontends {
+		if have, ok := t.frontends[f]; ok && have == record && !claimed[f] {
+			ops = append(ops, Delete{f})
+			delete(t.frontends, f)
+			delete(t.owners, f)
+		}
 	}
 	return ops
 }
@@ -221,6 +250,15 @@ func sameBlock(a, b bpf.Block) bool {
 		a.InternalLocal == b.InternalLocal && a.InternalDrop == b.InternalDrop && a.NodeDNS == b.NodeDNS
 }
 
-func sortedNames(m map[cluster.Name][]Port) []cluster.Name {
-	return slices.SortedFunc(maps.Keys(m), func(a, b cluster.Name) int { return strings.Compare(a.String(), b.String()) })
+// byAge orders Services by creation, the oldest first, so that it has the first claim on a frontend.
+func byAge(m map[cluster.Name][]Port) []cluster.Name {
+	created := func(name cluster.Name) (t time.Time) {
+		if ports := m[name]; len(ports) > 0 {
+			t = ports[0].Created
+		}
+		return t
+	}
+	return slices.SortedFunc(maps.Keys(m), func(a, b cluster.Name) int {
+		return cmp.Or(created(a).Compare(created(b)), strings.Compare(a.String(), b.String()))
+	})
 }

@@ -54,12 +54,16 @@ type Reconciler struct {
 	metrics metrics
 	ready   chan struct{}
 
-	table *table // nil: unknown, adopt and plan in full
-	retry bool   // the last sync left something out
+	table *table        // nil: unknown, adopt and plan in full
+	retry time.Duration // until the next try of what the last sync left out, 0: nothing
 }
 
-// retryInterval is how soon a failed write is tried again; a full map does not get emptier faster.
-const retryInterval = time.Second
+// What could not be written is tried again after firstRetry, then at intervals that double up to lastRetry: a full map
+// seldom gets emptier by itself. Any Change is a try, too.
+const (
+	firstRetry = time.Second
+	lastRetry  = time.Minute
+)
 
 // New makes a Reconciler; nothing is read or written before Run.
 func New(cfg Config) (*Reconciler, error) {
@@ -80,7 +84,7 @@ func (r *Reconciler) String() string { return "service reconciler" }
 func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
 
 // Run follows the Changes until ctx ends. What cannot be written is logged and counted, what was published before
-// goes on being served, and everything is tried again.
+// goes on being served, everything else is served, and the rest is tried again.
 func (r *Reconciler) Run(ctx context.Context) error {
 	var last cluster.Change
 	for {
@@ -95,15 +99,25 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		}
 		last = change
 		started := time.Now()
-		served, err := r.sync(change)
-		if err != nil {
-			r.cfg.Log.Error("serve Services", "err", err)
-		}
-		r.retry = err != nil
-		r.metrics.observe(started, r.table, err)
-		if served {
-			r.markReady()
-		}
+		refused, err := r.sync(change)
+		r.metrics.observe(started, r.table, refused, err)
+		r.after(refused, err)
+	}
+}
+
+// after draws the consequences of a sync.
+func (r *Reconciler) after(refused []error, err error) {
+	if err := errors.Join(append(refused, err)...); err != nil {
+		r.cfg.Log.Error("serve Services", "err", err)
+	}
+	if len(refused) > 0 || err != nil {
+		r.table = nil // the maps are somewhere on the way: read them before the next plan
+		r.retry = min(max(2*r.retry, firstRetry), lastRetry)
+	} else {
+		r.retry = 0
+	}
+	if err == nil {
+		r.markReady()
 	}
 }
 
@@ -115,38 +129,37 @@ func (r *Reconciler) markReady() {
 	}
 }
 
-// next waits for a Change, after a failure only as long as the retry interval.
+// next waits for a Change, after a failure only until the next try.
 func (r *Reconciler) next(ctx context.Context) (cluster.Change, error) {
-	if r.retry {
+	if r.retry > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, retryInterval)
+		ctx, cancel = context.WithTimeout(ctx, r.retry)
 		defer cancel()
 	}
 	return r.cfg.Changes.Next(ctx)
 }
 
-// sync brings the maps to the Change. Ports that no room is left for are in the error; served says that the rest is
-// in the kernel.
-func (r *Reconciler) sync(change cluster.Change) (served bool, err error) {
+// sync brings the maps to the Change. Refused are the ports that cannot be served, for lack of room or because another
+// Service has their address; the error is of the maps themselves. Neither keeps the rest from being done: what goes
+// away makes room.
+func (r *Reconciler) sync(change cluster.Change) ([]error, error) {
 	if r.table == nil {
+		var err error
 		if r.table, err = adopt(r.cfg.Maps); err != nil {
-			return false, err
+			return nil, err
 		}
-	}
-	if len(r.table.services) == 0 || r.retry {
 		change.Full = true
 	}
 	plan, refused := r.table.plan(r.selectPorts(change), change.Full)
-	err = r.apply(plan.Grow)
-	if err == nil {
-		r.cfg.Served(change.Snapshot)
-		err = errors.Join(r.apply(plan.Shrink), r.cfg.Maps.Reclaim())
+	for _, port := range plan.Grow {
+		if err := r.apply(port); errors.Is(err, bpf.ErrFull) {
+			refused = append(refused, err)
+		} else if err != nil {
+			return refused, errors.Join(err, r.cfg.Maps.Reclaim())
+		}
 	}
-	if err != nil {
-		r.table = nil // the maps are somewhere on the way: read them before the next plan
-		return false, err
-	}
-	return true, refused
+	r.cfg.Served(change.Snapshot)
+	return refused, errors.Join(r.apply(plan.Shrink), r.cfg.Maps.Reclaim())
 }
 
 func (r *Reconciler) selectPorts(change cluster.Change) map[cluster.Name][]Port {
@@ -203,6 +216,6 @@ func adopt(m Maps) (*table, error) {
 func newTable(records uint32) *table {
 	return &table{
 		frontends: map[bpf.Frontend]uint32{}, blocks: map[uint32]bpf.Block{}, services: map[cluster.Name][]Port{},
-		records: map[PortID]uint32{}, owned: map[uint32]bool{}, max: records,
+		records: map[PortID]uint32{}, owners: map[bpf.Frontend]PortID{}, owned: map[uint32]bool{}, max: records,
 	}
 }

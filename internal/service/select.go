@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/internal/cluster"
@@ -39,6 +40,7 @@ func (id PortID) String() string {
 // A Port is what a record serves.
 type Port struct {
 	ID        PortID
+	Created   time.Time // of the Service: of two that claim one frontend the older has it
 	Frontends []bpf.Frontend
 	Block     bpf.Block
 }
@@ -77,7 +79,7 @@ func compareID(a, b PortID) int {
 }
 
 func selectPort(svc *cluster.Service, sp cluster.ServicePort, v6 bool, slices []*cluster.EndpointSlice, node Node) Port {
-	p := Port{ID: PortID{Service: svc.Name, Protocol: sp.Protocol, Port: sp.Port, IPv6: v6}}
+	p := Port{ID: PortID{Service: svc.Name, Protocol: sp.Protocol, Port: sp.Port, IPv6: v6}, Created: svc.Created}
 	for _, ip := range svc.ClusterIPs {
 		if ip.Is6() == v6 {
 			p.Frontends = append(p.Frontends, bpf.Frontend{Addr: netip.AddrPortFrom(ip, sp.Port), Protocol: uint8(sp.Protocol)})
@@ -131,14 +133,26 @@ type candidate struct {
 	ready, draining bool // draining: terminating and still serving
 }
 
+// rank orders copies of one candidate: ready, draining, neither.
+func (c candidate) rank() int {
+	switch {
+	case c.ready:
+		return 2
+	case c.draining:
+		return 1
+	default:
+		return 0
+	}
+}
+
 // collect merges all slices of a Service, local candidates first: a local list is then a run of the cluster list and
 // takes no cells of its own. One address may stand in several slices while endpoints move between them; the copy that
-// does not terminate wins.
+// is good for most wins.
 func collect(endpoints []*cluster.EndpointSlice, sp cluster.ServicePort, v6 bool, node string) []candidate {
 	best := map[netip.AddrPort]candidate{}
 	for _, slice := range endpoints {
 		for _, c := range offered(slice, sp, v6, node) {
-			if have, ok := best[c.addr]; !ok || have.draining && !c.draining {
+			if have, ok := best[c.addr]; !ok || c.rank() > have.rank() {
 				best[c.addr] = c
 			}
 		}

@@ -78,6 +78,10 @@ func TestSelectBackends(t *testing.T) {
 			webService(), []*cluster.EndpointSlice{slice(endpoint("10.0.0.1", draining)), slice(endpoint("10.0.0.1"))},
 			bpf.Block{Cluster: backends("10.0.0.1:8080")},
 		},
+		"one address in two slices, the ready copy wins": {
+			webService(), []*cluster.EndpointSlice{slice(endpoint("10.0.0.1", dead)), slice(endpoint("10.0.0.1"))},
+			bpf.Block{Cluster: backends("10.0.0.1:8080")},
+		},
 		"the other family does not count": {
 			webService(), []*cluster.EndpointSlice{slice(endpoint("fd00::1"))}, bpf.Block{},
 		},
