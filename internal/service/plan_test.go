@@ -354,3 +354,55 @@ func TestReconcilerFullMap(t *testing.T) {
 		}
 	})
 }
+
+// TestPlanOldestHasTheAddress: of two Services with one address the older has it, whatever their names and whoever came
+// first, and the younger gets it when it is free.
+func TestPlanOldestHasTheAddress(t *testing.T) {
+	t.Parallel()
+	claim := func(name string, created int64, backend string) (cluster.Name, []Port) {
+		svc := webService(func(s *cluster.Service) {
+			s.Name, s.Created = cluster.Name{Namespace: "shop", Name: name}, time.Unix(created, 0)
+		})
+		return svc.Name, Select(svc, []*cluster.EndpointSlice{slice(endpoint(backend))}, thisNode)
+	}
+	young, youngPorts := claim("a-young", 2, "10.0.0.2")
+	old, oldPorts := claim("b-old", 1, "10.0.0.1")
+	m := newFakeMaps()
+	tab := must(adopt(m))
+	do := func(want map[cluster.Name][]Port, full bool) []error {
+		plan, refused := tab.plan(want, full)
+		for _, op := range append(slices.Concat(plan.Grow...), plan.Shrink...) {
+			if err := op.apply(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return refused
+	}
+	serves := func(when, backend string) {
+		t.Helper()
+		if got := m.serves()["10.96.0.1:80/6"]; got != "cluster ["+backend+":8080]" {
+			t.Errorf("%s: the address serves %s, want %s", when, got, backend)
+		}
+	}
+	do(map[cluster.Name][]Port{young: youngPorts}, false)
+	serves("alone", "10.0.0.2")
+	refused := do(map[cluster.Name][]Port{young: youngPorts, old: oldPorts}, true)
+	serves("with an older claim", "10.0.0.1")
+	if len(refused) != 1 || !strings.Contains(refused[0].Error(), "a-young") || !strings.Contains(refused[0].Error(), "b-old") {
+		t.Errorf("refused %v, want the young Service, because of the old one", refused)
+	}
+	do(map[cluster.Name][]Port{young: youngPorts}, true)
+	serves("after the old one is gone", "10.0.0.2")
+}
+
+// TestPlanKeepsRecords: a new agent goes on with the records it finds, so that nothing is written that is right already.
+func TestPlanKeepsRecords(t *testing.T) {
+	t.Parallel()
+	m := newFakeMaps()
+	want := map[cluster.Name][]Port{web: Select(webService(), []*cluster.EndpointSlice{slice(endpoint("10.0.0.1"))}, thisNode)}
+	m.frontends[want[web][0].Frontends[0]] = 5
+	m.blocks[5] = want[web][0].Block
+	if plan, refused := must(adopt(m)).plan(want, true); len(plan.Grow)+len(plan.Shrink)+len(refused) > 0 {
+		t.Errorf("a new agent plans %v and refuses %v, want nothing", plan, refused)
+	}
+}
