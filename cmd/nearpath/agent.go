@@ -25,9 +25,6 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// metadataPatience bounds the wait for the metadata service at start.
-const metadataPatience = 30 * time.Second
-
 func newAgent() *cobra.Command {
 	var path string
 	flags := config{}
@@ -38,7 +35,6 @@ func newAgent() *cobra.Command {
 into the kernel goes on without it.
 
 The configuration file holds every setting; flags that are given override it.`,
-		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := readConfig(path)
 			if err != nil {
@@ -86,6 +82,7 @@ type agent struct {
 	host      *hostnet.Host
 	pool      *ipam.Pool
 	cni       *cni.Server
+	pending   <-chan struct{}                  // closed when deletions from before this agent are done
 	synced    <-chan struct{}                  // closed when the first Snapshot is served
 	served    atomic.Pointer[cluster.Snapshot] // what DNS answers from
 	tasks     tasks
@@ -181,10 +178,11 @@ func (a *agent) buildDatapath(context.Context) error {
 }
 
 func (a *agent) buildPool(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, metadataPatience)
-	defer cancel()
+	if err := os.MkdirAll(a.cfg.StateDir, 0o700); err != nil {
+		return err
+	}
 	metadata := aliyun.NewMetadata(a.cfg.Cloud.Metadata)
-	instance, err := metadata.Instance(ctx)
+	instance, err := identify(ctx, metadata, filepath.Join(a.cfg.StateDir, "instance.json"), a.log)
 	if err != nil {
 		return fmt.Errorf("learn which instance this is from %s: %w", a.cfg.Cloud.Metadata, err)
 	}
@@ -198,9 +196,6 @@ func (a *agent) buildPool(ctx context.Context) error {
 		return err
 	}
 	a.closers = append(a.closers, a.host.Close)
-	if err := os.MkdirAll(a.cfg.StateDir, 0o700); err != nil {
-		return err
-	}
 	a.pool, err = ipam.Open(ipam.Config{
 		Path: filepath.Join(a.cfg.StateDir, "ipam.db"), Cloud: ecs, Links: hostLinks{a.host}, InstanceID: instance.ID,
 		VSwitches: a.cfg.Cloud.VSwitches, SecurityGroups: a.cfg.Cloud.SecurityGroups,
@@ -230,10 +225,11 @@ func (a *agent) credentials(metadata *aliyun.Metadata) aliyun.Credentials {
 }
 
 func (a *agent) buildHealth(context.Context) error {
-	api := agentapi.NewServer(agentapi.ServerConfig{Socket: a.cfg.Socket, CNI: a.cni.Handle, Log: a.log})
+	api := agentapi.NewServer(agentapi.ServerConfig{Socket: a.cfg.Socket, CNI: a.serveCNI, Log: a.log})
 	a.registerViews(api)
-	a.tasks = append(a.tasks, api, &health{
-		listen: a.cfg.Listen, metrics: a.metrics, waiting: a.tasks.waiting, ready: make(chan struct{}),
+	a.tasks = append(a.tasks, &delayed{task: api, first: []<-chan struct{}{a.pending}}, &health{
+		listen: a.cfg.Listen, metrics: a.metrics, ready: make(chan struct{}),
+		waiting: func() []string { return a.tasks.waiting() },
 	})
 	return nil
 }

@@ -33,7 +33,6 @@ func newCNI() *cobra.Command {
 
 Each file is replaced whole, and one that is right already is left alone. The configuration comes last: for the
 runtime it is the node's "network ready" switch, so run this when the agent is ready.`,
-		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			plugin, err := os.ReadFile(filepath.Join(from, "nearpath-cni"))
 			if err != nil {

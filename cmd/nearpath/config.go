@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -76,8 +77,11 @@ type duration time.Duration
 
 func (d *duration) UnmarshalText(text []byte) error {
 	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is not a duration such as 30s: %w", text, err)
+	}
 	*d = duration(v)
-	return err
+	return nil
 }
 
 func defaultConfig() config {
@@ -133,6 +137,25 @@ func (c config) check() error {
 	if _, err := parseName(c.DNS.Service); err != nil {
 		refuse("dns.service", c.DNS.Service, err.Error())
 	}
+	for field, value := range map[string]string{"socket": c.Socket, "stateDir": c.StateDir, "pinDir": c.PinDir} {
+		if !filepath.IsAbs(value) {
+			refuse(field, value, "use an absolute path")
+		}
+	}
+	if c.ClusterDomain == "" {
+		refuse("clusterDomain", c.ClusterDomain, "use the cluster's domain, such as cluster.local")
+	}
+	if c.Pool.MinTotal < 0 {
+		refuse("pool.minTotal", c.Pool.MinTotal, "use a number of at least 0")
+	}
+	if c.Pool.Cooldown < 0 {
+		refuse("pool.cooldown", time.Duration(c.Pool.Cooldown), "use a duration of at least 0s")
+	}
+	for _, upstream := range c.DNS.Upstreams {
+		if !isAddress(upstream) {
+			refuse("dns.upstreams", upstream, "use addresses, with or without a port")
+		}
+	}
 	if c.Pool.MinIdle < 0 || c.Pool.MaxIdle < c.Pool.MinIdle {
 		refuse("pool.maxIdle", c.Pool.MaxIdle, fmt.Sprintf("use a number of at least pool.minIdle, which is %d and must not be negative", c.Pool.MinIdle))
 	}
@@ -140,6 +163,12 @@ func (c config) check() error {
 		refuse("cloud.accessKeyID", c.Cloud.AccessKeyID, "set it together with cloud.accessKeySecret, or neither for the instance's RAM role")
 	}
 	return errors.Join(errs...)
+}
+
+func isAddress(s string) bool {
+	_, err := netip.ParseAddr(s)
+	_, errPort := netip.ParseAddrPort(s)
+	return err == nil || errPort == nil
 }
 
 func parseName(s string) (cluster.Name, error) {

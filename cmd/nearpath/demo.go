@@ -17,16 +17,20 @@ func newDemo() *cobra.Command {
 		Short: "Watch nearpath work: two simulated nodes, an application, traffic, a killed agent",
 		Long: `Demo builds a simulated VPC with two instances on this machine, runs an agent on each, deploys an application
 and shows what happens to its traffic. It takes less than a minute, needs root, and leaves nothing behind.`,
-		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Out = cmd.OutOrStdout()
+			// The programs also run on the nodes, from other directories.
+			var err error
+			if cfg.Bin, err = filepath.Abs(cfg.Bin); err != nil {
+				return err
+			}
 			if err := preflight(cfg.Bin); err != nil {
 				return usageError{err}
 			}
 			if err := demo.Run(cmd.Context(), cfg); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintln(cfg.Out, "demo: ok")
+			_, err = fmt.Fprintln(cfg.Out, "demo: ok")
 			return err
 		},
 	}

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/miekg/dns"
 	"github.com/nearpath/nearpath/nodelocaldns"
@@ -20,12 +22,12 @@ func (a *agent) buildDNS(context.Context) error {
 		return err
 	}
 	nearpath.Provide(a.served.Load)
-	server := nodelocaldns.NewServer(corefile, a.log)
 	// The listener's address is the host network's work. And the moment it listens it is asked: before the first
 	// Snapshot the cluster's DNS has the better answers.
-	a.tasks = append(a.tasks,
-		&delayed{task: server, first: []<-chan struct{}{a.host.Ready(), a.synced}},
-		&delayed{task: &steering{hold: a.datapath.HoldDNS, ready: make(chan struct{})}, first: []<-chan struct{}{server.Ready()}})
+	a.tasks = append(a.tasks, &delayed{
+		task:  &steeredDNS{server: nodelocaldns.NewServer(corefile, a.log), hold: a.datapath.HoldDNS, ready: make(chan struct{})},
+		first: []<-chan struct{}{a.host.Ready(), a.synced},
+	})
 	return nil
 }
 
@@ -68,17 +70,46 @@ func (a *agent) nodeResolvers(path string) (upstreams []string) {
 // clusterTTL is the TTL of the cluster's names, in seconds, as CoreDNS has it.
 const clusterTTL = 5
 
-// steering is the task that sends the node's DNS queries to our listener.
-type steering struct {
-	hold  func(ctx context.Context, held func()) error
-	ready chan struct{}
+// drain is how long the listener goes on after steering has ended: what was steered before is in its queue or being
+// answered, and an answer takes a millisecond.
+const drain = 200 * time.Millisecond
+
+// steeredDNS is the task of the node's DNS: queries are sent to the listener only while it serves.
+type steeredDNS struct {
+	server task
+	hold   func(ctx context.Context, held func()) error
+	ready  chan struct{}
 }
 
-func (s *steering) String() string         { return "DNS steering" }
-func (s *steering) Ready() <-chan struct{} { return s.ready }
+func (s *steeredDNS) String() string         { return s.server.String() }
+func (s *steeredDNS) Ready() <-chan struct{} { return s.ready }
 
-func (s *steering) Run(ctx context.Context) error {
-	return s.hold(ctx, func() { close(s.ready) })
+func (s *steeredDNS) Run(ctx context.Context) error {
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- s.server.Run(serving) }()
+	select {
+	case <-s.server.Ready():
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		stop()
+		return <-ended
+	}
+	steering, cancel := context.WithCancel(ctx)
+	defer cancel()
+	held := make(chan error, 1)
+	go func() { held <- s.hold(steering, func() { close(s.ready) }) }()
+	select {
+	case err := <-ended:
+		cancel()
+		return errors.Join(err, <-held)
+	case err := <-held:
+		time.Sleep(drain)
+		stop()
+		return errors.Join(err, <-ended)
+	}
 }
 
 // delayed is a task that starts when other things are ready.

@@ -93,7 +93,7 @@ func newGet() *cobra.Command {
 	cmd.PersistentFlags().StringVarP(&output, "output", "o", "table", "table or json")
 	for name, n := range nouns {
 		cmd.AddCommand(&cobra.Command{
-			Use: name, Short: "Show " + n.short, Args: cobra.NoArgs,
+			Use: name, Short: "Show " + n.short,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				var body json.RawMessage
 				if err := agentapi.NewClient(socket).Get(cmd.Context(), n.path, &body); err != nil {

@@ -28,8 +28,8 @@ type usageError struct{ error }
 func (e usageError) Unwrap() error { return e.error }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop) // the second signal ends a process that does not get done with the first
 	os.Exit(run(ctx, os.Args[1:]))
 }
 
@@ -58,5 +58,22 @@ func newRoot() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newAgent(), newCNI(), newGet(), newSim(), newDemo())
+	checkArguments(root)
 	return root
+}
+
+// checkArguments makes every wrong argument a usageError, also below commands that only group others.
+func checkArguments(cmd *cobra.Command) {
+	if !cmd.Runnable() {
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usageError{fmt.Errorf("%s: %q is not one of its commands or flags: see %s --help", cmd.CommandPath(), args[0], cmd.CommandPath())}
+		}
+		return nil
+	}
+	for _, child := range cmd.Commands() {
+		checkArguments(child)
+	}
 }

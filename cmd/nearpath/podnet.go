@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/nearpath/nearpath/cni"
 	"github.com/nearpath/nearpath/internal/agentapi"
@@ -18,20 +18,49 @@ func (a *agent) buildCNI(context.Context) (err error) {
 		return err
 	}
 	a.closers = append(a.closers, a.cni.Close)
-	a.tasks = append(a.tasks,
-		cni.NewPending(a.cni, agentapi.PendingDir(a.cfg.Socket), 0),
+	// A deletion from before must not come after a new ADD of the same container: the API waits for this.
+	pending := cni.NewPending(a.cni, agentapi.PendingDir(a.cfg.Socket), 0)
+	a.pending = pending.Ready()
+	a.tasks = append(a.tasks, pending,
 		// What is gone from the node must not be taken for gone before the pool knows what it has.
 		&delayed{task: cni.NewCollector(a.cni, 0), first: []<-chan struct{}{a.pool.Ready()}})
 	return nil
 }
 
-// cniStatus is the answer to STATUS: a pod can be added once it would be fully served.
+// addPatience bounds how long an ADD waits for an agent that has just started.
+const addPatience = 20 * time.Second
+
+// serveCNI serves one CNI invocation. An ADD returns only when the pod is fully served, so it waits until it can be.
+func (a *agent) serveCNI(ctx context.Context, r agentapi.CNIRequest) agentapi.CNIResponse {
+	if r.Command == "ADD" {
+		if err := a.awaitADD(ctx); err != nil {
+			return agentapi.CNIResponse{Error: &agentapi.CNIError{Code: tryAgainLater, Msg: "agent is starting", Details: err.Error()}}
+		}
+	}
+	return a.cni.Handle(ctx, r)
+}
+
+// tryAgainLater is the error code by which a runtime knows to repeat an ADD (CNI specification 1.1.0, section 5).
+const tryAgainLater = 11
+
+func (a *agent) awaitADD(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, addPatience)
+	defer cancel()
+	for _, t := range a.forADD {
+		select {
+		case <-t.Ready():
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", t, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// cniStatus is the answer to STATUS: a pod can be added once it would be fully served. A node whose addresses are all in
+// use is healthy all the same: a failing STATUS would make it NotReady and its pods go.
 func (a *agent) cniStatus() error {
 	if waiting := a.forADD.waiting(); len(waiting) > 0 {
 		return fmt.Errorf("not ready: %s", strings.Join(waiting, ", "))
-	}
-	if s := a.pool.Stats(); s.Used+s.Cooling >= s.Capacity {
-		return errors.New("every address that the instance type allows is in use")
 	}
 	return nil
 }

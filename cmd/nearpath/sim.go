@@ -21,7 +21,6 @@ func newSim() *cobra.Command {
 
 One instance exists. Point the agent at the address with cloud.endpoint and cloud.metadata. ENIs are objects only: for
 real links, see "nearpath demo".`,
-		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg := sim.DefaultConfig()
 			cloud, err := sim.New(cfg)

@@ -107,6 +107,7 @@ func leftBehind(before netlab.Inventory) error {
 	if err != nil {
 		return err
 	}
+	// Only what bears the demo's name: others may come and go on this machine meanwhile.
 	if left := before.Containing(prefix).Diff(after.Containing(prefix)); len(left) > 0 {
 		return fmt.Errorf("demo: left behind on the machine: %s", strings.Join(left, ", "))
 	}
@@ -235,9 +236,9 @@ func (d *demo) find(deployment string, i int) *pod {
 func (d *demo) explainKeep() {
 	d.say("kept; everything goes when you end this with Ctrl-C. Meanwhile, as root:")
 	shopper := d.find("shopper", 0)
-	enter := fmt.Sprintf("nsenter -t %d -m -n -p -u -i -C --", shopper.node.PID())
-	d.detail("enter a pod:      %s nsenter --net=%s sh", enter, shopper.sandbox.NetNSPath())
-	d.detail("list Services:    %s %s get services", enter, filepath.Join(d.Bin, "nearpath"))
-	d.detail("list pods:        %s %s get pods", enter, filepath.Join(d.Bin, "nearpath"))
+	enter, nearpath := shopper.node.EnterFile(), filepath.Join(d.Bin, "nearpath")
+	d.detail("enter a pod:      %s, then for example: %s get http://web/", shopper.sandbox.EnterFile(), filepath.Join(d.Bin, "podapp"))
+	d.detail("list Services:    %s %s get services", enter, nearpath)
+	d.detail("list pods:        %s %s get pods", enter, nearpath)
 	d.detail("scale, by hand:   edit the files in %s", d.manifests())
 }

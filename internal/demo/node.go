@@ -71,10 +71,18 @@ func (n *node) startAgent(ctx context.Context) error {
 	}
 	var state string
 	err = await(ctx, func() bool {
+		select {
+		case <-n.agent.Done():
+			return true
+		default:
+		}
 		out, _ := n.Command(ctx, filepath.Join(n.bin, "nearpath"), "get", "ready").CombinedOutput()
 		state = strings.TrimSpace(string(out))
 		return state == "ready"
 	})
+	if err == nil && state != "ready" {
+		err = fmt.Errorf("it ended: %w", n.agent.Err())
+	}
 	if err != nil {
 		return fmt.Errorf("wait for the agent of %s: %w; it says %q; its log ends:\n%s", n.name, err, state, tail(log.Name()))
 	}

@@ -21,9 +21,10 @@ func Missing() []string {
 	if err := unix.Uname(&uts); err != nil {
 		return []string{"uname: " + err.Error()}
 	}
+	_, noCgroup := netlab.CgroupRoot()
 	release := string(bytes.TrimRight(uts.Release[:], "\x00"))
 	return missing(machine{
-		uid: os.Geteuid(), release: release, bpf: bpf.Supported, programs: netlab.Missing(),
+		uid: os.Geteuid(), release: release, bpf: bpf.Supported, programs: netlab.Missing(), cgroup2: noCgroup == nil,
 	})
 }
 
@@ -33,6 +34,7 @@ type machine struct {
 	release  string
 	bpf      func() error
 	programs []string
+	cgroup2  bool
 }
 
 func missing(m machine) (lacks []string) {
@@ -44,6 +46,9 @@ func missing(m machine) (lacks []string) {
 	}
 	if err := m.bpf(); err != nil {
 		lacks = append(lacks, fmt.Sprintf("BPF does not work on this machine: %v", err))
+	}
+	if !m.cgroup2 {
+		lacks = append(lacks, "no cgroup2 is mounted: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified, for example")
 	}
 	for _, p := range m.programs {
 		lacks = append(lacks, "missing program "+p)

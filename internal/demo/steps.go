@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -84,20 +85,44 @@ type report struct {
 type load struct {
 	from    *pod
 	process *netlab.Process
-	out     *bytes.Buffer
+	out     output
+}
+
+// output is what a process has printed so far. It is safe for concurrent use.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) lines() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.Split(strings.TrimSpace(o.text.String()), "\n")
 }
 
 // rate is how many requests a second each load makes, each on a new connection and with a new lookup of the name.
 const rate = 100
 
+// startLoad returns when the load's first requests have been answered.
 func (d *demo) startLoad(ctx context.Context, from *pod, url string, lasting time.Duration) (*load, error) {
-	l := &load{from: from, out: &bytes.Buffer{}}
+	l := &load{from: from}
 	cmd := from.sandbox.Command(context.WithoutCancel(ctx), filepath.Join(d.Bin, "podapp"),
-		"load", url, "--rate", fmt.Sprint(rate), "--for", lasting.String(), "--timeout", "10s")
-	cmd.Stdout, cmd.Stderr = l.out, l.out
+		"load", url, "--rate", fmt.Sprint(rate), "--for", lasting.String(), "--timeout", "10s", "--announce", "20")
+	cmd.Stdout, cmd.Stderr = &l.out, &l.out
 	var err error
-	l.process, err = d.lab.Start(cmd)
-	return l, err
+	if l.process, err = d.lab.Start(cmd); err != nil {
+		return nil, err
+	}
+	if err := await(ctx, func() bool { return l.out.lines()[0] != "" }); err != nil {
+		return nil, fmt.Errorf("wait for the first answers to %s from %s: %w", url, from.name, err)
+	}
+	return l, nil
 }
 
 // finish waits for the load to end and fails if any request did.
@@ -107,9 +132,10 @@ func (l *load) finish(ctx context.Context) (report, error) {
 	case <-ctx.Done():
 		return report{}, ctx.Err()
 	}
+	lines := l.out.lines()
 	var r report
-	if err := json.Unmarshal(l.out.Bytes(), &r); err != nil {
-		return r, fmt.Errorf("read the load's report: %w: %s", err, l.out)
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &r); err != nil {
+		return r, fmt.Errorf("read the load's report: %w: %s", err, lines)
 	}
 	if r.Failed > 0 || r.OK == 0 {
 		return r, fmt.Errorf("of the requests from %s %d succeeded and %d failed, the first with %v", l.from.name, r.OK, r.Failed, r.Errors)
@@ -117,7 +143,8 @@ func (l *load) finish(ctx context.Context) (report, error) {
 	return r, nil
 }
 
-// underTraffic runs do while both nodes' shoppers call url, and fails if a single request failed.
+// underTraffic runs do while both nodes' shoppers call url, and fails if a single request failed or the traffic ended
+// before do did.
 func (d *demo) underTraffic(ctx context.Context, url string, lasting time.Duration, do func() error) error {
 	var loads []*load
 	for i := range d.nodes {
@@ -129,6 +156,13 @@ func (d *demo) underTraffic(ctx context.Context, url string, lasting time.Durati
 	}
 	if err := do(); err != nil {
 		return err
+	}
+	for _, l := range loads {
+		select {
+		case <-l.process.Done():
+			return fmt.Errorf("this machine is too slow: the traffic ended after %s, before what was to happen under it", lasting)
+		default:
+		}
 	}
 	for _, l := range loads {
 		r, err := l.finish(ctx)
@@ -143,7 +177,7 @@ func (d *demo) underTraffic(ctx context.Context, url string, lasting time.Durati
 
 func (d *demo) scale(ctx context.Context) error {
 	template := d.find("catalog", 0).template
-	return d.underTraffic(ctx, "http://catalog/", 6*time.Second, func() error {
+	return d.underTraffic(ctx, "http://catalog/", 9*time.Second, func() error {
 		for i := 2; i < 6; i++ {
 			p := &pod{namespace: "shop", name: fmt.Sprintf("catalog-%d", i), template: template}
 			if err := d.addPod(ctx, p, d.nodes[i%len(d.nodes)]); err != nil {

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -98,6 +99,28 @@ func (r *rig) deletePod(t *testing.T) {
 	r.WaitReady(t, "shop/client-n1")
 }
 
+// stream makes requests from a client pod and returns the last report; first is called when the first ones have been
+// answered.
+func (r *rig) stream(t *testing.T, client string, first func()) (string, error) {
+	cmd := r.Command(t.Context(), "exec", "-n", "shop", client, "--", "/podapp", "load", "http://catalog/",
+		"--rate", "50", "--for", "12s", "--timeout", "10s", "--announce", "20")
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", err
+	}
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	var last string
+	for lines := bufio.NewScanner(stdout); lines.Scan(); {
+		if last == "" {
+			first()
+		}
+		last = lines.Text()
+	}
+	return last, cmd.Wait()
+}
+
 // restartUnderTraffic kills the agent of n1 while pods on both nodes make requests, each with a lookup and a new
 // connection, and starts it again.
 func (r *rig) restartUnderTraffic(t *testing.T) {
@@ -107,12 +130,20 @@ func (r *rig) restartUnderTraffic(t *testing.T) {
 		out    string
 		err    error
 	}
-	loads := make(chan load)
-	for _, client := range []string{"shop/client-n1", "shop/client-n2"} {
+	clients := []string{"client-n1", "client-n2"}
+	loads, flowing := make(chan load, len(clients)), make(chan string, len(clients))
+	for _, client := range clients {
 		go func() {
-			out, err := r.TryExec(t.Context(), client, "/podapp", "load", "http://catalog/", "--rate", "50", "--for", "10s", "--timeout", "10s")
+			out, err := r.stream(t, client, func() { flowing <- client })
 			loads <- load{client, out, err}
 		}()
+	}
+	for range clients {
+		select {
+		case <-flowing:
+		case l := <-loads:
+			t.Fatalf("load from %s ended early: %v: %s", l.client, l.err, l.out)
+		}
 	}
 	n := r.Node(t, "n1")
 	r.killAgent(t, n)
@@ -122,7 +153,10 @@ func (r *rig) restartUnderTraffic(t *testing.T) {
 	case <-t.Context().Done():
 	}
 	r.startAgent(t, n)
-	for range 2 {
+	if len(loads) > 0 {
+		t.Errorf("traffic ended before the new agent was ready")
+	}
+	for range clients {
 		l := <-loads
 		var report struct {
 			OK, Failed int

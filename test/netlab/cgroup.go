@@ -17,9 +17,9 @@ import (
 // cgroupEnd bounds the wait for a cgroup to empty after its processes were killed.
 const cgroupEnd = 10 * time.Second
 
-// cgroupRoot is where this machine has its cgroup2 hierarchy mounted: /sys/fs/cgroup, or /sys/fs/cgroup/unified where
+// CgroupRoot is where this machine has its cgroup2 hierarchy mounted: /sys/fs/cgroup, or /sys/fs/cgroup/unified where
 // version 1 is in use as well.
-func cgroupRoot() (string, error) {
+func CgroupRoot() (string, error) {
 	mounts, err := readMounts()
 	if err != nil {
 		return "", err

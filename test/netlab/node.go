@@ -95,7 +95,7 @@ func (n *Node) prepare(l *Lab, full string) error {
 	if err := n.writeFiles(); err != nil {
 		return err
 	}
-	root, err := cgroupRoot()
+	root, err := CgroupRoot()
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 // A Sandbox is a pod's network namespace and cgroup on a node. It ends with the node.
@@ -50,8 +51,24 @@ func (s *Sandbox) prepare(ctx context.Context, spec SandboxSpec) error {
 			return err
 		}
 	}
+	if err := os.WriteFile(s.EnterFile(), []byte(s.enterScript()), 0o755); err != nil {
+		return err
+	}
 	return run(s.node.Command(ctx, "sh", "-ec", `: >"$1"; exec unshare --net="$1" true`, "sandbox", s.NetNSPath()))
 }
+
+// EnterFile is an executable file that runs its arguments in the sandbox, or a shell: for people.
+func (s *Sandbox) EnterFile() string { return filepath.Join(s.node.dir, "enter-"+s.name) }
+
+// enterScript does for a person what Command does for a program.
+func (s *Sandbox) enterScript() string {
+	return fmt.Sprintf("#!/bin/sh\n# Runs a command in sandbox %s on node %s; without one, a shell.\necho $$ >%s/cgroup.procs\n"+
+		"exec nsenter -t %d %s -- nsenter --net=%s -- unshare -m -- sh -ec '%s' sandbox '%s' \"${@:-sh}\"\n",
+		s.name, s.node.Name(), s.CgroupPath(), s.node.pid, strings.Join(namespaceFlags, " "), s.NetNSPath(), enterSandbox, s.resolv)
+}
+
+// enterSandbox puts the resolv.conf it is given in place and becomes the command that follows.
+const enterSandbox = `[ -z "$1" ] || mount --bind "$1" /etc/resolv.conf; shift; exec "$@"`
 
 // Name is the sandbox's name.
 func (s *Sandbox) Name() string { return s.name }
@@ -65,10 +82,9 @@ func (s *Sandbox) CgroupPath() string { return s.node.PodCgroup(s.name) }
 
 // Command is Node.Command with the program in the sandbox's network namespace and cgroup, and with its resolv.conf.
 func (s *Sandbox) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	const enter = `[ -z "$1" ] || mount --bind "$1" /etc/resolv.conf; shift; exec "$@"`
 	argv := []string{
 		"nsenter", "--net=" + s.NetNSPath(), "--",
-		"unshare", "-m", "--", "sh", "-ec", enter, "sandbox", s.resolv, name,
+		"unshare", "-m", "--", "sh", "-ec", enterSandbox, "sandbox", s.resolv, name,
 	}
 	return s.node.commandIn(ctx, s.cgroup, append(argv, args...))
 }

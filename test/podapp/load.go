@@ -22,6 +22,7 @@ func loadCommand(ctx context.Context, out io.Writer, args []string) error {
 	rate := flags.Float64("rate", 10, "requests a second")
 	length := flags.Duration("for", 0, "how long; 0: until SIGTERM")
 	timeout := flags.Duration("timeout", 2*time.Second, "longest time for one request")
+	announce := flags.Int("announce", 0, "after how many answered requests to print a first report; 0: none")
 	rest, err := parse(flags, args, 1)
 	if err != nil {
 		return err
@@ -39,10 +40,17 @@ func loadCommand(ctx context.Context, out io.Writer, args []string) error {
 	defer signal.Stop(report)
 	t := newTally(time.Now())
 	load{url: rest[0], every: time.Duration(float64(time.Second) / *rate), timeout: *timeout}.run(ctx, t, func() {
+		asked := false
 		select {
 		case <-report:
-			_ = json.NewEncoder(out).Encode(t.report(time.Now()))
+			asked = true
 		default:
+		}
+		if *announce > 0 && t.answered() >= *announce {
+			asked, *announce = true, 0
+		}
+		if asked {
+			_ = json.NewEncoder(out).Encode(t.report(time.Now()))
 		}
 	})
 	return json.NewEncoder(out).Encode(t.report(time.Now()))
@@ -124,6 +132,13 @@ func (t *tally) ok(pod string, took time.Duration) {
 	if pod != "" {
 		t.pods[pod]++
 	}
+}
+
+// answered is how many requests went well so far.
+func (t *tally) answered() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.durations)
 }
 
 func (t *tally) fail(now time.Time, err error) {
