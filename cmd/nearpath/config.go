@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -113,68 +114,51 @@ func readConfig(path string) (config, error) {
 	return c, nil
 }
 
-// check names every field that cannot be right.
+// check names every field that cannot be right, its value and what to do about it.
 func (c config) check() error {
+	_, serviceErr := parseName(c.DNS.Service)
+	rules := []struct {
+		ok    bool
+		field string
+		value any
+		fix   string
+	}{
+		{c.NodeName != "", "nodeName", c.NodeName, "set it to the node's name in the cluster"},
+		{c.ClusterDomain != "", "clusterDomain", c.ClusterDomain, "use the cluster's domain, such as cluster.local"},
+		{c.Kubeconfig == "" || c.Manifests == "", "manifests", c.Manifests, "objects come from kubeconfig or from manifests: set one of them"},
+		{c.Listen.Addr().IsLoopback(), "listen", c.Listen, "use a loopback address"},
+		{filepath.IsAbs(c.Socket), "socket", c.Socket, "use an absolute path"},
+		{filepath.IsAbs(c.StateDir), "stateDir", c.StateDir, "use an absolute path"},
+		{filepath.IsAbs(c.PinDir), "pinDir", c.PinDir, "use an absolute path on a bpffs"},
+		{c.CgroupRoot != "", "cgroupRoot", c.CgroupRoot, "no cgroup2 is mounted: mount one, or name its directory"},
+		{c.Pool.MinIdle >= 0, "pool.minIdle", c.Pool.MinIdle, "use a number of at least 0"},
+		{c.Pool.MaxIdle >= c.Pool.MinIdle, "pool.maxIdle", c.Pool.MaxIdle, fmt.Sprintf("use a number of at least pool.minIdle, which is %d", c.Pool.MinIdle)},
+		{c.Pool.MinTotal >= 0, "pool.minTotal", c.Pool.MinTotal, "use a number of at least 0"},
+		{c.Pool.Cooldown >= 0, "pool.cooldown", time.Duration(c.Pool.Cooldown), "use a duration of at least 0s"},
+		{c.DNS.Address.Is4(), "dns.address", c.DNS.Address, "use an IPv4 address, such as the link-local 169.254.20.10"},
+		{serviceErr == nil, "dns.service", c.DNS.Service, `write it as "namespace/name"`},
+		{!slices.ContainsFunc(c.DNS.Upstreams, notAddress), "dns.upstreams", c.DNS.Upstreams, "use addresses, with or without a port"},
+		{(c.Cloud.AccessKeyID == "") == (c.Cloud.AccessKeySecret == ""), "cloud.accessKeyID", c.Cloud.AccessKeyID, "set it together with cloud.accessKeySecret, or neither for the instance's RAM role"},
+	}
 	var errs []error
-	refuse := func(field string, value any, fix string) {
-		errs = append(errs, fmt.Errorf("%s: %q: %s", field, fmt.Sprint(value), fix))
-	}
-	if c.NodeName == "" {
-		refuse("nodeName", c.NodeName, "set it to the node's name in the cluster")
-	}
-	if c.Kubeconfig != "" && c.Manifests != "" {
-		refuse("manifests", c.Manifests, "objects come from kubeconfig or from manifests: set one of them")
-	}
-	if !c.Listen.Addr().IsLoopback() {
-		refuse("listen", c.Listen, "use a loopback address")
-	}
-	if c.CgroupRoot == "" {
-		refuse("cgroupRoot", c.CgroupRoot, "no cgroup2 is mounted: mount one, or name its directory")
-	}
-	if !c.DNS.Address.Is4() {
-		refuse("dns.address", c.DNS.Address, "use an IPv4 address, such as the link-local 169.254.20.10")
-	}
-	if _, err := parseName(c.DNS.Service); err != nil {
-		refuse("dns.service", c.DNS.Service, err.Error())
-	}
-	for field, value := range map[string]string{"socket": c.Socket, "stateDir": c.StateDir, "pinDir": c.PinDir} {
-		if !filepath.IsAbs(value) {
-			refuse(field, value, "use an absolute path")
+	for _, r := range rules {
+		if !r.ok {
+			errs = append(errs, fmt.Errorf("%s: %q: %s", r.field, fmt.Sprint(r.value), r.fix))
 		}
-	}
-	if c.ClusterDomain == "" {
-		refuse("clusterDomain", c.ClusterDomain, "use the cluster's domain, such as cluster.local")
-	}
-	if c.Pool.MinTotal < 0 {
-		refuse("pool.minTotal", c.Pool.MinTotal, "use a number of at least 0")
-	}
-	if c.Pool.Cooldown < 0 {
-		refuse("pool.cooldown", time.Duration(c.Pool.Cooldown), "use a duration of at least 0s")
-	}
-	for _, upstream := range c.DNS.Upstreams {
-		if !isAddress(upstream) {
-			refuse("dns.upstreams", upstream, "use addresses, with or without a port")
-		}
-	}
-	if c.Pool.MinIdle < 0 || c.Pool.MaxIdle < c.Pool.MinIdle {
-		refuse("pool.maxIdle", c.Pool.MaxIdle, fmt.Sprintf("use a number of at least pool.minIdle, which is %d and must not be negative", c.Pool.MinIdle))
-	}
-	if (c.Cloud.AccessKeyID == "") != (c.Cloud.AccessKeySecret == "") {
-		refuse("cloud.accessKeyID", c.Cloud.AccessKeyID, "set it together with cloud.accessKeySecret, or neither for the instance's RAM role")
 	}
 	return errors.Join(errs...)
 }
 
-func isAddress(s string) bool {
+func notAddress(s string) bool {
 	_, err := netip.ParseAddr(s)
 	_, errPort := netip.ParseAddrPort(s)
-	return err == nil || errPort == nil
+	return err != nil && errPort != nil
 }
 
 func parseName(s string) (cluster.Name, error) {
 	ns, name, ok := strings.Cut(s, "/")
 	if !ok || ns == "" || name == "" {
-		return cluster.Name{}, errors.New(`write it as "namespace/name"`)
+		return cluster.Name{}, fmt.Errorf("%q is not of the form namespace/name", s)
 	}
 	return cluster.Name{Namespace: ns, Name: name}, nil
 }

@@ -89,12 +89,7 @@ type table struct {
 // Everything else is planned all the same, and a full plan serves the rest as soon as it can.
 func (t *table) plan(want map[cluster.Name][]Port, full bool) (p Plan, refused []error) {
 	if full {
-		want = maps.Clone(want)
-		for name := range t.services {
-			if _, ok := want[name]; !ok {
-				want[name] = nil
-			}
-		}
+		want = t.widen(want)
 		clear(t.owners)
 	}
 	names, claimed := byAge(want), map[bpf.Frontend]bool{}
@@ -116,6 +111,17 @@ func (t *table) plan(want map[cluster.Name][]Port, full bool) (p Plan, refused [
 		p.Shrink = append(p.Shrink, t.dropStrangers(claimed)...)
 	}
 	return p, refused
+}
+
+// widen adds the Services that are to go because nobody names them.
+func (t *table) widen(want map[cluster.Name][]Port) map[cluster.Name][]Port {
+	want = maps.Clone(want)
+	for name := range t.services {
+		if _, ok := want[name]; !ok {
+			want[name] = nil
+		}
+	}
+	return want
 }
 
 // grow makes port served: its block first, then the frontends that point to it.

@@ -102,6 +102,7 @@ func (r *rig) deletePod(t *testing.T) {
 // stream makes requests from a client pod and returns the last report; first is called when the first ones have been
 // answered.
 func (r *rig) stream(t *testing.T, client string, first func()) (string, error) {
+	t.Helper()
 	cmd := r.Command(t.Context(), "exec", "-n", "shop", client, "--", "/podapp", "load", "http://catalog/",
 		"--rate", "50", "--for", "12s", "--timeout", "10s", "--announce", "20")
 	stdout, err := cmd.StdoutPipe()
