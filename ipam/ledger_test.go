@@ -51,7 +51,7 @@ func (m *ledgerMachine) name(kind string) string {
 }
 
 // pick draws an ENI of the ledger, if there is one for which ok holds.
-func (m *ledgerMachine) pick(t *rapid.T, ok func(*eni) bool) *eni {
+func (m *ledgerMachine) pick(rt *rapid.T, ok func(*eni) bool) *eni {
 	var list []string
 	for token, e := range m.l.enis {
 		if ok(e) {
@@ -59,10 +59,10 @@ func (m *ledgerMachine) pick(t *rapid.T, ok func(*eni) bool) *eni {
 		}
 	}
 	if len(list) == 0 {
-		t.Skip("no such ENI")
+		rt.Skip("no such ENI")
 	}
 	slices.Sort(list)
-	return m.l.enis[rapid.SampledFrom(list).Draw(t, "eni")]
+	return m.l.enis[rapid.SampledFrom(list).Draw(rt, "eni")]
 }
 
 func in(state ENIState) func(*eni) bool { return func(e *eni) bool { return e.State == state } }
@@ -197,23 +197,23 @@ func (m *ledgerMachine) GiveBack(t *rapid.T) {
 }
 
 // Illegal moves must be refused without a change.
-func (m *ledgerMachine) Illegal(t *rapid.T) {
-	e := m.pick(t, func(*eni) bool { return true })
-	to := rapid.SampledFrom([]ENIState{ENIIntent, ENICreated, ENIAttaching, ENIInUse, ENIDraining, ENIDetaching, ENIDeleting, eniGone}).Draw(t, "to")
+func (m *ledgerMachine) Illegal(rt *rapid.T) {
+	e := m.pick(rt, func(*eni) bool { return true })
+	to := rapid.SampledFrom([]ENIState{ENIIntent, ENICreated, ENIAttaching, ENIInUse, ENIDraining, ENIDetaching, ENIDeleting, eniGone}).Draw(rt, "to")
 	if slices.Contains(eniMoves[e.State], to) && m.l.ownedOn(e.Token) == 0 {
-		t.Skip("legal")
+		rt.Skip("legal")
 	}
 	if to == ENICreated || to == ENIDraining || to == ENIInUse || to == ENIAttaching {
 		if slices.Contains(eniMoves[e.State], to) {
-			t.Skip("legal")
+			rt.Skip("legal")
 		}
 	}
 	before := *e
 	if err := m.l.moveENI(e.Token, to, m.now); err == nil {
-		t.Fatalf("%s -> %s with %d owned was allowed", before.State, to, m.l.ownedOn(e.Token))
+		rt.Fatalf("%s -> %s with %d owned was allowed", before.State, to, m.l.ownedOn(e.Token))
 	}
 	if diff := cmp.Diff(before, *e, equateAddrs, cmpopts.IgnoreUnexported(eni{})); diff != "" {
-		t.Fatal(diff)
+		rt.Fatal(diff)
 	}
 }
 
