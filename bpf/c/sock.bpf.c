@@ -229,38 +229,33 @@ static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct peer *
 	return false;
 }
 
-static __always_inline struct peer peer4(const struct bpf_sock_addr *ctx)
+/* A hook serves one family, which the compiler knows: the accesses of the other one are not in the program. */
+static __always_inline struct peer get_peer(const struct bpf_sock_addr *ctx, bool v6)
 {
-	struct peer p = {
-		.addr = { 0, 0, bpf_htonl(0xffff), ctx->user_ip4 },
-		.port = (__be16)ctx->user_port,
-	};
+	struct peer p = { .port = (__be16)ctx->user_port };
 
+	if (v6) {
+		p.addr[0] = ctx->user_ip6[0];
+		p.addr[1] = ctx->user_ip6[1];
+		p.addr[2] = ctx->user_ip6[2];
+		p.addr[3] = ctx->user_ip6[3];
+	} else {
+		p.addr[2] = bpf_htonl(0xffff);
+		p.addr[3] = ctx->user_ip4;
+	}
 	return p;
 }
 
-static __always_inline struct peer peer6(const struct bpf_sock_addr *ctx)
+static __always_inline void set_peer(struct bpf_sock_addr *ctx, const struct peer *p, bool v6)
 {
-	struct peer p = {
-		.addr = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] },
-		.port = (__be16)ctx->user_port,
-	};
-
-	return p;
-}
-
-static __always_inline void set_peer4(struct bpf_sock_addr *ctx, const struct peer *p)
-{
-	ctx->user_ip4 = p->addr[3];
-	ctx->user_port = p->port;
-}
-
-static __always_inline void set_peer6(struct bpf_sock_addr *ctx, const struct peer *p)
-{
-	ctx->user_ip6[0] = p->addr[0];
-	ctx->user_ip6[1] = p->addr[1];
-	ctx->user_ip6[2] = p->addr[2];
-	ctx->user_ip6[3] = p->addr[3];
+	if (v6) {
+		ctx->user_ip6[0] = p->addr[0];
+		ctx->user_ip6[1] = p->addr[1];
+		ctx->user_ip6[2] = p->addr[2];
+		ctx->user_ip6[3] = p->addr[3];
+	} else {
+		ctx->user_ip4 = p->addr[3];
+	}
 	ctx->user_port = p->port;
 }
 
@@ -282,9 +277,9 @@ static __always_inline bool refuse(struct peer *peer)
 	return false;
 }
 
-static __always_inline int to_backend4(struct bpf_sock_addr *ctx)
+static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool v6)
 {
-	struct peer peer = peer4(ctx);
+	struct peer peer = get_peer(ctx, v6);
 
 	switch (translate(ctx, &peer)) {
 	case PASS:
@@ -292,92 +287,69 @@ static __always_inline int to_backend4(struct bpf_sock_addr *ctx)
 	case REJECT:
 		if (refuse(&peer))
 			return REFUSE;
+		break;
 	case TRANSLATE:
-		set_peer4(ctx, &peer);
+		break;
 	}
+	set_peer(ctx, &peer, v6);
 	return ALLOW;
 }
 
-static __always_inline int to_backend6(struct bpf_sock_addr *ctx)
+static __always_inline int to_frontend(struct bpf_sock_addr *ctx, bool v6)
 {
-	struct peer peer = peer6(ctx);
-
-	switch (translate(ctx, &peer)) {
-	case PASS:
-		return ALLOW;
-	case REJECT:
-		if (refuse(&peer))
-			return REFUSE;
-	case TRANSLATE:
-		set_peer6(ctx, &peer);
-	}
-	return ALLOW;
-}
-
-static __always_inline int to_frontend4(struct bpf_sock_addr *ctx)
-{
-	struct peer peer = peer4(ctx);
+	struct peer peer = get_peer(ctx, v6);
 
 	if (untranslate(ctx, &peer))
-		set_peer4(ctx, &peer);
-	return ALLOW;
-}
-
-static __always_inline int to_frontend6(struct bpf_sock_addr *ctx)
-{
-	struct peer peer = peer6(ctx);
-
-	if (untranslate(ctx, &peer))
-		set_peer6(ctx, &peer);
+		set_peer(ctx, &peer, v6);
 	return ALLOW;
 }
 
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
-	return to_backend4(ctx);
+	return to_backend(ctx, false);
 }
 
 SEC("cgroup/connect6")
 int connect6(struct bpf_sock_addr *ctx)
 {
-	return to_backend6(ctx);
+	return to_backend(ctx, true);
 }
 
 SEC("cgroup/sendmsg4")
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return to_backend4(ctx);
+	return to_backend(ctx, false);
 }
 
 SEC("cgroup/sendmsg6")
 int sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return to_backend6(ctx);
+	return to_backend(ctx, true);
 }
 
 SEC("cgroup/recvmsg4")
 int recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return to_frontend4(ctx);
+	return to_frontend(ctx, false);
 }
 
 SEC("cgroup/recvmsg6")
 int recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return to_frontend6(ctx);
+	return to_frontend(ctx, true);
 }
 
 SEC("cgroup/getpeername4")
 int getpeername4(struct bpf_sock_addr *ctx)
 {
-	return to_frontend4(ctx);
+	return to_frontend(ctx, false);
 }
 
 SEC("cgroup/getpeername6")
 int getpeername6(struct bpf_sock_addr *ctx)
 {
-	return to_frontend6(ctx);
+	return to_frontend(ctx, true);
 }
 
 /* Nothing here uses these types by value; naming them puts them into BTF, from which Go's come. */
