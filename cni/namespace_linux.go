@@ -10,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/nearpath/nearpath/bpf"
+
 	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
@@ -57,7 +59,7 @@ func (n namespaces) prepare(ifName string) (PodEntry, error) {
 		if entry.HostNSID, err = numberHost(n.host); err != nil {
 			return err
 		}
-		entry.NetNSCookie, err = cookie()
+		entry.NetNSCookie, err = bpf.NetNSCookie()
 		return err
 	})
 	if err != nil {
@@ -75,7 +77,7 @@ func (n namespaces) identify() (PodEntry, error) {
 			return fmt.Errorf("read the number of the node's namespace: %w", err)
 		}
 		entry.HostNSID = int32(id)
-		entry.NetNSCookie, err = cookie()
+		entry.NetNSCookie, err = bpf.NetNSCookie()
 		return err
 	})
 	return entry, err
@@ -97,23 +99,6 @@ func numberHost(host ns.NetNS) (int32, error) {
 		return -1, fmt.Errorf("number the node's namespace: %w", err)
 	}
 	return int32(id), nil
-}
-
-// cookie reads the cookie of the calling thread's namespace; 0 on kernels before 5.14, which do not tell it.
-func cookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("read namespace cookie: %w", err)
-	}
-	defer unix.Close(fd)
-	value, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if errors.Is(err, unix.ENOPROTOOPT) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, fmt.Errorf("read namespace cookie: %w", err)
-	}
-	return value, nil
 }
 
 // hostState is what the sweep and DEL look at on the node.

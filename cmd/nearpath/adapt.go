@@ -66,7 +66,8 @@ func (p kernelPods) Remove(_ context.Context, e cni.PodEntry) error { return p.p
 func (p kernelPods) Has(_ context.Context, e cni.PodEntry) (bool, error) {
 	for _, a := range e.Addrs {
 		have, ok, err := p.pods.Lookup(a)
-		if err != nil || !ok || have.NetNSCookie != e.NetNSCookie || have.HostNSID != e.HostNSID {
+		same := ok && have.NetNSCookie == e.NetNSCookie && (have.HostNSID == e.HostNSID || e.NetNSCookie == 0)
+		if err != nil || !same {
 			return false, err
 		}
 	}
