@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nearpath/nearpath/bpf"
-
 	"github.com/nearpath/nearpath/internal/hostnet"
 )
 

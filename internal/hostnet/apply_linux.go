@@ -43,7 +43,7 @@ func read(wanted Wanted) (Found, error) {
 func linkFrom(a *netlink.LinkAttrs) Link {
 	return Link{
 		Index: a.Index, Name: a.Name, MAC: a.HardwareAddr.String(), MTU: a.MTU, Group: int(a.Group),
-		Up: a.Flags&net.FlagUp != 0,
+		Up: a.Flags&net.FlagUp != 0, Running: a.OperState == netlink.OperUp || a.OperState == netlink.OperUnknown,
 	}
 }
 

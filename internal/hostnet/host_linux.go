@@ -89,7 +89,7 @@ func (h *Host) Want(e ENI) {
 	h.enis[e.MAC] = e
 }
 
-// EnsureENI wants the ENI from now on and returns when its link is up and routed. It waits for the link to appear for
+// EnsureENI wants the ENI from now on and returns when its link is up, carries frames and is routed. It waits for the link to appear for
 // as long as the context lasts; the error then matches ErrLinkAbsent.
 func (h *Host) EnsureENI(ctx context.Context, e ENI) error {
 	h.Want(e)

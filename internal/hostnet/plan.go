@@ -64,6 +64,8 @@ type Link struct {
 	MTU   int
 	Group int
 	Up    bool
+	// Running is the operational state: a link drops frames for a moment after it was set up (RFC 2863, ifOperStatus).
+	Running bool
 }
 
 // A Rule is the rule at PriorityMain; the pods' rules are not this package's.
@@ -139,7 +141,7 @@ func mainRule() Rule {
 }
 
 // Build returns the changes that lead from found to wanted, in the order in which they must be made, and the wanted
-// ENIs whose links are not there. Building again after they are made gives none.
+// ENIs whose links are not there or carry no frames yet. Building again after they are made gives none.
 func Build(wanted Wanted, found Found) (ops []Op, absent []ENI) {
 	b := builder{found: found}
 	b.sysctl("net/ipv4/ip_forward", "1")
@@ -152,6 +154,9 @@ func Build(wanted Wanted, found Found) (ops []Op, absent []ENI) {
 		if !ok {
 			absent = append(absent, e)
 			continue
+		}
+		if !link.Running {
+			absent = append(absent, e)
 		}
 		b.eni(e, link, uplink.MTU)
 	}

@@ -20,8 +20,8 @@ func text(ops []Op) string {
 func bareNode() Found {
 	return Found{
 		Links: []Link{
-			{Index: 1, Name: "lo", MTU: 65536, Up: true},
-			{Index: 2, Name: "eth0", MAC: "00:16:3e:00:00:01", MTU: 1400, Up: true},
+			{Index: 1, Name: "lo", MTU: 65536, Up: true, Running: true},
+			{Index: 2, Name: "eth0", MAC: "00:16:3e:00:00:01", MTU: 1400, Up: true, Running: true},
 			{Index: 3, Name: "eth1", MAC: "00:16:3e:00:00:02", MTU: 1500},
 		},
 		Uplink: 2,
@@ -60,8 +60,14 @@ ip address add 169.254.20.10/32 dev lo scope host
 	if diff := cmp.Diff(want, text(ops)); diff != "" {
 		t.Error(diff)
 	}
-	if len(absent) != 1 || absent[0].Slot != 2 {
+	// One link is not there, the other not up.
+	if len(absent) != 2 {
 		t.Errorf("absent: %v", absent)
+	}
+	found := bareNode()
+	found.Links[2].Up, found.Links[2].Running = true, true
+	if _, absent := Build(twoENIs(), found); len(absent) != 1 || absent[0].Slot != 2 {
+		t.Errorf("absent, with one link running: %v", absent)
 	}
 }
 
@@ -112,7 +118,7 @@ func carry(found *Found, ops []Op) {
 		case SetMTU:
 			edit(o.Link.Index, func(l *Link) { l.MTU = o.MTU })
 		case SetUp:
-			edit(o.Link.Index, func(l *Link) { l.Up = true })
+			edit(o.Link.Index, func(l *Link) { l.Up, l.Running = true, true })
 		case SetRoute:
 			found.Routes = append(removed(found.Routes, func(r Route) bool { return r.Table == o.Route.Table }), o.Route)
 		case DeleteRoute:
