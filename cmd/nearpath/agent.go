@@ -108,7 +108,9 @@ func runAgent(ctx context.Context, cfg config, log *slog.Logger) (err error) {
 		}
 	}
 	log.Info("agent starts", "version", version, "node", cfg.NodeName)
-	return a.tasks.run(ctx, log)
+	err = a.tasks.run(ctx, log)
+	log.Info("agent stops; what it programmed into the kernel goes on", "err", err)
+	return err
 }
 
 func (a *agent) close() error {

@@ -248,7 +248,7 @@ func (p *pod) exec(ctx context.Context, args ...string) (string, error) {
 
 // stop ends the container as kubelet does: SIGTERM, time to drain, then CNI DEL.
 func (p *pod) stop(ctx context.Context) error {
-	if err := signalCgroup(p.sandbox.CgroupPath()); err != nil {
+	if err := terminate(p.sandbox.CgroupPath(), ""); err != nil {
 		return err
 	}
 	err := await(ctx, func() bool {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -30,15 +31,18 @@ func await(ctx context.Context, done func() bool) error {
 	return nil
 }
 
-// signalCgroup sends SIGTERM to every process of a cgroup but nsenter, which stands outside the pod and ends with what
-// it started.
-func signalCgroup(dir string) error {
+// terminate sends SIGTERM to the processes of a cgroup that run with the given argument, "" for all; but not to nsenter,
+// which stands outside the pod and ends with what it started.
+func terminate(dir, argument string) error {
 	pids, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	if err != nil {
 		return err
 	}
 	for pid := range strings.FieldsSeq(string(pids)) {
 		if name, err := os.ReadFile(filepath.Join("/proc", pid, "comm")); err != nil || string(name) == "nsenter\n" {
+			continue
+		}
+		if args, err := os.ReadFile(filepath.Join("/proc", pid, "cmdline")); err != nil || !slices.Contains(append(strings.Split(string(args), "\x00"), ""), argument) {
 			continue
 		}
 		n, err := strconv.Atoi(pid)

@@ -104,7 +104,7 @@ func (r *rig) deletePod(t *testing.T) {
 func (r *rig) stream(t *testing.T, client string, first func()) (string, error) {
 	t.Helper()
 	cmd := r.Command(t.Context(), "exec", "-n", "shop", client, "--", "/podapp", "load", "http://catalog/",
-		"--rate", "50", "--for", "12s", "--timeout", "10s", "--announce", "20")
+		"--rate", "50", "--for", "20s", "--timeout", "10s", "--announce", "20")
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return "", err
