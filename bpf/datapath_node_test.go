@@ -622,6 +622,12 @@ func TestRoomOfReplacedBlocks(t *testing.T) {
 	}
 }
 
+func TestLoadWithoutBPFFS(t *testing.T) {
+	if _, err := Load(Config{PinDir: filepath.Join(t.TempDir(), "nearpath")}); err == nil || !strings.Contains(err.Error(), "mount -t bpf") {
+		t.Errorf("pins outside a bpffs: %v, want the command that mounts one", err)
+	}
+}
+
 // TestAfterClose: a request that comes late must not touch unmapped memory.
 func TestAfterClose(t *testing.T) {
 	d, err := Load(node(t))

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 )
 
 // layoutVersion names the pin directory. It changes when the meaning of a map does, so that programs and maps of two
@@ -53,6 +54,9 @@ func Load(cfg Config) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkBPFFS(filepath.Dir(cfg.PinDir)); err != nil {
+		return nil, err
+	}
 	pins := filepath.Join(cfg.PinDir, layoutVersion)
 	if err := os.MkdirAll(filepath.Join(pins, linkDir), 0o700); err != nil {
 		return nil, fmt.Errorf("make pin directory: %w", err)
@@ -70,6 +74,18 @@ func Load(cfg Config) (*Datapath, error) {
 		return nil, errors.Join(fmt.Errorf("map lifelines: %w", err), d.Services.close(), d.objs.Close())
 	}
 	return d, nil
+}
+
+// checkBPFFS says what to do when pins could not be made in dir: elsewhere the error would be a bare EPERM.
+func checkBPFFS(dir string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("look at the pin directory's file system %s: %w", dir, err)
+	}
+	if fs.Type != unix.BPF_FS_MAGIC {
+		return fmt.Errorf("pins need a bpffs, and %s is none: mount -t bpf bpf %s", dir, dir)
+	}
+	return nil
 }
 
 func sockSpec(cfg Config) (*ebpf.CollectionSpec, error) {
