@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nearpath/nearpath/test/netlab"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -51,7 +52,12 @@ func TestMain(m *testing.M) {
 }
 
 func runInside() int {
-	dir, err := os.MkdirTemp(cgroup2(), "nearpath-bpf-test-")
+	root, err := netlab.CgroupRoot()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	dir, err := os.MkdirTemp(root, "nearpath-bpf-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "make a cgroup (are you root?):", err)
 		return 1
@@ -75,16 +81,6 @@ func runInside() int {
 		return 1
 	}
 	return 0
-}
-
-func cgroup2() string {
-	mounts, _ := os.ReadFile("/proc/self/mounts")
-	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); f[2] == "cgroup2" {
-			return f[1]
-		}
-	}
-	return ""
 }
 
 func node(t *testing.T) Config {

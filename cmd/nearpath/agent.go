@@ -77,21 +77,20 @@ type agent struct {
 	metrics *prometheus.Registry
 	closers []func() error
 
-	store     *cluster.Store
-	datapath  *bpf.Datapath
-	host      *hostnet.Host
-	pool      *ipam.Pool
-	cni       *cni.Server
-	pending   <-chan struct{}                  // closed when deletions from before this agent are done
-	synced    <-chan struct{}                  // closed when the first Snapshot is served
-	served    atomic.Pointer[cluster.Snapshot] // what DNS answers from
-	tasks     tasks
-	forADD    tasks // what must be ready before a pod may be wired
-	startedAt time.Time
+	store    *cluster.Store
+	datapath *bpf.Datapath
+	host     *hostnet.Host
+	pool     *ipam.Pool
+	cni      *cni.Server
+	pending  <-chan struct{}                  // closed when deletions from before this agent are done
+	synced   <-chan struct{}                  // closed when the first Snapshot is served
+	served   atomic.Pointer[cluster.Snapshot] // what DNS answers from
+	tasks    tasks
+	forADD   tasks // what must be ready before a pod may be wired
 }
 
 func runAgent(ctx context.Context, cfg config, log *slog.Logger) (err error) {
-	a := &agent{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), store: cluster.NewStore(), startedAt: time.Now()}
+	a := &agent{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), store: cluster.NewStore()}
 	a.served.Store(a.store.Snapshot())
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 	defer func() { err = errors.Join(err, a.close()) }()

@@ -77,9 +77,6 @@ func (c *Cloud) Close() error {
 	return errors.Join(append(errs, c.guard.Close())...)
 }
 
-// Sim is the cloud behind the API, for looking into it and for faults.
-func (c *Cloud) Sim() *sim.Cloud { return c.sim }
-
 // Machine runs an instance whose network stack is a new namespace of the lab with the given name.
 func (c *Cloud) Machine(ctx context.Context, name string) (Machine, error) {
 	ns, err := c.lab.NetNS(name)
