@@ -6,14 +6,12 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/nearpath/nearpath/internal/agentapi"
 	"github.com/nearpath/nearpath/internal/cluster"
-	"sigs.k8s.io/yaml"
+	"github.com/nearpath/nearpath/internal/strict"
 )
 
 // A config is the agent's configuration file. Every field has a default but nodeName's, which is the host's name, and
@@ -35,31 +33,106 @@ type config struct {
 	CgroupRoot string         `json:"cgroupRoot"`
 	LogLevel   slog.Level     `json:"logLevel"`
 
-	Cloud cloudConfig `json:"cloud"`
-	Pool  poolConfig  `json:"pool"`
-	DNS   dnsConfig   `json:"dns"`
+	// ENIConfig is a file with Terway's keys (eni_conf of the ConfigMap eni-config), laid under the others.
+	ENIConfig string `json:"eniConfig"`
+	// ServiceCIDRs are compared with the VPC's; empty means not compared.
+	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs"`
+
+	Cloud  cloudConfig  `json:"cloud"`
+	Pool   poolConfig   `json:"pool"`
+	Egress egressConfig `json:"egress"`
+	DNS    dnsConfig    `json:"dns"`
+
+	// notes are settings that were read and have no effect here.
+	notes []string
 }
 
 type cloudConfig struct {
-	// Endpoint is the ECS API, "host:port" or a URL; empty means the vendor's for the region.
-	Endpoint string `json:"endpoint"`
+	// Region is that of the instance; it is only compared with what the instance says. Empty: not compared.
+	Region string `json:"region"`
+	// ClusterID marks the cluster's ENIs, so that those of nodes that are gone can be told from other clusters'; empty means
+	// that each node only knows its own.
+	ClusterID string `json:"clusterID"`
+	// Endpoint, VPCEndpoint and STSEndpoint are the APIs, "host:port" or a URL; empty means the vendor's for the region, and
+	// for the second the first. Internal chooses those that are reached from inside a VPC.
+	Endpoint    string `json:"endpoint"`
+	VPCEndpoint string `json:"vpcEndpoint"`
+	STSEndpoint string `json:"stsEndpoint"`
+	Internal    bool   `json:"internal"`
+	// InsecureHTTP allows plain HTTP to an endpoint that is not on loopback, which a simulated cloud needs.
+	InsecureHTTP bool `json:"insecureHTTP"`
 	// Metadata is the base URL of the instance metadata service.
 	Metadata string `json:"metadata"`
-	// AccessKeyID and AccessKeySecret are used when set, and the instance's RAM role otherwise.
+	// AccessKeyID and AccessKeySecret are used when set, then CredentialFile, then the service account's token by the
+	// ALIBABA_CLOUD_* variables (RRSA), and the instance's RAM role otherwise.
 	AccessKeyID     string `json:"accessKeyID"`
 	AccessKeySecret string `json:"accessKeySecret"`
-	// VSwitches are where pod addresses come from; empty means the instance's own vSwitch.
-	VSwitches []string `json:"vSwitches"`
+	CredentialFile  string `json:"credentialFile"`
+	// VSwitches are where pod addresses come from; empty means the instance's own vSwitch. VSwitchPolicy chooses among
+	// those of the instance's zone.
+	VSwitches     []string `json:"vSwitches"`
+	VSwitchPolicy string   `json:"vSwitchPolicy"`
 	// SecurityGroups are those of pod ENIs; empty means the instance's.
 	SecurityGroups []string `json:"securityGroups"`
+	ResourceGroup  string   `json:"resourceGroup"`
+	// ENITags are put on new ENIs. Only ENIs with all tags of ENITagFilter are adopted, and those with one of ENITagBlock
+	// are left alone.
+	ENITags      map[string]string `json:"eniTags"`
+	ENITagFilter map[string]string `json:"eniTagFilter"`
+	ENITagBlock  map[string]string `json:"eniTagBlock"`
+	// RateLimits bounds calls per minute by action, such as AssignPrivateIpAddresses: 30.
+	RateLimits map[string]int `json:"rateLimits"`
 }
 
-// poolConfig holds the watermarks, in addresses.
+// poolConfig holds the watermarks, in addresses, and what else decides about the pool.
 type poolConfig struct {
-	MinIdle  int      `json:"minIdle"`
-	MaxIdle  int      `json:"maxIdle"`
-	MinTotal int      `json:"minTotal"`
+	// Stack is "ipv4" or "dual".
+	Stack    string `json:"stack"`
+	MinIdle  int    `json:"minIdle"`
+	MaxIdle  int    `json:"maxIdle"`
+	MinTotal int    `json:"minTotal"`
+	// WarmUp is how many addresses the pool gets at first, whatever is in use.
+	WarmUp   int      `json:"warmUp"`
 	Cooldown duration `json:"cooldown"`
+	// ReuseCooling lets a pool without any other address lease a cooling one.
+	ReuseCooling bool        `json:"reuseCooling"`
+	IdleReclaim  idleReclaim `json:"idleReclaim"`
+	// MinENIs and MaxENIs bound the ENIs beside the primary one; MaxENIs 0 means what the instance type allows.
+	MinENIs int `json:"minENIs"`
+	MaxENIs int `json:"maxENIs"`
+	// ENIRatio and ENIShift scale what the instance type allows: quantity x ratio + shift, the primary one counted; the type's own
+	// limit is not exceeded.
+	ENIRatio float64 `json:"eniRatio"`
+	ENIShift int     `json:"eniShift"`
+	// ENIPolicy chooses the ENI of a pod.
+	ENIPolicy string `json:"eniPolicy"`
+	// Exclusive are the watermarks of ENIs that one pod has for itself.
+	Exclusive exclusiveConfig `json:"exclusive"`
+	// KeepFor is how long the address of a pod whose controller is of a kind in KeepKinds stays reserved for the pod's
+	// name after the pod is gone.
+	KeepFor   duration `json:"keepFor"`
+	KeepKinds []string `json:"keepKinds"`
+}
+
+type idleReclaim struct {
+	// After is how long an address must have been idle; Batch of them go each Interval, give or take Jitter (a fraction).
+	After    duration `json:"after"`
+	Interval duration `json:"interval"`
+	Batch    int      `json:"batch"`
+	Jitter   float64  `json:"jitter"`
+}
+
+type exclusiveConfig struct {
+	MinIdle int `json:"minIdle"`
+	MaxIdle int `json:"maxIdle"`
+}
+
+// egressConfig says how pods reach what is outside the VPC.
+type egressConfig struct {
+	// Mode is "vpc" (by the VPC's NAT gateway, which is checked), "node-snat" (with the node's address) or "none".
+	Mode string `json:"mode"`
+	// Exempt are destinations that node-snat leaves alone, beside the VPC's own.
+	Exempt []netip.Prefix `json:"exempt"`
 }
 
 type dnsConfig struct {
@@ -73,13 +146,13 @@ type dnsConfig struct {
 	Corefile string `json:"corefile"`
 }
 
-// A duration reads the form of time.ParseDuration.
+// A duration is written as time.ParseDuration reads it, such as 30s.
 type duration time.Duration
 
 func (d *duration) UnmarshalText(text []byte) error {
 	v, err := time.ParseDuration(string(text))
 	if err != nil {
-		return fmt.Errorf("%q is not a duration such as 30s: %w", text, err)
+		return errors.New("use a duration such as 30s")
 	}
 	*d = duration(v)
 	return nil
@@ -91,14 +164,18 @@ func defaultConfig() config {
 		NodeName: host, ClusterDomain: "cluster.local", Listen: netip.MustParseAddrPort("127.0.0.1:9440"),
 		Socket: agentapi.DefaultSocket, StateDir: "/var/lib/nearpath", PinDir: "/sys/fs/bpf/nearpath",
 		CgroupRoot: cgroup2Root(),
-		Cloud:      cloudConfig{Metadata: "http://100.100.100.200"},
-		Pool:       poolConfig{MinIdle: 2, MaxIdle: 10, Cooldown: duration(30 * time.Second)},
-		DNS:        dnsConfig{Address: netip.MustParseAddr("169.254.20.10"), Service: "kube-system/kube-dns"},
+		Cloud:      cloudConfig{Metadata: "http://100.100.100.200", VSwitchPolicy: "most-free"},
+		Pool: poolConfig{
+			Stack: "ipv4", MinIdle: 2, MaxIdle: 10, Cooldown: duration(30 * time.Second), ENIRatio: 1, ENIPolicy: "balance-queues",
+			IdleReclaim: idleReclaim{After: duration(10 * time.Minute), Interval: duration(time.Minute), Batch: 5, Jitter: 0.1},
+			KeepFor:     duration(5 * time.Minute), KeepKinds: []string{"StatefulSet"},
+		},
+		Egress: egressConfig{Mode: "vpc"},
+		DNS:    dnsConfig{Address: netip.MustParseAddr("169.254.20.10"), Service: "kube-system/kube-dns"},
 	}
 }
 
-// readConfig lays the file at path over the defaults. A key nobody knows is an error: it is a typo, and the setting it
-// was meant to be would be missing.
+// readConfig lays the files at path, and at the eniConfig that it names, over the defaults.
 func readConfig(path string) (config, error) {
 	c := defaultConfig()
 	if path == "" {
@@ -108,51 +185,16 @@ func readConfig(path string) (config, error) {
 	if err != nil {
 		return c, fmt.Errorf("read configuration: %w", err)
 	}
-	if err := yaml.UnmarshalStrict(text, &c); err != nil {
+	first := defaultConfig()
+	if err := strict.Unmarshal(text, &first); err != nil {
 		return c, fmt.Errorf("read configuration %s: %w", path, err)
 	}
-	return c, nil
-}
-
-// check names every field that cannot be right, its value and what to do about it.
-func (c config) check() error {
-	_, serviceErr := parseName(c.DNS.Service)
-	rules := []struct {
-		ok    bool
-		field string
-		value any
-		fix   string
-	}{
-		{c.NodeName != "", "nodeName", c.NodeName, "set it to the node's name in the cluster"},
-		{c.ClusterDomain != "", "clusterDomain", c.ClusterDomain, "use the cluster's domain, such as cluster.local"},
-		{c.Kubeconfig == "" || c.Manifests == "", "manifests", c.Manifests, "objects come from kubeconfig or from manifests: set one of them"},
-		{c.Listen.Addr().IsLoopback(), "listen", c.Listen, "use a loopback address"},
-		{filepath.IsAbs(c.Socket), "socket", c.Socket, "use an absolute path"},
-		{filepath.IsAbs(c.StateDir), "stateDir", c.StateDir, "use an absolute path"},
-		{filepath.IsAbs(c.PinDir), "pinDir", c.PinDir, "use an absolute path on a bpffs"},
-		{c.CgroupRoot != "", "cgroupRoot", c.CgroupRoot, "no cgroup2 is mounted: mount one, or name its directory"},
-		{c.Pool.MinIdle >= 0, "pool.minIdle", c.Pool.MinIdle, "use a number of at least 0"},
-		{c.Pool.MaxIdle >= c.Pool.MinIdle, "pool.maxIdle", c.Pool.MaxIdle, fmt.Sprintf("use a number of at least pool.minIdle, which is %d", c.Pool.MinIdle)},
-		{c.Pool.MinTotal >= 0, "pool.minTotal", c.Pool.MinTotal, "use a number of at least 0"},
-		{c.Pool.Cooldown >= 0, "pool.cooldown", time.Duration(c.Pool.Cooldown), "use a duration of at least 0s"},
-		{c.DNS.Address.Is4(), "dns.address", c.DNS.Address, "use an IPv4 address, such as the link-local 169.254.20.10"},
-		{serviceErr == nil, "dns.service", c.DNS.Service, `write it as "namespace/name"`},
-		{!slices.ContainsFunc(c.DNS.Upstreams, notAddress), "dns.upstreams", c.DNS.Upstreams, "use addresses, with or without a port"},
-		{(c.Cloud.AccessKeyID == "") == (c.Cloud.AccessKeySecret == ""), "cloud.accessKeyID", c.Cloud.AccessKeyID, "set it together with cloud.accessKeySecret, or neither for the instance's RAM role"},
-	}
-	var errs []error
-	for _, r := range rules {
-		if !r.ok {
-			errs = append(errs, fmt.Errorf("%s: %q: %s", r.field, fmt.Sprint(r.value), r.fix))
+	if first.ENIConfig != "" {
+		if err := c.layTerway(first.ENIConfig); err != nil {
+			return c, fmt.Errorf("read configuration %s: %w", first.ENIConfig, err)
 		}
 	}
-	return errors.Join(errs...)
-}
-
-func notAddress(s string) bool {
-	_, err := netip.ParseAddr(s)
-	_, errPort := netip.ParseAddrPort(s)
-	return err != nil && errPort != nil
+	return c, strict.Unmarshal(text, &c) // the same text again: no error is left
 }
 
 func parseName(s string) (cluster.Name, error) {

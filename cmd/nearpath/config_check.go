@@ -1,0 +1,128 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nearpath/nearpath/internal/strict"
+)
+
+// check names every field that cannot be right, its value and what to do about it. What needs the cloud to be judged is
+// the business of "nearpath check config".
+func (c config) check() error {
+	return strict.Check(slices.Concat(c.checkAgent(), c.Cloud.check(), c.Pool.check(), c.Egress.check(), c.DNS.check()))
+}
+
+func (c config) checkAgent() []strict.Rule {
+	return []strict.Rule{
+		{OK: c.NodeName != "", Path: "nodeName", Value: c.NodeName, Fix: "set it to the node's name in the cluster"},
+		{OK: c.ClusterDomain != "", Path: "clusterDomain", Value: c.ClusterDomain, Fix: "use the cluster's domain, such as cluster.local"},
+		{OK: c.Kubeconfig == "" || c.Manifests == "", Path: "manifests", Value: c.Manifests, Fix: "objects come from kubeconfig or from manifests: set one of them"},
+		{OK: c.Listen.Addr().IsLoopback(), Path: "listen", Value: c.Listen, Fix: "use a loopback address"},
+		{OK: filepath.IsAbs(c.Socket), Path: "socket", Value: c.Socket, Fix: "use an absolute path"},
+		{OK: filepath.IsAbs(c.StateDir), Path: "stateDir", Value: c.StateDir, Fix: "use an absolute path"},
+		{OK: filepath.IsAbs(c.PinDir), Path: "pinDir", Value: c.PinDir, Fix: "use an absolute path on a bpffs"},
+		{OK: c.CgroupRoot != "", Path: "cgroupRoot", Value: c.CgroupRoot, Fix: "no cgroup2 is mounted: mount one, or name its directory"},
+		disjoint("serviceCIDRs", c.ServiceCIDRs),
+	}
+}
+
+func (c cloudConfig) check() []strict.Rule {
+	return []strict.Rule{
+		{OK: (c.AccessKeyID == "") == (c.AccessKeySecret == ""), Path: "cloud.accessKeyID", Value: c.AccessKeyID, Fix: "set it together with cloud.accessKeySecret, or neither for other credentials"},
+		{OK: c.CredentialFile == "" || c.AccessKeyID == "", Path: "cloud.credentialFile", Value: c.CredentialFile, Fix: "set it or cloud.accessKeyID, not both"},
+		oneOf("cloud.vSwitchPolicy", c.VSwitchPolicy, "most-free", "ordered", "random"),
+		{OK: len(c.SecurityGroups) <= 10, Path: "cloud.securityGroups", Value: len(c.SecurityGroups), Fix: "an ENI can be in 10 security groups at most"},
+		{OK: !hasBlank(c.VSwitches), Path: "cloud.vSwitches", Value: c.VSwitches, Fix: "use the IDs of vSwitches, none of them empty or twice"},
+		{OK: !hasBlank(c.SecurityGroups), Path: "cloud.securityGroups", Value: c.SecurityGroups, Fix: "use the IDs of security groups, none of them empty or twice"},
+		{OK: len(c.ENITags) <= 16, Path: "cloud.eniTags", Value: len(c.ENITags), Fix: "use at most 16 tags: the cloud allows 20 and some are ours"},
+		{OK: !slices.ContainsFunc(valuesOf(c.RateLimits), func(n int) bool { return n < 1 }), Path: "cloud.rateLimits", Value: c.RateLimits, Fix: "use numbers of calls per minute of at least 1"},
+	}
+}
+
+func (c poolConfig) check() []strict.Rule {
+	return []strict.Rule{
+		oneOf("pool.stack", c.Stack, "ipv4", "dual"),
+		atLeast("pool.minIdle", c.MinIdle, 0),
+		{OK: c.MaxIdle >= c.MinIdle, Path: "pool.maxIdle", Value: c.MaxIdle, Fix: fmt.Sprintf("use a number of at least pool.minIdle, which is %d", c.MinIdle)},
+		atLeast("pool.minTotal", c.MinTotal, 0),
+		atLeast("pool.warmUp", c.WarmUp, 0),
+		notNegative("pool.cooldown", c.Cooldown),
+		notNegative("pool.idleReclaim.after", c.IdleReclaim.After),
+		{OK: c.IdleReclaim.Interval > 0, Path: "pool.idleReclaim.interval", Value: time.Duration(c.IdleReclaim.Interval), Fix: "use a duration above 0s"},
+		atLeast("pool.idleReclaim.batch", c.IdleReclaim.Batch, 1),
+		{OK: c.IdleReclaim.Jitter >= 0 && c.IdleReclaim.Jitter <= 1, Path: "pool.idleReclaim.jitter", Value: c.IdleReclaim.Jitter, Fix: "use a fraction from 0 to 1"},
+		atLeast("pool.minENIs", c.MinENIs, 0),
+		{OK: c.MaxENIs == 0 || c.MaxENIs >= c.MinENIs, Path: "pool.maxENIs", Value: c.MaxENIs, Fix: fmt.Sprintf("use 0 for what the instance type allows, or at least pool.minENIs, which is %d", c.MinENIs)},
+		{OK: c.ENIRatio > 0 && c.ENIRatio <= 1, Path: "pool.eniRatio", Value: c.ENIRatio, Fix: "use a fraction above 0, at most 1"},
+		oneOf("pool.eniPolicy", c.ENIPolicy, "balance-queues", "most-ips", "least-ips"),
+		atLeast("pool.exclusive.minIdle", c.Exclusive.MinIdle, 0),
+		{OK: c.Exclusive.MaxIdle >= c.Exclusive.MinIdle, Path: "pool.exclusive.maxIdle", Value: c.Exclusive.MaxIdle, Fix: fmt.Sprintf("use a number of at least pool.exclusive.minIdle, which is %d", c.Exclusive.MinIdle)},
+		notNegative("pool.keepFor", c.KeepFor),
+	}
+}
+
+func (c egressConfig) check() []strict.Rule {
+	return []strict.Rule{oneOf("egress.mode", c.Mode, "vpc", "node-snat", "none")}
+}
+
+func (c dnsConfig) check() []strict.Rule {
+	_, serviceErr := parseName(c.Service)
+	return []strict.Rule{
+		{OK: c.Address.Is4(), Path: "dns.address", Value: c.Address, Fix: "use an IPv4 address, such as the link-local 169.254.20.10"},
+		{OK: serviceErr == nil, Path: "dns.service", Value: c.Service, Fix: `write it as "namespace/name"`},
+		{OK: !slices.ContainsFunc(c.Upstreams, notAddress), Path: "dns.upstreams", Value: c.Upstreams, Fix: "use addresses, with or without a port"},
+	}
+}
+
+func atLeast(path string, value, least int) strict.Rule {
+	return strict.Rule{OK: value >= least, Path: path, Value: value, Fix: fmt.Sprintf("use a number of at least %d", least)}
+}
+
+func notNegative(path string, value duration) strict.Rule {
+	return strict.Rule{OK: value >= 0, Path: path, Value: time.Duration(value), Fix: "use a duration of at least 0s"}
+}
+
+func oneOf(path, value string, allowed ...string) strict.Rule {
+	return strict.Rule{OK: slices.Contains(allowed, value), Path: path, Value: value, Fix: "use " + strings.Join(allowed, " or ")}
+}
+
+// disjoint names the first two of the networks that overlap.
+func disjoint(path string, cidrs []netip.Prefix) strict.Rule {
+	for i, a := range cidrs {
+		for _, b := range cidrs[:i] {
+			if a.Overlaps(b) {
+				return strict.Rule{Path: path, Value: a, Fix: fmt.Sprintf("it overlaps with %s: leave one of them out", b)}
+			}
+		}
+	}
+	return strict.Rule{OK: true}
+}
+
+func hasBlank(ids []string) bool {
+	seen := map[string]bool{"": true}
+	for _, id := range ids {
+		if seen[id] {
+			return true
+		}
+		seen[id] = true
+	}
+	return false
+}
+
+func valuesOf(m map[string]int) (out []int) {
+	for _, v := range m {
+		out = append(out, v)
+	}
+	return out
+}
+
+func notAddress(s string) bool {
+	_, err := netip.ParseAddr(s)
+	_, errPort := netip.ParseAddrPort(s)
+	return err != nil && errPort != nil
+}
