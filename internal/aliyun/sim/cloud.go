@@ -26,6 +26,7 @@ type Cloud struct {
 	subnets   map[string]*subnet
 	enis      map[string]*eni
 	instances map[string]*instance
+	network   network
 	byAddr    map[netip.Addr]*eni // every private address in use
 	once      onceTable
 	nonces    nonceTable
@@ -66,6 +67,9 @@ func New(cfg Config) (*Cloud, error) {
 		if err := cfg.Fabric.AddVSwitch(v.CIDR, s.gateway); err != nil {
 			return nil, fmt.Errorf("add vSwitch %s: %w", v.ID, err)
 		}
+	}
+	if err := c.newNetwork(); err != nil {
+		return nil, fmt.Errorf("configure the simulated cloud: %w", err)
 	}
 	return c, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/nearpath/nearpath/internal/aliyun"
@@ -16,8 +17,14 @@ type Config struct {
 	ZoneID   string // of vSwitches that name none
 	VPCID    string
 	VPCCIDR  netip.Prefix
-	// VSwitches lie within VPCCIDR and do not overlap.
-	VSwitches     []VSwitch
+	// SecondaryCIDRs and UserCIDRs of the VPC are shown; vSwitches may lie in the former.
+	SecondaryCIDRs []netip.Prefix
+	UserCIDRs      []netip.Prefix
+	// VSwitches lie within VPCCIDR or a secondary CIDR and do not overlap.
+	VSwitches []VSwitch
+	// RouteTables hold the routes people added; none: a system table without any.
+	RouteTables   []aliyun.RouteTable
+	NATGateways   []NATGateway
 	InstanceTypes []aliyun.InstanceType
 	// SecurityGroups exist in the VPC. Instances are in the first.
 	SecurityGroups []string
@@ -80,9 +87,10 @@ const (
 )
 
 // DefaultConfig returns a cloud with a vSwitch for nodes (10.0.0.0/24), one for pods (10.0.64.0/20), instance types from
-// small to large, one access key and an instance role. It has no Fabric and no delays.
+// small to large, one access key and an instance role. Both vSwitches have a way out: a default route to one NAT gateway,
+// and an SNAT entry there. It has no Fabric and no delays.
 func DefaultConfig() Config {
-	return Config{
+	cfg := Config{
 		RegionID: DefaultRegion,
 		ZoneID:   DefaultZone,
 		VPCID:    DefaultVPC,
@@ -102,6 +110,8 @@ func DefaultConfig() Config {
 		AccessKeys:     map[string]string{DefaultAccessKey: DefaultAccessSecret},
 		RAMRole:        DefaultRAMRole,
 	}
+	defaultNetwork(&cfg)
+	return cfg
 }
 
 func (c *Config) complete() error {
@@ -128,9 +138,8 @@ func (c *Config) complete() error {
 func (c *Config) checkVSwitches() error {
 	for i, v := range c.VSwitches {
 		cidr := v.CIDR
-		if !cidr.IsValid() || cidr != cidr.Masked() || cidr.Bits() > 29 ||
-			cidr.Bits() < c.VPCCIDR.Bits() || !c.VPCCIDR.Contains(cidr.Addr()) {
-			return fmt.Errorf("vSwitch %s has the CIDR %s, want a prefix of at most /29 within %s", v.ID, cidr, c.VPCCIDR)
+		if !cidr.IsValid() || cidr != cidr.Masked() || cidr.Bits() > 29 || !c.inVPC(cidr) {
+			return fmt.Errorf("vSwitch %s has the CIDR %s, want a prefix of at most /29 within %s or a secondary CIDR", v.ID, cidr, c.VPCCIDR)
 		}
 		for _, w := range c.VSwitches[:i] {
 			if w.ID == v.ID || w.CIDR.Overlaps(cidr) {
@@ -139,4 +148,11 @@ func (c *Config) checkVSwitches() error {
 		}
 	}
 	return nil
+}
+
+// inVPC reports whether a vSwitch may have the CIDR.
+func (c *Config) inVPC(cidr netip.Prefix) bool {
+	return slices.ContainsFunc(append([]netip.Prefix{c.VPCCIDR}, c.SecondaryCIDRs...), func(p netip.Prefix) bool {
+		return p.Bits() <= cidr.Bits() && p.Contains(cidr.Addr())
+	})
 }

@@ -42,6 +42,10 @@ const (
 	codeIPUnassigned    = "InvalidIp.IpUnassigned"
 	codeIPRepeated      = "InvalidIp.IpRepeated"
 	codeIPAddress       = "InvalidIp.Address"
+
+	codeRouteTableNotFound = "InvalidRouteTableId.NotFound"
+	codeNATGatewayNotFound = "InvalidNatGatewayId.NotFound"
+	codeSNATTableNotFound  = "InvalidSnatTableId.NotFound"
 )
 
 // statusOf is the HTTP status each code comes with where it is not 400.
@@ -65,6 +69,10 @@ var statusOf = map[string]int{
 	codeIPRepeated:       http.StatusForbidden,
 	codeIPAddress:        http.StatusForbidden,
 	codeInternal:         http.StatusInternalServerError,
+
+	codeRouteTableNotFound: http.StatusNotFound,
+	codeNATGatewayNotFound: http.StatusNotFound,
+	codeSNATTableNotFound:  http.StatusNotFound,
 }
 
 // A refusal is an error answer of the API.

@@ -37,6 +37,13 @@ func actions() map[actionKey]action {
 		{ecsVersion, "DescribeInstanceTypes"}: {params: describeInstanceTypesParams, serve: (*Cloud).describeInstanceTypes},
 		{vpcVersion, "DescribeVSwitches"}:     {params: describeVSwitchesParams, serve: (*Cloud).describeVSwitches},
 
+		{vpcVersion, "DescribeVpcs"}:              {params: describeVPCsParams, serve: (*Cloud).describeVPCs},
+		{vpcVersion, "DescribeVSwitchAttributes"}: {params: describeVSwitchAttributesParams, serve: (*Cloud).describeVSwitchAttributes},
+		{vpcVersion, "DescribeRouteTableList"}:    {params: describeRouteTableListParams, serve: (*Cloud).describeRouteTableList},
+		{vpcVersion, "DescribeRouteEntryList"}:    {params: describeRouteEntryListParams, serve: (*Cloud).describeRouteEntryList},
+		{vpcVersion, "DescribeNatGateways"}:       {params: describeNATGatewaysParams, serve: (*Cloud).describeNATGateways},
+		{vpcVersion, "DescribeSnatTableEntries"}:  {params: describeSNATTableEntriesParams, serve: (*Cloud).describeSNATTableEntries},
+
 		{ecsVersion, "DescribeNetworkInterfaces"}: {params: describeENIsParams, serve: (*Cloud).describeENIs},
 		{ecsVersion, "CreateNetworkInterface"}: {
 			params: createENIParams, serve: idempotent((*Cloud).createENI),
