@@ -56,8 +56,8 @@ func (l *life) CreateENI(ctx context.Context, r aliyun.CreateENI) (aliyun.ENI, e
 	return around(l, func() (aliyun.ENI, error) { return l.fakeCloud.CreateENI(ctx, r) })
 }
 
-func (l *life) AssignIPs(ctx context.Context, id string, n int, token string) ([]netip.Addr, error) {
-	return around(l, func() ([]netip.Addr, error) { return l.fakeCloud.AssignIPs(ctx, id, n, token) })
+func (l *life) AssignIPs(ctx context.Context, a aliyun.Assign) ([]netip.Addr, error) {
+	return around(l, func() ([]netip.Addr, error) { return l.fakeCloud.AssignIPs(ctx, a) })
 }
 
 func (l *life) AttachENI(ctx context.Context, id, instance string) error {
@@ -280,8 +280,8 @@ func (c *lossyCloud) AttachENI(ctx context.Context, id, instance string) error {
 	return errors.Join(c.fakeCloud.AttachENI(ctx, id, instance), c.lost())
 }
 
-func (c *lossyCloud) AssignIPs(ctx context.Context, id string, n int, token string) ([]netip.Addr, error) {
-	addrs, err := c.fakeCloud.AssignIPs(ctx, id, n, token)
+func (c *lossyCloud) AssignIPs(ctx context.Context, a aliyun.Assign) ([]netip.Addr, error) {
+	addrs, err := c.fakeCloud.AssignIPs(ctx, a)
 	if c.loseAssign.Add(-1) >= 0 {
 		return nil, aliyun.ErrUnavailable
 	}

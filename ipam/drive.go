@@ -68,7 +68,7 @@ func (p *Pool) create(ctx context.Context, e eni) error {
 	}
 	p.mu.Unlock()
 	made, err := p.config.Cloud.CreateENI(ctx, aliyun.CreateENI{
-		VSwitchID: e.VSwitchID, SecurityGroupIDs: groups, SecondaryIPs: e.Count - 1,
+		VSwitchID: e.VSwitchID, SecurityGroupIDs: groups, SecondaryIPs: e.Count - 1, DeleteOnRelease: true,
 		Tags: p.identity.tags(e.Token), Description: "pod addresses, made by nearpath", ClientToken: e.Token,
 	})
 	if err != nil {
@@ -136,7 +136,9 @@ func (p *Pool) assign(ctx context.Context, e eni) error {
 	if err := p.update(func(*ledger) error { return nil }); err != nil {
 		return err // the plan is not on disk
 	}
-	addrs, err := p.config.Cloud.AssignIPs(ctx, e.ID, plan.Count, plan.Token)
+	addrs, err := p.config.Cloud.AssignIPs(ctx, aliyun.Assign{
+		ENIID: e.ID, Family: aliyun.IPv4, Count: plan.Count, ClientToken: plan.Token,
+	})
 	if err != nil {
 		err = fmt.Errorf("assign %d addresses to %s: %w", plan.Count, e.ID, err)
 		if !refused(err) {

@@ -213,7 +213,8 @@ func (c *fakeCloud) DeleteENI(_ context.Context, id string) error {
 	return c.change("DeleteENI", id, []string{aliyun.StatusAvailable}, aliyun.StatusDeleting, func(*fakeENI) {})
 }
 
-func (c *fakeCloud) AssignIPs(_ context.Context, id string, n int, token string) ([]netip.Addr, error) {
+func (c *fakeCloud) AssignIPs(_ context.Context, a aliyun.Assign) ([]netip.Addr, error) {
+	id, n, token := a.ENIID, a.Count, a.ClientToken
 	if err := c.enter("AssignIPs"); err != nil {
 		return nil, err
 	}

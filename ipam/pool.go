@@ -27,7 +27,7 @@ type Cloud interface {
 	AttachENI(ctx context.Context, eniID, instanceID string) error
 	DetachENI(ctx context.Context, eniID, instanceID string) error
 	DeleteENI(ctx context.Context, eniID string) error
-	AssignIPs(ctx context.Context, eniID string, n int, clientToken string) ([]netip.Addr, error)
+	AssignIPs(ctx context.Context, request aliyun.Assign) ([]netip.Addr, error)
 	UnassignIPs(ctx context.Context, eniID string, addrs []netip.Addr) error
 }
 

@@ -187,7 +187,7 @@ func (a *agent) buildPool(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("learn which instance this is from %s: %w", a.cfg.Cloud.Metadata, err)
 	}
-	ecs, err := aliyun.NewECS(aliyun.Config{
+	cloud, err := aliyun.NewClient(aliyun.Config{
 		RegionID: instance.RegionID, Endpoint: a.cfg.Cloud.Endpoint, Credentials: a.credentials(metadata), Logger: a.log,
 	})
 	if err != nil {
@@ -198,7 +198,7 @@ func (a *agent) buildPool(ctx context.Context) error {
 	}
 	a.closers = append(a.closers, a.host.Close)
 	a.pool, err = ipam.Open(ipam.Config{
-		Path: filepath.Join(a.cfg.StateDir, "ipam.db"), Cloud: ecs, Links: hostLinks{a.host}, InstanceID: instance.ID,
+		Path: filepath.Join(a.cfg.StateDir, "ipam.db"), Cloud: cloud, Links: hostLinks{a.host}, InstanceID: instance.ID,
 		VSwitches: a.cfg.Cloud.VSwitches, SecurityGroups: a.cfg.Cloud.SecurityGroups,
 		Watermarks: ipam.Watermarks{MinIdle: a.cfg.Pool.MinIdle, MaxIdle: a.cfg.Pool.MaxIdle, MinTotal: a.cfg.Pool.MinTotal},
 		Cooldown:   time.Duration(a.cfg.Pool.Cooldown), Log: a.log,

@@ -243,6 +243,13 @@ func (p params) set(key, value string) {
 	}
 }
 
+// count leaves out zero.
+func (p params) count(key string, n int) {
+	if n != 0 {
+		p[key] = strconv.Itoa(n)
+	}
+}
+
 // list adds key.1, key.2 and so on.
 func (p params) list(key string, values []string) {
 	for i, v := range values {

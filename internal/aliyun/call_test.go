@@ -115,20 +115,20 @@ func TestCutConnectionIsNotRepeatedForAChange(t *testing.T) {
 		panic(http.ErrAbortHandler)
 	}))
 	t.Cleanup(server.Close)
-	ecs := clientOf(t, server.URL, testKeys)
-	if err := ecs.AttachENI(t.Context(), "eni-1", "i-1"); !errors.Is(err, aliyun.ErrUnavailable) || calls.Load() != 1 {
+	client := clientOf(t, server.URL, testKeys)
+	if err := client.AttachENI(t.Context(), "eni-1", "i-1"); !errors.Is(err, aliyun.ErrUnavailable) || calls.Load() != 1 {
 		t.Errorf("attach: %v after %d calls, want ErrUnavailable after 1", err, calls.Load())
 	}
 	calls.Store(0)
-	if _, err := ecs.DescribeInstance(t.Context(), "i-1"); !errors.Is(err, aliyun.ErrUnavailable) || calls.Load() != 6 {
+	if _, err := client.DescribeInstance(t.Context(), "i-1"); !errors.Is(err, aliyun.ErrUnavailable) || calls.Load() != 6 {
 		t.Errorf("describe: %v after %d calls, want ErrUnavailable after 6", err, calls.Load())
 	}
 }
 
-func TestNewECSRefuses(t *testing.T) {
+func TestNewClientRefuses(t *testing.T) {
 	t.Parallel()
 	good := aliyun.Config{RegionID: "cn-hangzhou", Credentials: testKeys}
-	if _, err := aliyun.NewECS(good); err != nil {
+	if _, err := aliyun.NewClient(good); err != nil {
 		t.Errorf("good configuration: %v", err)
 	}
 	for name, change := range map[string]func(*aliyun.Config){
@@ -141,7 +141,7 @@ func TestNewECSRefuses(t *testing.T) {
 	} {
 		bad := good
 		change(&bad)
-		if _, err := aliyun.NewECS(bad); err == nil {
+		if _, err := aliyun.NewClient(bad); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

@@ -3,8 +3,8 @@ package aliyun
 import "time"
 
 // Hasten makes repetitions follow each other at once.
-func (e *ECS) Hasten() {
-	e.caller.backoff.throttle, e.caller.backoff.fault, e.caller.backoff.limit = time.Millisecond, time.Millisecond, 4*time.Millisecond
+func (c *Client) Hasten() {
+	c.caller.backoff.throttle, c.caller.backoff.fault, c.caller.backoff.limit = time.Millisecond, time.Millisecond, 4*time.Millisecond
 }
 
 // SetClock replaces the clock.

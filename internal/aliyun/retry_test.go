@@ -15,17 +15,17 @@ import (
 
 func TestThrottlingIsWaitedOut(t *testing.T) {
 	t.Parallel()
-	cloud, ecs := setup(t)
+	cloud, client := setup(t)
 	cloud.Throttle("AttachNetworkInterface", 3)
-	eni := mustCreate(t, ecs, podENI())
-	if err := ecs.AttachENI(t.Context(), eni.ID, "i-1"); err != nil {
+	eni := mustCreate(t, client, podENI())
+	if err := client.AttachENI(t.Context(), eni.ID, "i-1"); err != nil {
 		t.Errorf("attach, throttled three times: %v", err)
 	}
 	if n := cloud.Calls()["AttachNetworkInterface"]; n != 4 {
 		t.Errorf("%d calls, want 4", n)
 	}
 	cloud.Throttle("DeleteNetworkInterface", 100)
-	if err := ecs.DeleteENI(t.Context(), eni.ID); !errors.Is(err, aliyun.ErrThrottled) {
+	if err := client.DeleteENI(t.Context(), eni.ID); !errors.Is(err, aliyun.ErrThrottled) {
 		t.Errorf("delete, always throttled: %v", err)
 	}
 	if n := cloud.Calls()["DeleteNetworkInterface"]; n != 6 {
@@ -36,58 +36,58 @@ func TestThrottlingIsWaitedOut(t *testing.T) {
 // A change whose answer is lost is repeated only under a client token, and then happens once.
 func TestLostAnswer(t *testing.T) {
 	t.Parallel()
-	cloud, ecs := setup(t)
+	cloud, client := setup(t)
 	lose := func(action string) { cloud.Inject(sim.Fault{Action: action, LoseAnswer: true}) }
 	before := len(cloud.ENIs())
 
 	lose("CreateNetworkInterface")
 	req := podENI()
 	req.ClientToken = "once"
-	eni := mustCreate(t, ecs, req)
+	eni := mustCreate(t, client, req)
 	if n := len(cloud.ENIs()); n != before+1 {
 		t.Errorf("%d ENIs were created, want 1", n-before)
 	}
 	lose("AssignPrivateIpAddresses")
-	addrs, err := ecs.AssignIPs(t.Context(), eni.ID, 2, "once")
-	if err != nil || len(addrs) != 2 || len(mustDescribe(t, ecs, eni.ID).PrivateIPs) != 3 {
-		t.Errorf("AssignIPs = %v, %v; ENI has %v", addrs, err, mustDescribe(t, ecs, eni.ID).PrivateIPs)
+	addrs, err := client.AssignIPs(t.Context(), v4(eni.ID, 2, "once"))
+	if err != nil || len(addrs) != 2 || len(mustDescribe(t, client, eni.ID).PrivateIPs) != 3 {
+		t.Errorf("AssignIPs = %v, %v; ENI has %v", addrs, err, mustDescribe(t, client, eni.ID).PrivateIPs)
 	}
 	lose("UnassignPrivateIpAddresses")
-	if err := ecs.UnassignIPs(t.Context(), eni.ID, addrs); err != nil {
+	if err := client.UnassignIPs(t.Context(), eni.ID, addrs); err != nil {
 		t.Errorf("unassign: %v", err)
 	}
 	lose("CreateNetworkInterface")
-	if _, err := ecs.CreateENI(t.Context(), podENI()); !errors.Is(err, aliyun.ErrUnavailable) {
+	if _, err := client.CreateENI(t.Context(), podENI()); !errors.Is(err, aliyun.ErrUnavailable) {
 		t.Errorf("create without a token: %v, want ErrUnavailable", err)
 	}
 	if n := len(cloud.ENIs()); n != before+2 {
 		t.Errorf("%d ENIs, want %d: the create without a token was repeated", n, before+2)
 	}
 	lose("AttachNetworkInterface")
-	if err := ecs.AttachENI(t.Context(), eni.ID, "i-1"); !errors.Is(err, aliyun.ErrUnavailable) {
+	if err := client.AttachENI(t.Context(), eni.ID, "i-1"); !errors.Is(err, aliyun.ErrUnavailable) {
 		t.Errorf("attach: %v, want ErrUnavailable", err)
 	}
 	lose("DeleteNetworkInterface")
-	orphan := mustCreate(t, ecs, podENI())
-	if err := ecs.DeleteENI(t.Context(), orphan.ID); err != nil {
+	orphan := mustCreate(t, client, podENI())
+	if err := client.DeleteENI(t.Context(), orphan.ID); err != nil {
 		t.Errorf("delete: %v", err)
 	}
 }
 
 func TestServerFaultsAreRepeated(t *testing.T) {
 	t.Parallel()
-	cloud, ecs := setup(t)
+	cloud, client := setup(t)
 	cloud.Inject(sim.Fault{Action: "DescribeInstances", Times: 2, Code: "ServiceUnavailable", HTTPStatus: 503})
-	if _, err := ecs.DescribeInstance(t.Context(), "i-1"); err != nil {
+	if _, err := client.DescribeInstance(t.Context(), "i-1"); err != nil {
 		t.Error(err)
 	}
 	cloud.Inject(sim.Fault{Action: "CreateNetworkInterface", Code: "InternalError", HTTPStatus: 500})
-	if _, err := ecs.CreateENI(t.Context(), podENI()); !errors.Is(err, aliyun.ErrUnavailable) {
+	if _, err := client.CreateENI(t.Context(), podENI()); !errors.Is(err, aliyun.ErrUnavailable) {
 		t.Errorf("create without a token: %v, want ErrUnavailable", err)
 	}
 	cloud.Inject(sim.Fault{Action: "AttachNetworkInterface", Code: "Operation.Conflict", HTTPStatus: 403})
-	eni := mustCreate(t, ecs, podENI())
-	if err := ecs.AttachENI(t.Context(), eni.ID, "i-1"); err != nil {
+	eni := mustCreate(t, client, podENI())
+	if err := client.AttachENI(t.Context(), eni.ID, "i-1"); err != nil {
 		t.Errorf("attach after a conflict: %v", err)
 	}
 }
@@ -95,11 +95,11 @@ func TestServerFaultsAreRepeated(t *testing.T) {
 func TestContextEndsACall(t *testing.T) {
 	t.Parallel()
 	cloud, url := cloudOf(t, func(c *sim.Config) { c.Delays.Create = time.Hour })
-	ecs := clientOf(t, url, nil)
+	client := clientOf(t, url, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		_, err := ecs.CreateENI(ctx, podENI())
+		_, err := client.CreateENI(ctx, podENI())
 		done <- err
 	}()
 	for start := time.Now(); cloud.Calls()["CreateNetworkInterface"] == 0; time.Sleep(time.Millisecond) {
@@ -121,22 +121,22 @@ func TestContextEndsACall(t *testing.T) {
 // One client serves many goroutines; the race detector watches the SDK.
 func TestConcurrentUse(t *testing.T) {
 	t.Parallel()
-	cloud, ecs := setup(t)
+	cloud, client := setup(t)
 	cloud.Throttle("", 20)
 	var wg sync.WaitGroup
 	for i := range 16 {
 		wg.Go(func() {
 			req := podENI()
 			req.ClientToken = fmt.Sprintf("worker-%d", i%8)
-			eni, err := ecs.CreateENI(t.Context(), req)
+			eni, err := client.CreateENI(t.Context(), req)
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			if _, err := ecs.AssignIPs(t.Context(), eni.ID, 1, fmt.Sprintf("ip-%d", i)); err != nil {
+			if _, err := client.AssignIPs(t.Context(), v4(eni.ID, 1, fmt.Sprintf("ip-%d", i))); err != nil {
 				t.Error(err)
 			}
-			if _, err := ecs.DescribeENIs(t.Context(), aliyun.ENIFilter{IDs: []string{eni.ID}}); err != nil {
+			if _, err := client.DescribeENIs(t.Context(), aliyun.ENIFilter{IDs: []string{eni.ID}}); err != nil {
 				t.Error(err)
 			}
 		})

@@ -31,12 +31,24 @@ type wireENI struct {
 	ZoneID       string `json:"ZoneId"`
 	PrimaryIP    string `json:"PrivateIpAddress"`
 	CreationTime string
+	QueueNumber  json.Number
+	Release      bool `json:"DeleteOnRelease"`
 	PrivateIPs   struct {
 		Set []struct {
 			Address string `json:"PrivateIpAddress"`
 			Primary bool
 		} `json:"PrivateIpSet"`
 	} `json:"PrivateIpSets"`
+	IPv6s struct {
+		Set []struct {
+			Address string `json:"Ipv6Address"`
+		} `json:"Ipv6Set"`
+	} `json:"Ipv6Sets"`
+	IPv4Prefixes struct {
+		Set []struct {
+			Prefix string `json:"Ipv4Prefix"`
+		} `json:"Ipv4PrefixSet"`
+	} `json:"Ipv4PrefixSets"`
 	SecurityGroups struct {
 		IDs []string `json:"SecurityGroupId"`
 	} `json:"SecurityGroupIds"`
@@ -53,54 +65,90 @@ func (w *wireENI) eni() (ENI, error) {
 	if w.ID == "" {
 		return ENI{}, errors.New("answer has an ENI without an ID")
 	}
-	mac, err := net.ParseMAC(w.MAC)
-	if err != nil {
+	e := ENI{
+		ID: w.ID, Type: w.Type, Status: w.Status, InstanceID: w.InstanceID,
+		VPCID: w.VPCID, VSwitchID: w.VSwitchID, ZoneID: w.ZoneID,
+		SecurityGroupIDs: w.SecurityGroups.IDs, DeleteOnRelease: w.Release,
+	}
+	if err := w.fill(&e); err != nil {
 		return ENI{}, fmt.Errorf("read %s: %w", w.ID, err)
-	}
-	primary, err := parseIPv4(w.PrimaryIP)
-	if err != nil {
-		return ENI{}, fmt.Errorf("read %s: %w", w.ID, err)
-	}
-	created, err := parseTime(w.CreationTime)
-	if err != nil {
-		return ENI{}, fmt.Errorf("read %s: %w", w.ID, err)
-	}
-	addrs := []netip.Addr{primary}
-	for _, ip := range w.PrivateIPs.Set {
-		a, err := parseIPv4(ip.Address)
-		if err != nil {
-			return ENI{}, fmt.Errorf("read %s: %w", w.ID, err)
-		}
-		if a != primary {
-			addrs = append(addrs, a)
-		}
-	}
-	var tags map[string]string
-	if n := len(w.Tags.Tag); n > 0 {
-		tags = make(map[string]string, n)
 	}
 	for _, t := range w.Tags.Tag {
-		tags[t.Key] = t.Value
+		if e.Tags == nil {
+			e.Tags = make(map[string]string, len(w.Tags.Tag))
+		}
+		e.Tags[t.Key] = t.Value
 	}
-	return ENI{
-		ID: w.ID, MAC: mac.String(), Type: w.Type, Status: w.Status, InstanceID: w.InstanceID,
-		VPCID: w.VPCID, VSwitchID: w.VSwitchID, ZoneID: w.ZoneID, PrimaryIP: primary, PrivateIPs: addrs,
-		SecurityGroupIDs: w.SecurityGroups.IDs, Tags: tags, Created: created,
-	}, nil
+	return e, nil
 }
 
+func (w *wireENI) fill(e *ENI) error {
+	mac, err := net.ParseMAC(w.MAC)
+	if err != nil {
+		return err
+	}
+	e.MAC = mac.String()
+	if e.Created, err = parseTime(w.CreationTime); err != nil {
+		return err
+	}
+	if e.QueueNumber, err = optionalInt("QueueNumber", w.QueueNumber); err != nil {
+		return err
+	}
+	return w.fillAddresses(e)
+}
+
+func (w *wireENI) fillAddresses(e *ENI) error {
+	var err error
+	if e.PrimaryIP, err = parseAddr(w.PrimaryIP, IPv4); err != nil {
+		return err
+	}
+	e.PrivateIPs = []netip.Addr{e.PrimaryIP}
+	for _, ip := range w.PrivateIPs.Set {
+		a, err := parseAddr(ip.Address, IPv4)
+		if err != nil {
+			return err
+		}
+		if a != e.PrimaryIP {
+			e.PrivateIPs = append(e.PrivateIPs, a)
+		}
+	}
+	for _, ip := range w.IPv6s.Set {
+		a, err := parseAddr(ip.Address, IPv6)
+		if err != nil {
+			return err
+		}
+		e.IPv6s = append(e.IPv6s, a)
+	}
+	for _, s := range w.IPv4Prefixes.Set {
+		p, err := netip.ParsePrefix(s.Prefix)
+		if err != nil {
+			return err
+		}
+		e.IPv4Prefixes = append(e.IPv4Prefixes, p.Masked())
+	}
+	return nil
+}
+
+// wireAssigned is the answer of the assign actions of both families.
 type wireAssigned struct {
-	Set struct {
+	IPv4 struct {
 		PrivateIPs struct {
 			Addresses []string `json:"PrivateIpAddress"`
 		} `json:"PrivateIpSet"`
 	} `json:"AssignedPrivateIpAddressesSet"`
+	IPv6 struct {
+		Addresses []string `json:"Ipv6Address"`
+	} `json:"Ipv6Sets"`
 }
 
-func (w *wireAssigned) addrs() ([]netip.Addr, error) {
+func (w *wireAssigned) addrs(f Family) ([]netip.Addr, error) {
+	texts := w.IPv4.PrivateIPs.Addresses
+	if f == IPv6 {
+		texts = w.IPv6.Addresses
+	}
 	var addrs []netip.Addr
-	for _, s := range w.Set.PrivateIPs.Addresses {
-		a, err := parseIPv4(s)
+	for _, s := range texts {
+		a, err := parseAddr(s, f)
 		if err != nil {
 			return nil, err
 		}
@@ -130,13 +178,31 @@ type wireInstance struct {
 	SecurityGroups struct {
 		IDs []string `json:"SecurityGroupId"`
 	} `json:"SecurityGroupIds"`
+	EIP struct {
+		Address string `json:"IpAddress"`
+	} `json:"EipAddress"`
+	PublicIPs struct {
+		Addresses []string `json:"IpAddress"`
+	} `json:"PublicIpAddress"`
 }
 
-func (w *wireInstance) instance() Instance {
-	return Instance{
+func (w *wireInstance) instance() (Instance, error) {
+	in := Instance{
 		ID: w.InstanceID, Type: w.InstanceType, RegionID: w.RegionID, ZoneID: w.ZoneID,
 		VPCID: w.VPCAttributes.VPCID, VSwitchID: w.VPCAttributes.VSwitchID, SecurityGroupIDs: w.SecurityGroups.IDs,
 	}
+	public := w.EIP.Address
+	if public == "" && len(w.PublicIPs.Addresses) > 0 {
+		public = w.PublicIPs.Addresses[0]
+	}
+	if public == "" {
+		return in, nil
+	}
+	var err error
+	if in.PublicIP, err = parseAddr(public, IPv4); err != nil {
+		return Instance{}, fmt.Errorf("read the public address: %w", err)
+	}
+	return in, nil
 }
 
 type wireInstanceTypes struct {
@@ -148,19 +214,38 @@ type wireInstanceTypes struct {
 type wireInstanceType struct {
 	InstanceTypeID  string      `json:"InstanceTypeId"`
 	ENIs            json.Number `json:"EniQuantity"`
+	TotalENIs       json.Number `json:"EniTotalQuantity"`
 	AddressesPerENI json.Number `json:"EniPrivateIpAddressQuantity"`
+	IPv6PerENI      json.Number `json:"EniIpv6AddressQuantity"`
+	QueuesPerENI    json.Number `json:"SecondaryEniQueueNumber"`
+	MaxQueuesPerENI json.Number `json:"MaximumQueueNumberPerEni"`
 }
 
 func (w *wireInstanceType) instanceType() (InstanceType, error) {
-	enis, err := strconv.Atoi(w.ENIs.String())
-	if err != nil {
-		return InstanceType{}, fmt.Errorf("read EniQuantity: %w", err)
+	it := InstanceType{ID: w.InstanceTypeID}
+	for _, f := range []struct {
+		name   string
+		number json.Number
+		into   *int
+		needed bool
+	}{
+		{"EniQuantity", w.ENIs, &it.ENIs, true},
+		{"EniPrivateIpAddressQuantity", w.AddressesPerENI, &it.AddressesPerENI, true},
+		{"EniTotalQuantity", w.TotalENIs, &it.TotalENIs, false},
+		{"EniIpv6AddressQuantity", w.IPv6PerENI, &it.IPv6PerENI, false},
+		{"SecondaryEniQueueNumber", w.QueuesPerENI, &it.QueuesPerENI, false},
+		{"MaximumQueueNumberPerEni", w.MaxQueuesPerENI, &it.MaxQueuesPerENI, false},
+	} {
+		n, err := optionalInt(f.name, f.number)
+		if err != nil {
+			return InstanceType{}, err
+		}
+		if f.needed && f.number == "" {
+			return InstanceType{}, fmt.Errorf("answer lacks %s", f.name)
+		}
+		*f.into = n
 	}
-	addrs, err := strconv.Atoi(w.AddressesPerENI.String())
-	if err != nil {
-		return InstanceType{}, fmt.Errorf("read EniPrivateIpAddressQuantity: %w", err)
-	}
-	return InstanceType{ID: w.InstanceTypeID, ENIs: enis, AddressesPerENI: addrs}, nil
+	return it, nil
 }
 
 type wireVSwitches struct {
@@ -170,32 +255,67 @@ type wireVSwitches struct {
 }
 
 type wireVSwitch struct {
-	VSwitchID string      `json:"VSwitchId"`
-	VPCID     string      `json:"VpcId"`
-	ZoneID    string      `json:"ZoneId"`
-	CIDR      string      `json:"CidrBlock"`
-	Available json.Number `json:"AvailableIpAddressCount"`
+	VSwitchID  string      `json:"VSwitchId"`
+	VPCID      string      `json:"VpcId"`
+	ZoneID     string      `json:"ZoneId"`
+	CIDR       string      `json:"CidrBlock"`
+	IPv6CIDR   string      `json:"Ipv6CidrBlock"`
+	Available  json.Number `json:"AvailableIpAddressCount"`
+	RouteTable struct {
+		ID string `json:"RouteTableId"`
+	}
 }
 
 func (w *wireVSwitch) vSwitch() (VSwitch, error) {
+	v := VSwitch{ID: w.VSwitchID, VPCID: w.VPCID, ZoneID: w.ZoneID, RouteTableID: w.RouteTable.ID}
 	cidr, err := netip.ParsePrefix(w.CIDR)
 	if err != nil {
 		return VSwitch{}, fmt.Errorf("read CidrBlock: %w", err)
 	}
-	free, err := strconv.Atoi(w.Available.String())
-	if err != nil {
+	v.CIDR = cidr.Masked()
+	if w.IPv6CIDR != "" {
+		if cidr, err = netip.ParsePrefix(w.IPv6CIDR); err != nil {
+			return VSwitch{}, fmt.Errorf("read Ipv6CidrBlock: %w", err)
+		}
+		v.IPv6CIDR = cidr.Masked()
+	}
+	if v.AvailableIPs, err = strconv.Atoi(w.Available.String()); err != nil {
 		return VSwitch{}, fmt.Errorf("read AvailableIpAddressCount: %w", err)
 	}
-	return VSwitch{ID: w.VSwitchID, VPCID: w.VPCID, ZoneID: w.ZoneID, CIDR: cidr.Masked(), AvailableIPs: free}, nil
+	return v, nil
 }
 
-func parseIPv4(s string) (netip.Addr, error) {
+type wireSecurityGroups struct {
+	NextToken      string
+	SecurityGroups struct {
+		SecurityGroup []struct {
+			ID             string `json:"SecurityGroupId"`
+			VPCID          string `json:"VpcId"`
+			Type           string `json:"SecurityGroupType"`
+			ServiceManaged bool
+		}
+	}
+}
+
+// optionalInt is zero where the answer lacks the field, as it does for what an older API does not know.
+func optionalInt(name string, n json.Number) (int, error) {
+	if n == "" {
+		return 0, nil
+	}
+	i, err := strconv.ParseUint(n.String(), 10, 31)
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", name, err)
+	}
+	return int(i), nil
+}
+
+func parseAddr(s string, f Family) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("address %q: %w", s, err)
 	}
-	if !a.Is4() {
-		return netip.Addr{}, fmt.Errorf("address %q is not IPv4", s)
+	if FamilyOf(a) != f || a.Zone() != "" {
+		return netip.Addr{}, fmt.Errorf("address %q is not %v", s, f)
 	}
 	return a, nil
 }

@@ -3,7 +3,9 @@ package aliyun
 import (
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -89,10 +91,11 @@ func TestParseTime(t *testing.T) {
 }
 
 func FuzzDecodeAnswers(f *testing.F) {
-	f.Add([]byte(`{"NextToken":"","NetworkInterfaceSets":{"NetworkInterfaceSet":[{"NetworkInterfaceId":"eni-1","MacAddress":"00:16:3E:00:00:01","PrivateIpAddress":"10.0.0.1","PrivateIpSets":{"PrivateIpSet":[{"PrivateIpAddress":"10.0.0.1","Primary":true},{"PrivateIpAddress":"10.0.0.2"}]},"Tags":{"Tag":[{"TagKey":"a","TagValue":"b"}]},"CreationTime":"2026-01-02T03:04Z"}]}}`))
+	f.Add([]byte(`{"NextToken":"","NetworkInterfaceSets":{"NetworkInterfaceSet":[{"NetworkInterfaceId":"eni-1","MacAddress":"00:16:3E:00:00:01","PrivateIpAddress":"10.0.0.1","PrivateIpSets":{"PrivateIpSet":[{"PrivateIpAddress":"10.0.0.1","Primary":true},{"PrivateIpAddress":"10.0.0.2"}]},"Ipv6Sets":{"Ipv6Set":[{"Ipv6Address":"2001:db8::1"}]},"Ipv4PrefixSets":{"Ipv4PrefixSet":[{"Ipv4Prefix":"10.0.0.16/28"}]},"QueueNumber":4,"Tags":{"Tag":[{"TagKey":"a","TagValue":"b"}]},"CreationTime":"2026-01-02T03:04Z"}]}}`))
 	f.Add([]byte(`{"AssignedPrivateIpAddressesSet":{"PrivateIpSet":{"PrivateIpAddress":["10.0.0.3"]}}}`))
 	f.Add([]byte(`{"InstanceTypes":{"InstanceType":[{"EniQuantity":"2","EniPrivateIpAddressQuantity":1e3}]},"VSwitches":{"VSwitch":[{"CidrBlock":"10.0.0.0/24","AvailableIpAddressCount":9}]}}`))
-	f.Add([]byte(`{"Instances":{"Instance":[{"InstanceId":"i-1","VpcAttributes":{"VpcId":"v"}}]}}`))
+	f.Add([]byte(`{"Ipv6Sets":{"Ipv6Address":["2001:0db8:0:0:0:0:0:9"]},"VSwitches":{"VSwitch":[{"CidrBlock":"10.0.0.0/24","Ipv6CidrBlock":"2001:db8::/64","AvailableIpAddressCount":"9"}]}}`))
+	f.Add([]byte(`{"Instances":{"Instance":[{"InstanceId":"i-1","VpcAttributes":{"VpcId":"v"},"EipAddress":{"IpAddress":"192.0.2.1"}}]}}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var enis wireENIPage
 		if json.Unmarshal(body, &enis) == nil {
@@ -108,8 +111,14 @@ func FuzzDecodeAnswers(f *testing.F) {
 		}
 		var assigned wireAssigned
 		if json.Unmarshal(body, &assigned) == nil {
-			if addrs, err := assigned.addrs(); err == nil && len(addrs) == 0 {
-				t.Error("accepted an answer without an address")
+			for _, family := range []Family{IPv4, IPv6} {
+				addrs, err := assigned.addrs(family)
+				if err != nil {
+					continue
+				}
+				if len(addrs) == 0 || slices.ContainsFunc(addrs, func(a netip.Addr) bool { return FamilyOf(a) != family }) {
+					t.Errorf("accepted %v as %v", addrs, family)
+				}
 			}
 		}
 		var types wireInstanceTypes
@@ -127,7 +136,14 @@ func FuzzDecodeAnswers(f *testing.F) {
 			}
 		}
 		var in wireInstances
-		_ = json.Unmarshal(body, &in)
+		if json.Unmarshal(body, &in) == nil {
+			for _, w := range in.Instances.Instance {
+				if i, err := w.instance(); err == nil && i.PublicIP.IsValid() && !i.PublicIP.Is4() {
+					t.Errorf("accepted %+v", i)
+				}
+			}
+		}
+		_ = json.Unmarshal(body, &wireSecurityGroups{})
 	})
 }
 

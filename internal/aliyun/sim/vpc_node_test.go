@@ -36,7 +36,7 @@ func TestTrafficBetweenENIs(t *testing.T) {
 		exchange(t, w.socket(ns1, pod1), w.socket(ns2, primary2.PrimaryIP))
 	})
 	t.Run("address assigned later", func(t *testing.T) {
-		added, err := w.ecs.AssignIPs(t.Context(), eni1.ID, 1, "")
+		added, err := w.ecs.AssignIPs(t.Context(), aliyun.Assign{ENIID: eni1.ID, Family: aliyun.IPv4, Count: 1})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -37,7 +37,7 @@ type world struct {
 	vpcNS *netlab.NetNS
 	vpc   *sim.VPC
 	cloud *sim.Cloud
-	ecs   *aliyun.ECS
+	ecs   *aliyun.Client
 }
 
 // newWorld makes a VPC; with a nil guard nothing is dropped. It proves at the end that nothing is left.
@@ -67,7 +67,7 @@ func newWorld(t *testing.T, prefix string, guard sim.SourceGuard) *world {
 	api := httptest.NewServer(w.cloud.Handler())
 	t.Cleanup(api.Close)
 	creds := aliyun.StaticCredentials{AccessKeyID: sim.DefaultAccessKey, AccessKeySecret: sim.DefaultAccessSecret}
-	if w.ecs, err = aliyun.NewECS(aliyun.Config{RegionID: sim.DefaultRegion, Endpoint: api.URL, Credentials: creds}); err != nil {
+	if w.ecs, err = aliyun.NewClient(aliyun.Config{RegionID: sim.DefaultRegion, Endpoint: api.URL, Credentials: creds}); err != nil {
 		t.Fatal(err)
 	}
 	return w

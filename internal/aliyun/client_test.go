@@ -42,20 +42,24 @@ func cloudOf(t *testing.T, change func(*sim.Config)) (*sim.Cloud, string) {
 	return cloud, server.URL
 }
 
-func clientOf(t *testing.T, url string, creds aliyun.Credentials) *aliyun.ECS {
+func clientOf(t *testing.T, url string, creds aliyun.Credentials) *aliyun.Client {
 	t.Helper()
 	if creds == nil {
 		creds = aliyun.StaticCredentials{AccessKeyID: sim.DefaultAccessKey, AccessKeySecret: sim.DefaultAccessSecret}
 	}
-	ecs, err := aliyun.NewECS(aliyun.Config{RegionID: sim.DefaultRegion, Endpoint: url, Credentials: creds})
+	client, err := aliyun.NewClient(aliyun.Config{RegionID: sim.DefaultRegion, Endpoint: url, Credentials: creds})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ecs.Hasten()
-	return ecs
+	client.Hasten()
+	return client
 }
 
-func setup(t *testing.T) (*sim.Cloud, *aliyun.ECS) {
+func v4(eniID string, n int, token string) aliyun.Assign {
+	return aliyun.Assign{ENIID: eniID, Family: aliyun.IPv4, Count: n, ClientToken: token}
+}
+
+func setup(t *testing.T) (*sim.Cloud, *aliyun.Client) {
 	t.Helper()
 	cloud, url := cloudOf(t, nil)
 	return cloud, clientOf(t, url, nil)
@@ -65,18 +69,18 @@ func podENI() aliyun.CreateENI {
 	return aliyun.CreateENI{VSwitchID: sim.DefaultPodVSwitch, SecurityGroupIDs: []string{sim.DefaultSecurityGroup}}
 }
 
-func mustCreate(t *testing.T, ecs *aliyun.ECS, c aliyun.CreateENI) aliyun.ENI {
+func mustCreate(t *testing.T, client *aliyun.Client, c aliyun.CreateENI) aliyun.ENI {
 	t.Helper()
-	eni, err := ecs.CreateENI(t.Context(), c)
+	eni, err := client.CreateENI(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return eni
 }
 
-func mustDescribe(t *testing.T, ecs *aliyun.ECS, id string) aliyun.ENI {
+func mustDescribe(t *testing.T, client *aliyun.Client, id string) aliyun.ENI {
 	t.Helper()
-	enis, err := ecs.DescribeENIs(t.Context(), aliyun.ENIFilter{IDs: []string{id}})
+	enis, err := client.DescribeENIs(t.Context(), aliyun.ENIFilter{IDs: []string{id}})
 	if err != nil || len(enis) != 1 {
 		t.Fatalf("DescribeENIs(%s) = %d ENIs, %v", id, len(enis), err)
 	}
@@ -85,7 +89,7 @@ func mustDescribe(t *testing.T, ecs *aliyun.ECS, id string) aliyun.ENI {
 
 func TestENILifecycle(t *testing.T) {
 	t.Parallel()
-	_, ecs := setup(t)
+	_, client := setup(t)
 	ctx := t.Context()
 	req := podENI()
 	req.SecondaryIPs = 2
@@ -93,7 +97,7 @@ func TestENILifecycle(t *testing.T) {
 	req.Description = "für einen Knoten"
 	req.ClientToken = "token-1"
 
-	created := mustCreate(t, ecs, req)
+	created := mustCreate(t, client, req)
 	want := aliyun.ENI{
 		ID: created.ID, MAC: created.MAC, Type: aliyun.TypeSecondary, Status: aliyun.StatusAvailable,
 		VPCID: sim.DefaultVPC, VSwitchID: sim.DefaultPodVSwitch, ZoneID: sim.DefaultZone,
@@ -102,46 +106,46 @@ func TestENILifecycle(t *testing.T) {
 		SecurityGroupIDs: []string{sim.DefaultSecurityGroup},
 		Tags:             map[string]string{"nearpath/op": "a b+c*~/%", "empty": ""}, Created: created.Created,
 	}
-	if diff := cmp.Diff(want, created, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(want, created, netips()); diff != "" {
 		t.Errorf("created ENI (-want +got):\n%s", diff)
 	}
-	if again := mustCreate(t, ecs, req); again.ID != created.ID {
+	if again := mustCreate(t, client, req); again.ID != created.ID {
 		t.Errorf("the same client token gave %s and %s", created.ID, again.ID)
 	}
 
-	if err := ecs.AttachENI(ctx, created.ID, "i-1"); err != nil {
+	if err := client.AttachENI(ctx, created.ID, "i-1"); err != nil {
 		t.Fatal(err)
 	}
-	if e := mustDescribe(t, ecs, created.ID); e.Status != aliyun.StatusInUse || e.InstanceID != "i-1" {
+	if e := mustDescribe(t, client, created.ID); e.Status != aliyun.StatusInUse || e.InstanceID != "i-1" {
 		t.Errorf("after attach: %s on %q", e.Status, e.InstanceID)
 	}
-	added, err := ecs.AssignIPs(ctx, created.ID, 1, "token-2")
+	added, err := client.AssignIPs(ctx, v4(created.ID, 1, "token-2"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := ecs.AssignIPs(ctx, created.ID, 1, "token-2")
+	again, err := client.AssignIPs(ctx, v4(created.ID, 1, "token-2"))
 	if err != nil || !slices.Equal(added, again) {
 		t.Errorf("the same client token gave %v and %v, %v", added, again, err)
 	}
-	if e := mustDescribe(t, ecs, created.ID); len(e.PrivateIPs) != 4 || e.PrivateIPs[3] != added[0] {
+	if e := mustDescribe(t, client, created.ID); len(e.PrivateIPs) != 4 || e.PrivateIPs[3] != added[0] {
 		t.Errorf("after assign: %v, want %v last", e.PrivateIPs, added)
 	}
-	if err := ecs.UnassignIPs(ctx, created.ID, added); err != nil {
+	if err := client.UnassignIPs(ctx, created.ID, added); err != nil {
 		t.Fatal(err)
 	}
-	if e := mustDescribe(t, ecs, created.ID); len(e.PrivateIPs) != 3 {
+	if e := mustDescribe(t, client, created.ID); len(e.PrivateIPs) != 3 {
 		t.Errorf("after unassign: %v", e.PrivateIPs)
 	}
-	if err := ecs.DetachENI(ctx, created.ID, "i-1"); err != nil {
+	if err := client.DetachENI(ctx, created.ID, "i-1"); err != nil {
 		t.Fatal(err)
 	}
-	if e := mustDescribe(t, ecs, created.ID); e.Status != aliyun.StatusAvailable || e.InstanceID != "" {
+	if e := mustDescribe(t, client, created.ID); e.Status != aliyun.StatusAvailable || e.InstanceID != "" {
 		t.Errorf("after detach: %s on %q", e.Status, e.InstanceID)
 	}
-	if err := ecs.DeleteENI(ctx, created.ID); err != nil {
+	if err := client.DeleteENI(ctx, created.ID); err != nil {
 		t.Fatal(err)
 	}
-	enis, err := ecs.DescribeENIs(ctx, aliyun.ENIFilter{IDs: []string{created.ID}})
+	enis, err := client.DescribeENIs(ctx, aliyun.ENIFilter{IDs: []string{created.ID}})
 	if err != nil || len(enis) != 0 {
 		t.Errorf("after delete: %d ENIs, %v; want none without an error", len(enis), err)
 	}
@@ -149,8 +153,8 @@ func TestENILifecycle(t *testing.T) {
 
 func TestDescribe(t *testing.T) {
 	t.Parallel()
-	_, ecs := setup(t)
-	in, err := ecs.DescribeInstance(t.Context(), "i-1")
+	_, client := setup(t)
+	in, err := client.DescribeInstance(t.Context(), "i-1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,14 +162,15 @@ func TestDescribe(t *testing.T) {
 		ID: "i-1", Type: "ecs.sim.small", RegionID: sim.DefaultRegion, ZoneID: sim.DefaultZone, VPCID: sim.DefaultVPC,
 		VSwitchID: sim.DefaultNodeVSwitch, SecurityGroupIDs: []string{sim.DefaultSecurityGroup},
 	}
-	if diff := cmp.Diff(wantInstance, in); diff != "" {
+	if diff := cmp.Diff(wantInstance, in, netips()); diff != "" {
 		t.Errorf("instance (-want +got):\n%s", diff)
 	}
-	typ, err := ecs.DescribeInstanceType(t.Context(), "ecs.sim.small")
-	if want := (aliyun.InstanceType{ID: "ecs.sim.small", ENIs: 2, AddressesPerENI: 4}); err != nil || typ != want {
+	typ, err := client.DescribeInstanceType(t.Context(), "ecs.sim.small")
+	if want := (aliyun.InstanceType{ID: "ecs.sim.small", ENIs: 2, AddressesPerENI: 4}); err != nil ||
+		typ.ID != want.ID || typ.ENIs != want.ENIs || typ.AddressesPerENI != want.AddressesPerENI {
 		t.Errorf("instance type = %+v, %v; want %+v", typ, err, want)
 	}
-	vsw, err := ecs.DescribeVSwitches(t.Context(), []string{sim.DefaultPodVSwitch, "vsw-none", sim.DefaultNodeVSwitch})
+	vsw, err := client.DescribeVSwitches(t.Context(), []string{sim.DefaultPodVSwitch, "vsw-none", sim.DefaultNodeVSwitch})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,22 +191,22 @@ func TestDescribe(t *testing.T) {
 
 func TestDescribeENIsReadsEveryPage(t *testing.T) {
 	t.Parallel()
-	_, ecs := setup(t)
+	_, client := setup(t)
 	const n = 520
 	want := map[string]bool{}
 	var ids []string
 	for range n {
 		req := podENI()
 		req.Tags = map[string]string{"batch": "1"}
-		e := mustCreate(t, ecs, req)
+		e := mustCreate(t, client, req)
 		want[e.ID] = true
 		ids = append(ids, e.ID)
 	}
-	byTag, err := ecs.DescribeENIs(t.Context(), aliyun.ENIFilter{Tags: map[string]string{"batch": "1"}})
+	byTag, err := client.DescribeENIs(t.Context(), aliyun.ENIFilter{Tags: map[string]string{"batch": "1"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	byID, err := ecs.DescribeENIs(t.Context(), aliyun.ENIFilter{IDs: append(ids, "eni-none")})
+	byID, err := client.DescribeENIs(t.Context(), aliyun.ENIFilter{IDs: append(ids, "eni-none")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,18 +226,18 @@ func TestErrorClasses(t *testing.T) {
 	cloud, url := cloudOf(t, func(c *sim.Config) {
 		c.VSwitches = append(c.VSwitches, sim.VSwitch{ID: "vsw-tiny", CIDR: netip.MustParsePrefix("10.0.200.0/29")})
 	})
-	ecs := clientOf(t, url, nil)
-	free := mustCreate(t, ecs, podENI())
-	spare := mustCreate(t, ecs, podENI())
+	client := clientOf(t, url, nil)
+	free := mustCreate(t, client, podENI())
+	spare := mustCreate(t, client, podENI())
 	primary := cloud.ENIs()[0]
-	if err := ecs.AttachENI(t.Context(), free.ID, "i-1"); err != nil {
+	if err := client.AttachENI(t.Context(), free.ID, "i-1"); err != nil {
 		t.Fatal(err)
 	}
 	in := func(vsw string, groups ...string) aliyun.CreateENI {
 		return aliyun.CreateENI{VSwitchID: vsw, SecurityGroupIDs: groups}
 	}
 	create := func(c aliyun.CreateENI) func(context.Context) error {
-		return func(ctx context.Context) error { _, err := ecs.CreateENI(ctx, c); return err }
+		return func(ctx context.Context) error { _, err := client.CreateENI(ctx, c); return err }
 	}
 	full := in("vsw-tiny", sim.DefaultSecurityGroup)
 	full.SecondaryIPs = 4 // with the primary one 5, of 4
@@ -248,23 +253,23 @@ func TestErrorClasses(t *testing.T) {
 		{"vSwitch too full", create(full), aliyun.ErrVSwitchFull, "InvalidVSwitchId.IpNotEnough", 403},
 		{"no vSwitch", create(in("", sim.DefaultSecurityGroup)), nil, "MissingParameter.VSwitchId", 400},
 		{"no security group", create(in(sim.DefaultPodVSwitch)), nil, "MissingParameter.SecurityGroupId", 400},
-		{"attach an unknown ENI", func(ctx context.Context) error { return ecs.AttachENI(ctx, "eni-none", "i-1") }, aliyun.ErrNotFound, "InvalidEniId.NotFound", 404},
-		{"attach to an unknown instance", func(ctx context.Context) error { return ecs.AttachENI(ctx, spare.ID, "i-none") }, aliyun.ErrNotFound, "InvalidEcsId.NotFound", 404},
-		{"attach twice", func(ctx context.Context) error { return ecs.AttachENI(ctx, free.ID, "i-1") }, aliyun.ErrConflict, "InvalidOperation.InvalidEniState", 400},
-		{"attach one too many", func(ctx context.Context) error { return ecs.AttachENI(ctx, spare.ID, "i-1") }, aliyun.ErrQuota, "EniPerInstanceLimitExceeded", 403},
-		{"detach what is not attached", func(ctx context.Context) error { return ecs.DetachENI(ctx, spare.ID, "i-1") }, aliyun.ErrConflict, "InvalidOperation.InvalidEniState", 400},
-		{"detach the primary ENI", func(ctx context.Context) error { return ecs.DetachENI(ctx, primary.ID, "i-1") }, nil, "InvalidOperation.DetachPrimaryEniNotAllowed", 400},
-		{"delete what is attached", func(ctx context.Context) error { return ecs.DeleteENI(ctx, free.ID) }, aliyun.ErrConflict, "InvalidOperation.InvalidEniState", 400},
+		{"attach an unknown ENI", func(ctx context.Context) error { return client.AttachENI(ctx, "eni-none", "i-1") }, aliyun.ErrNotFound, "InvalidEniId.NotFound", 404},
+		{"attach to an unknown instance", func(ctx context.Context) error { return client.AttachENI(ctx, spare.ID, "i-none") }, aliyun.ErrNotFound, "InvalidEcsId.NotFound", 404},
+		{"attach twice", func(ctx context.Context) error { return client.AttachENI(ctx, free.ID, "i-1") }, aliyun.ErrConflict, "InvalidOperation.InvalidEniState", 400},
+		{"attach one too many", func(ctx context.Context) error { return client.AttachENI(ctx, spare.ID, "i-1") }, aliyun.ErrQuota, "EniPerInstanceLimitExceeded", 403},
+		{"detach what is not attached", func(ctx context.Context) error { return client.DetachENI(ctx, spare.ID, "i-1") }, aliyun.ErrConflict, "InvalidOperation.InvalidEniState", 400},
+		{"detach the primary ENI", func(ctx context.Context) error { return client.DetachENI(ctx, primary.ID, "i-1") }, nil, "InvalidOperation.DetachPrimaryEniNotAllowed", 400},
+		{"delete what is attached", func(ctx context.Context) error { return client.DeleteENI(ctx, free.ID) }, aliyun.ErrConflict, "InvalidOperation.InvalidEniState", 400},
 		{"assign too many", func(ctx context.Context) error {
-			_, err := ecs.AssignIPs(ctx, free.ID, 4, "")
+			_, err := client.AssignIPs(ctx, v4(free.ID, 4, ""))
 			return err
 		}, aliyun.ErrQuota, "InvalidOperation.Ipv4CountExceeded", 403},
 		{"assign to an unknown ENI", func(ctx context.Context) error {
-			_, err := ecs.AssignIPs(ctx, "eni-none", 1, "")
+			_, err := client.AssignIPs(ctx, v4("eni-none", 1, ""))
 			return err
 		}, aliyun.ErrNotFound, "InvalidEniId.NotFound", 404},
 		{"unassign the primary address", func(ctx context.Context) error {
-			return ecs.UnassignIPs(ctx, free.ID, []netip.Addr{free.PrimaryIP})
+			return client.UnassignIPs(ctx, free.ID, []netip.Addr{free.PrimaryIP})
 		}, nil, "InvalidIp.Address", 403},
 	}
 	classes := []error{
@@ -292,42 +297,42 @@ func TestErrorClasses(t *testing.T) {
 
 func TestMissingObjectsCountAsDone(t *testing.T) {
 	t.Parallel()
-	_, ecs := setup(t)
+	_, client := setup(t)
 	ctx := t.Context()
-	eni := mustCreate(t, ecs, podENI())
-	added, err := ecs.AssignIPs(ctx, eni.ID, 3, "")
+	eni := mustCreate(t, client, podENI())
+	added, err := client.AssignIPs(ctx, v4(eni.ID, 3, ""))
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The second of the batch is gone: the API refuses the whole batch, and the others must still go.
-	if err := ecs.UnassignIPs(ctx, eni.ID, added[1:2]); err != nil {
+	if err := client.UnassignIPs(ctx, eni.ID, added[1:2]); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := ecs.UnassignIPs(ctx, eni.ID, added); err != nil {
+		if err := client.UnassignIPs(ctx, eni.ID, added); err != nil {
 			t.Error(err)
 		}
 	}
-	if e := mustDescribe(t, ecs, eni.ID); len(e.PrivateIPs) != 1 {
+	if e := mustDescribe(t, client, eni.ID); len(e.PrivateIPs) != 1 {
 		t.Errorf("left on the ENI: %v", e.PrivateIPs)
 	}
 	for name, err := range map[string]error{
-		"delete":   ecs.DeleteENI(ctx, "eni-none"),
-		"detach":   ecs.DetachENI(ctx, "eni-none", "i-1"),
-		"unassign": ecs.UnassignIPs(ctx, "eni-none", added),
-		"instance": ecs.DetachENI(ctx, eni.ID, "i-none"),
+		"delete":   client.DeleteENI(ctx, "eni-none"),
+		"detach":   client.DetachENI(ctx, "eni-none", "i-1"),
+		"unassign": client.UnassignIPs(ctx, "eni-none", added),
+		"instance": client.DetachENI(ctx, eni.ID, "i-none"),
 	} {
 		if err != nil {
 			t.Errorf("%s of what does not exist: %v", name, err)
 		}
 	}
-	if _, err := ecs.DescribeInstance(ctx, "i-none"); !errors.Is(err, aliyun.ErrNotFound) {
+	if _, err := client.DescribeInstance(ctx, "i-none"); !errors.Is(err, aliyun.ErrNotFound) {
 		t.Errorf("instance that does not exist: %v", err)
 	}
-	if _, err := ecs.DescribeInstanceType(ctx, "ecs.none"); !errors.Is(err, aliyun.ErrNotFound) {
+	if _, err := client.DescribeInstanceType(ctx, "ecs.none"); !errors.Is(err, aliyun.ErrNotFound) {
 		t.Errorf("instance type that does not exist: %v", err)
 	}
-	if _, err := ecs.DescribeENIs(ctx, aliyun.ENIFilter{}); err == nil {
+	if _, err := client.DescribeENIs(ctx, aliyun.ENIFilter{}); err == nil {
 		t.Error("an empty filter was accepted")
 	}
 }

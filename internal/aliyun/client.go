@@ -1,0 +1,83 @@
+package aliyun
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+)
+
+// Config is what NewClient needs.
+type Config struct {
+	RegionID string
+	// Endpoint of the ECS API: "host", "host:port", or either with http:// or https:// before it. Without a scheme it is
+	// HTTPS, or HTTP on loopback. Empty means the vendor's public endpoint of the region.
+	Endpoint string
+	// VPCEndpoint of the VPC API, in the same forms. Empty means Endpoint if that is set, else the vendor's.
+	VPCEndpoint string
+	Credentials Credentials
+	Logger      *slog.Logger // nil: discard
+}
+
+// A Client calls the ECS and VPC APIs. It is safe for concurrent use. Calls are repeated within bounds when the cloud
+// throttles or does not answer; a call that changes something without a client token is repeated only when the first
+// try cannot have had an effect.
+type Client struct {
+	caller *caller
+	ecs    product
+	vpc    product
+}
+
+// NewClient returns a client. It makes no call.
+func NewClient(cfg Config) (*Client, error) {
+	caller, err := newCaller(cfg.RegionID, cfg.Credentials, cfg.Logger)
+	if err != nil {
+		return nil, fmt.Errorf("configure the cloud client: %w", err)
+	}
+	c := &Client{
+		caller: caller,
+		ecs:    product{name: "Ecs", version: "2014-05-26"},
+		vpc:    product{name: "Vpc", version: "2016-04-28"},
+	}
+	ecsEndpoint, vpcEndpoint := cfg.Endpoint, cfg.VPCEndpoint
+	if vpcEndpoint == "" {
+		vpcEndpoint = ecsEndpoint
+	}
+	if c.ecs.scheme, c.ecs.host, err = endpointOf("ecs", cfg.RegionID, ecsEndpoint); err != nil {
+		return nil, fmt.Errorf("configure the ECS client: %w", err)
+	}
+	if c.vpc.scheme, c.vpc.host, err = endpointOf("vpc", cfg.RegionID, vpcEndpoint); err != nil {
+		return nil, fmt.Errorf("configure the VPC client: %w", err)
+	}
+	return c, nil
+}
+
+func endpointOf(service, region, endpoint string) (scheme, host string, err error) {
+	if endpoint == "" {
+		endpoint = service + "." + region + ".aliyuncs.com"
+	}
+	return parseEndpoint(endpoint)
+}
+
+// read sends an action of the ECS API that changes nothing.
+func (c *Client) read(ctx context.Context, action string, p params, answer any) error {
+	return c.caller.call(ctx, request{&c.ecs, action, p, true}, answer)
+}
+
+// readVPC sends an action of the VPC API that changes nothing.
+func (c *Client) readVPC(ctx context.Context, action string, p params, answer any) error {
+	return c.caller.call(ctx, request{&c.vpc, action, p, true}, answer)
+}
+
+// repeatable sends an action of the ECS API that may be done twice.
+func (c *Client) repeatable(ctx context.Context, action string, p params) error {
+	return c.caller.call(ctx, request{&c.ecs, action, p, true}, &struct{}{})
+}
+
+// once sends an action of the ECS API that may not be done twice.
+func (c *Client) once(ctx context.Context, action string, p params) error {
+	return c.caller.call(ctx, request{&c.ecs, action, p, false}, &struct{}{})
+}
+
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
