@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -65,13 +63,13 @@ func (s *Server) wire(ctx context.Context, a Attachment, n namespaces, mtu int) 
 	if err != nil {
 		return nil, failure(types.ErrTryAgainLater, "take an address", err)
 	}
-	entry.Addrs = []netip.Addr{lease.Addr}
+	entry.Addrs = lease.Addrs
 	if err := s.connect(ctx, n, Plan(a.Key, lease, mtu), entry); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		return nil, errors.Join(err, s.dismantle(undo, a.Key, entry))
 	}
-	s.log.Info("pod added", "namespace", a.Pod.Namespace, "pod", a.Pod.Name, "ip", lease.Addr, "slot", lease.Slot)
+	s.log.Info("pod added", "namespace", a.Pod.Namespace, "pod", a.Pod.Name, "ips", lease.Addrs, "slot", lease.Slot)
 	return json.Marshal(result(a, lease, mtu))
 }
 
@@ -90,20 +88,17 @@ func (s *Server) connect(ctx context.Context, n namespaces, ops []Op, entry PodE
 func result(a Attachment, lease Lease, mtu int) *types100.Result {
 	hostMAC, podMAC := a.macs()
 	inPod := 1 // index of the pod's end in Interfaces
-	return &types100.Result{
+	r := &types100.Result{
 		CNIVersion: types100.ImplementedSpecVersion,
 		Interfaces: []*types100.Interface{
 			{Name: a.HostLink(), Mac: hostMAC.String(), Mtu: mtu},
 			{Name: a.IfName, Mac: podMAC.String(), Mtu: mtu, Sandbox: a.NetNS},
 		},
-		IPs: []*types100.IPConfig{{
-			Interface: &inPod,
-			Address:   *ipNet(netip.PrefixFrom(lease.Addr, lease.Addr.BitLen())),
-			Gateway:   gatewayV4.AsSlice(),
-		}},
-		Routes: []*types.Route{{
-			Dst: net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)},
-			GW:  gatewayV4.AsSlice(),
-		}},
 	}
+	for _, addr := range lease.Addrs {
+		via := gateway(addr).AsSlice()
+		r.IPs = append(r.IPs, &types100.IPConfig{Interface: &inPod, Address: *ipNet(alone(addr)), Gateway: via})
+		r.Routes = append(r.Routes, &types.Route{Dst: *ipNet(everywhere(addr)), GW: via})
+	}
+	return r
 }

@@ -52,9 +52,10 @@ func (k Key) macs() (host, pod net.HardwareAddr) {
 	return host, pod
 }
 
-// A Lease is the address of an attachment and the ENI whose routes its traffic takes.
+// A Lease is the addresses of an attachment, at most one of a family and IPv4 first, and the ENI whose routes their
+// traffic takes.
 type Lease struct {
-	Addr netip.Addr
+	Addrs []netip.Addr
 	// Slot numbers the ENI's route table, see hostnet.Table.
 	Slot int
 }
@@ -65,9 +66,9 @@ type Leased struct {
 	Lease      Lease
 }
 
-// Addresses leases pod addresses. Implementations are safe for concurrent use.
+// Addresses leases pods' addresses. Implementations are safe for concurrent use.
 type Addresses interface {
-	// Acquire leases an address, the same one for a key that has one. The lease is durable when it returns.
+	// Acquire leases addresses, the same ones for a key that has them. The lease is durable when it returns.
 	Acquire(ctx context.Context, a Attachment) (Lease, error)
 	// Release ends a lease; a key without one is no error.
 	Release(ctx context.Context, k Key) error

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -55,18 +54,18 @@ func (s *Server) verify(ctx context.Context, a Attachment, lease Lease, mtu int)
 	if err != nil {
 		return err
 	}
-	entry.Addrs = []netip.Addr{lease.Addr}
+	entry.Addrs = lease.Addrs
 	known, err := s.config.Pods.Has(ctx, entry)
 	if err != nil {
-		return fmt.Errorf("ask the datapath for %s: %w", lease.Addr, err)
+		return fmt.Errorf("ask the datapath for %v: %w", lease.Addrs, err)
 	}
 	if !known {
-		return failure(codeBroken, "check container", fmt.Errorf("the datapath does not know %s", lease.Addr))
+		return failure(codeBroken, "check container", fmt.Errorf("the datapath does not know %v", lease.Addrs))
 	}
 	return nil
 }
 
-// agrees says whether the previous result, which CHECK must be given, has the leased address.
+// agrees says whether the previous result, which CHECK must be given, has the leased addresses.
 func agrees(conf *NetConf, lease Lease) error {
 	if len(conf.PrevResult) == 0 {
 		return &configError{"prevResult", "is missing", "CHECK needs the result of ADD"}
@@ -79,8 +78,10 @@ func agrees(conf *NetConf, lease Lease) error {
 	if err != nil {
 		return &configError{"prevResult", "cannot be converted: " + err.Error(), ""}
 	}
-	if !slices.ContainsFunc(result.IPs, func(ip *types100.IPConfig) bool { return addressOf(&ip.Address) == lease.Addr }) {
-		return &configError{"prevResult", fmt.Sprintf("does not have the address %s that the container leases", lease.Addr), ""}
+	for _, addr := range lease.Addrs {
+		if !slices.ContainsFunc(result.IPs, func(ip *types100.IPConfig) bool { return addressOf(&ip.Address) == addr }) {
+			return &configError{"prevResult", fmt.Sprintf("does not have the address %s that the container leases", addr), ""}
+		}
 	}
 	return nil
 }
@@ -115,7 +116,7 @@ func (s *Server) gc(ctx context.Context, r agentapi.CNIRequest) error {
 		if k.Network != conf.Name || slices.Contains(conf.Valid, types.GCAttachment{ContainerID: k.ContainerID, IfName: k.IfName}) {
 			continue
 		}
-		s.log.Info("pod unknown to the runtime, deleting it", "container", k.ContainerID, "ip", leased.Lease.Addr)
+		s.log.Info("pod unknown to the runtime, deleting it", "container", k.ContainerID, "ips", leased.Lease.Addrs)
 		errs = append(errs, s.remove(ctx, Attachment{Key: k}))
 	}
 	return errors.Join(errs...)

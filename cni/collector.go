@@ -50,7 +50,9 @@ func orphans(leases []Leased, links map[string]bool) []Key {
 func strayRules(leases []Leased, rules []netip.Addr) []netip.Addr {
 	leased := make(map[netip.Addr]bool, len(leases))
 	for _, l := range leases {
-		leased[l.Lease.Addr] = true
+		for _, addr := range l.Lease.Addrs {
+			leased[addr] = true
+		}
 	}
 	var strays []netip.Addr
 	for _, addr := range rules {

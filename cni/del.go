@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -39,7 +38,7 @@ func (s *Server) remove(ctx context.Context, a Attachment) error {
 func (s *Server) removeLocked(ctx context.Context, a Attachment) error {
 	entry := s.entryOf(a)
 	if lease, ok := s.config.Addresses.Lookup(a.Key); ok {
-		entry.Addrs = []netip.Addr{lease.Addr}
+		entry.Addrs = lease.Addrs
 	} else {
 		addrs, err := addressesBehind(s.host, a.HostLink())
 		if err != nil {

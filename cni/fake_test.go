@@ -15,6 +15,7 @@ type fakeAddresses struct {
 	mu       sync.Mutex // guards what follows
 	leases   map[Key]Leased
 	next     netip.Addr
+	dual     bool // lease fd09:: and the last byte, too
 	released []Key
 	fail     error
 }
@@ -32,7 +33,11 @@ func (f *fakeAddresses) Acquire(_ context.Context, a Attachment) (Lease, error) 
 	if l, ok := f.leases[a.Key]; ok {
 		return l.Lease, nil
 	}
-	l := Lease{Addr: f.next, Slot: 1}
+	l := Lease{Addrs: []netip.Addr{f.next}, Slot: 1}
+	if f.dual {
+		low := f.next.As4()
+		l.Addrs = append(l.Addrs, netip.AddrFrom16([16]byte{0: 0xfd, 1: 9, 15: low[3]}))
+	}
 	f.next = f.next.Next()
 	f.leases[a.Key] = Leased{a, l}
 	return l, nil

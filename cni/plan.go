@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/nearpath/nearpath/internal/hostnet"
 )
@@ -106,35 +107,57 @@ func (o DeleteRules) String() string {
 }
 func (o DeleteLink) String() string { return "host: ip link del " + o.Link }
 
-// gatewayV4 is the pod's default gateway. No machine has the address: the pod's neighbour entry for it is the host's end
-// of the link, and the entry is permanent, so nobody is ever asked for it (RFC 3927 link-local range).
-var gatewayV4 = netip.AddrFrom4([4]byte{169, 254, 1, 1})
+// gateway is the pod's default gateway for the family of an address. No machine has it: the pod's neighbour entry for it
+// is the host's end of the link, and the entry is permanent, so nobody is ever asked for it (link-local: RFC 3927, RFC
+// 4291 section 2.5.6).
+func gateway(addr netip.Addr) netip.Addr {
+	if addr.Is4() {
+		return netip.AddrFrom4([4]byte{169, 254, 1, 1})
+	}
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: 1})
+}
+
+// everywhere is the destination of the default route for the family of an address.
+func everywhere(addr netip.Addr) netip.Prefix {
+	if addr.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+// alone is the network of one address.
+func alone(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
 
 // Plan is how an attachment with a lease is wired, in order: the links are quiet and filter before they are up, and the
 // rule that lets the pod's traffic out comes last.
 func Plan(k Key, lease Lease, mtu int) []Op {
 	host, pod := k.HostLink(), k.IfName
 	hostMAC, podMAC := k.macs()
-	address := netip.PrefixFrom(lease.Addr, lease.Addr.BitLen())
 	ops := []Op{AddVeth{Host: host, Pod: pod, HostMAC: hostMAC, PodMAC: podMAC, MTU: mtu, Alias: k.Alias()}}
-	ops = append(ops, sysctls(host, pod)...)
-	return append(ops,
-		SetUp{OnHost, host},
-		SetUp{InPod, pod},
-		AddAddress{InPod, pod, address},
-		AddNeighbour{InPod, pod, gatewayV4, hostMAC},
-		AddRoute{InPod, pod, netip.PrefixFrom(netip.IPv4Unspecified(), 0), gatewayV4},
-		AddNeighbour{OnHost, host, lease.Addr, podMAC},
-		AddRoute{OnHost, host, address, netip.Addr{}},
-		AddRule{lease.Addr, hostnet.PriorityPod, hostnet.Table(lease.Slot)},
-	)
+	ops = append(ops, sysctls(host, pod, slices.ContainsFunc(lease.Addrs, netip.Addr.Is6))...)
+	ops = append(ops, SetUp{OnHost, host}, SetUp{InPod, pod})
+	for _, addr := range lease.Addrs {
+		ops = append(ops,
+			AddAddress{InPod, pod, alone(addr)},
+			AddNeighbour{InPod, pod, gateway(addr), hostMAC},
+			AddRoute{InPod, pod, everywhere(addr), gateway(addr)})
+	}
+	for _, addr := range lease.Addrs {
+		ops = append(ops,
+			AddNeighbour{OnHost, host, addr, podMAC},
+			AddRoute{OnHost, host, alone(addr), netip.Addr{}},
+			AddRule{addr, hostnet.PriorityPod, hostnet.Table(lease.Slot)})
+	}
+	return ops
 }
 
 // sysctls are the settings of a pod's links. Neither end believes router advertisements. The host's end makes no
 // link-local address: a pod could reach the node by it past everything that knows pods by their addresses. Its reverse
-// path filter is loose, because packets from the pod are routed by rule and not by the table the filter asks.
-func sysctls(host, pod string) []Op {
-	return []Op{
+// path filter is loose, because packets from the pod are routed by rule and not by the table the filter asks. A runtime
+// may have switched IPv6 off in the pod's namespace; a pod with an IPv6 address has it on, and without the wait for
+// duplicates of an address that nobody else can have.
+func sysctls(host, pod string, ipv6 bool) []Op {
+	ops := []Op{
 		SetSysctl{OnHost, "net/ipv4/conf/" + host + "/forwarding", "1", false},
 		SetSysctl{OnHost, "net/ipv4/conf/" + host + "/rp_filter", "2", false},
 		SetSysctl{OnHost, "net/ipv6/conf/" + host + "/accept_ra", "0", true},
@@ -142,6 +165,10 @@ func sysctls(host, pod string) []Op {
 		SetSysctl{InPod, "net/ipv6/conf/" + pod + "/accept_ra", "0", true},
 		SetSysctl{InPod, "net/ipv6/conf/" + pod + "/accept_dad", "0", true},
 	}
+	if ipv6 {
+		ops = append(ops, SetSysctl{InPod, "net/ipv6/conf/" + pod + "/disable_ipv6", "0", false})
+	}
+	return ops
 }
 
 // Unplan takes an attachment apart. Without a lease the rules of its address are left to the sweep, see Collector.

@@ -13,6 +13,7 @@ import (
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/nearpath/nearpath/internal/agentapi"
 	"github.com/nearpath/nearpath/internal/hostnet"
@@ -32,9 +33,14 @@ func (w *world) traces(t *testing.T) (links, rules int) {
 				links++
 			}
 		}
-		ours, err := podRules(netlink.FAMILY_V4, hostnet.PriorityPod)
-		rules = len(ours)
-		return err
+		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+			ours, err := podRules(family, hostnet.PriorityPod)
+			if err != nil {
+				return err
+			}
+			rules += len(ours)
+		}
+		return nil
 	}))
 	return links, rules
 }
@@ -69,6 +75,59 @@ func TestPodsTalk(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDualStack: a pod with two addresses is reached and reaches others by both, is checked in both, and leaves nothing.
+func TestDualStack(t *testing.T) {
+	w := newWorld(t)
+	w.addresses.dual = true
+	const node6 = "fd08::2"
+	check0(t, w.node.Do(func() error {
+		check0(t, SetSysctl{OnHost, "net/ipv6/conf/all/forwarding", "1", false}.write())
+		return withLink("eth0", func(l netlink.Link) error {
+			a := address(t, node6+"/64")
+			a.Flags = unix.IFA_F_NODAD
+			return netlink.AddrAdd(l, a)
+		})
+	}))
+	pods, addrs := map[string]*netlab.NetNS{}, map[string][]string{}
+	for _, name := range []string{"a", "b"} {
+		pods[name] = must[*netlab.NetNS](t)(w.lab.NetNS(name))
+		check0(t, pods[name].Do(SetSysctl{InPod, "net/ipv6/conf/all/disable_ipv6", "1", false}.write)) // as some runtimes do
+		var result types100.Result
+		check0(t, json.Unmarshal(w.mustServe(t, request("ADD", name, pods[name])), &result))
+		if len(result.IPs) != 2 || len(result.Routes) != 2 {
+			t.Fatalf("result has %d addresses and %d routes", len(result.IPs), len(result.Routes))
+		}
+		for _, ip := range result.IPs {
+			addrs[name] = append(addrs[name], ip.Address.IP.String())
+		}
+	}
+	for i, node := range []string{uplinkAddr, node6} {
+		for _, c := range []struct {
+			from, to     *netlab.NetNS
+			addr, source string
+		}{
+			{pods["a"], pods["b"], addrs["b"][i], addrs["a"][i]},
+			{pods["a"], w.node, node, addrs["a"][i]},
+			{w.node, pods["b"], addrs["b"][i], node},
+		} {
+			if source, err := talk(t, c.from, c.to, c.addr); err != nil || source.String() != c.source {
+				t.Errorf("%s to %s: source %s (%v)", c.source, c.addr, source, err)
+			}
+		}
+	}
+	good := request("CHECK", "a", pods["a"])
+	good.Config = config("1.1.0", fmt.Sprintf(`,"prevResult":{"cniVersion":"1.1.0","ips":[{"address":"%s/32"},{"address":"%s/128"}]}`, addrs["a"][0], addrs["a"][1]))
+	w.mustServe(t, good)
+	check0(t, w.node.Do(func() error {
+		return deleteRules(DeleteRules{netip.MustParseAddr(addrs["a"][1]), hostnet.PriorityPod})
+	}))
+	w.mustFail(t, good)
+	w.mustServe(t, request("DEL", "a", pods["a"]))
+	check0(t, w.addresses.Release(t.Context(), Key{"net", "b", "eth0"})) // b is found by its routes
+	w.mustServe(t, request("DEL", "b", nil))
+	w.wantNothingLeft(t)
 }
 
 func TestResult(t *testing.T) {
@@ -191,14 +250,14 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 	}
 	for name, breakIt := range map[string]func() error{
 		"pod route": inPod(func(l netlink.Link) error {
-			return netlink.RouteDel(AddRoute{InPod, "eth0", netip.MustParsePrefix("0.0.0.0/0"), gatewayV4}.route(l))
+			return netlink.RouteDel(AddRoute{InPod, "eth0", everywhere(addr), gateway(addr)}.route(l))
 		}),
 		"pod address": inPod(func(l netlink.Link) error {
 			return netlink.AddrDel(l, address(t, addr.String()+"/32"))
 		}),
 		"pod link": inPod(netlink.LinkSetDown),
 		"pod neighbour": inPod(func(l netlink.Link) error {
-			return netlink.NeighDel(AddNeighbour{InPod, "eth0", gatewayV4, nil}.neighbour(l))
+			return netlink.NeighDel(AddNeighbour{InPod, "eth0", gateway(addr), nil}.neighbour(l))
 		}),
 		"host route": onNode(func(l netlink.Link) error {
 			return netlink.RouteDel(AddRoute{OnHost, k.HostLink(), netip.PrefixFrom(addr, 32), netip.Addr{}}.route(l))

@@ -130,14 +130,14 @@ func TestWatchProperty(t *testing.T) {
 func TestOrphansAndStrayRules(t *testing.T) {
 	here, gone := Key{"net", "here", "eth0"}, Key{"net", "gone", "eth0"}
 	leases := []Leased{
-		{Attachment{Key: here}, Lease{Addr: netip.MustParseAddr("10.0.0.1")}},
-		{Attachment{Key: gone}, Lease{Addr: netip.MustParseAddr("10.0.0.2")}},
+		{Attachment{Key: here}, Lease{Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}},
+		{Attachment{Key: gone}, Lease{Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}}},
 	}
 	if got := orphans(leases, map[string]bool{here.HostLink(): true}); len(got) != 1 || got[0] != gone {
 		t.Errorf("orphans are %v", got)
 	}
 	stray := netip.MustParseAddr("10.0.0.3")
-	if got := strayRules(leases, []netip.Addr{leases[0].Lease.Addr, stray}); len(got) != 1 || got[0] != stray {
+	if got := strayRules(leases, []netip.Addr{leases[0].Lease.Addrs[0], leases[1].Lease.Addrs[1], stray}); len(got) != 1 || got[0] != stray {
 		t.Errorf("stray rules are %v", got)
 	}
 }

@@ -171,7 +171,7 @@ func talk(t *testing.T, from *netlab.NetNS, to *netlab.NetNS, addr string) (neti
 	t.Helper()
 	var listener net.Listener
 	check0(t, to.Do(func() (err error) {
-		listener, err = net.Listen("tcp4", net.JoinHostPort(addr, "0"))
+		listener, err = net.Listen("tcp", net.JoinHostPort(addr, "0"))
 		return err
 	}))
 	defer listener.Close()
@@ -187,7 +187,7 @@ func talk(t *testing.T, from *netlab.NetNS, to *netlab.NetNS, addr string) (neti
 		io.WriteString(conn, "hello")
 	}()
 	err := from.Do(func() error {
-		conn, err := net.DialTimeout("tcp4", listener.Addr().String(), 2*time.Second)
+		conn, err := net.DialTimeout("tcp", listener.Addr().String(), 2*time.Second)
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 
 	"github.com/nearpath/nearpath/bpf"
@@ -52,7 +53,7 @@ func (p poolAddresses) List() (out []cni.Leased) {
 	return out
 }
 
-func leaseOf(l ipam.Lease) cni.Lease { return cni.Lease{Addr: l.Addr, Slot: l.ENI.Slot} }
+func leaseOf(l ipam.Lease) cni.Lease { return cni.Lease{Addrs: []netip.Addr{l.Addr}, Slot: l.ENI.Slot} }
 
 // kernelPods lets CNI tell the datapath of pods.
 type kernelPods struct{ pods *bpf.Pods }
