@@ -198,9 +198,13 @@ func TestNetworkConfig(t *testing.T) {
 		"two system tables": func(c *Config) {
 			c.RouteTables = append(c.RouteTables, aliyun.RouteTable{ID: "vtb-b", Type: aliyun.RouteTableSystem})
 		},
-		"unknown table type":  func(c *Config) { c.RouteTables = append(c.RouteTables, aliyun.RouteTable{ID: "vtb-b", Type: "x"}) },
-		"vSwitch in two":      func(c *Config) { b := custom; b.ID = "vtb-b"; c.RouteTables = append(c.RouteTables, custom, b) },
-		"unknown vSwitch":     func(c *Config) { b := custom; b.VSwitchIDs = []string{"vsw-none"}; c.RouteTables = append(c.RouteTables, b) },
+		"unknown table type": func(c *Config) { c.RouteTables = append(c.RouteTables, aliyun.RouteTable{ID: "vtb-b", Type: "x"}) },
+		"vSwitch in two":     func(c *Config) { b := custom; b.ID = "vtb-b"; c.RouteTables = append(c.RouteTables, custom, b) },
+		"unknown vSwitch": func(c *Config) {
+			b := custom
+			b.VSwitchIDs = []string{"vsw-none"}
+			c.RouteTables = append(c.RouteTables, b)
+		},
 		"gateway twice":       func(c *Config) { c.NATGateways = append(c.NATGateways, c.NATGateways[0]) },
 		"IPv6 secondary CIDR": func(c *Config) { c.SecondaryCIDRs = []netip.Prefix{netip.MustParsePrefix("fd00::/64")} },
 	} {
