@@ -7,14 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"regexp"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk"
@@ -55,20 +51,30 @@ type caller struct {
 	creds     Credentials
 	transport http.RoundTripper
 	log       *slog.Logger
-	backoff   backoff
+	backoff   Backoff
+	limits    *limiter
+	metrics   *metrics
 }
 
-func newCaller(region string, creds Credentials, log *slog.Logger) (*caller, error) {
-	if !regionPattern.MatchString(region) {
-		return nil, fmt.Errorf("region %q is not a region ID", region)
+func newCaller(cfg Config) (*caller, error) {
+	if !regionPattern.MatchString(cfg.RegionID) {
+		return nil, fmt.Errorf("region %q is not a region ID", cfg.RegionID)
 	}
-	if creds == nil {
+	if cfg.Credentials == nil {
 		return nil, errors.New("credentials are missing")
 	}
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+	limits, err := newLimiter(cfg.RateLimits)
+	if err != nil {
+		return nil, err
 	}
-	return &caller{region: region, creds: creds, transport: newTransport(), log: log, backoff: defaultBackoff()}, nil
+	c := &caller{
+		region: cfg.RegionID, creds: cfg.Credentials, transport: newTransport(), log: cfg.Logger,
+		backoff: cfg.Backoff.complete(), limits: limits, metrics: newMetrics(limits),
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	return c, c.metrics.register(cfg.Metrics)
 }
 
 // newTransport is the one connection pool under all attempts.
@@ -84,10 +90,13 @@ func newTransport() *http.Transport {
 	}
 }
 
-// call sends the request until it is answered, refused for good, or tried often enough, and decodes the answer.
+// call sends the request until it is answered, refused for good, or tried often enough, and decodes the answer. Every
+// try waits for a token of its action, so repetitions are within the budget too.
 func (c *caller) call(ctx context.Context, req request, answer any) error {
+	var last error
+	turn := turn{c.limits.queue(req.action), c.limits.calls.Add(1)}
 	for try := 1; ; try++ {
-		body, err := c.attempt(ctx, req)
+		body, err := c.inBudget(ctx, req, turn, last)
 		if err == nil {
 			if err = json.Unmarshal(body, answer); err != nil {
 				return fmt.Errorf("decode the answer of %s: %w", req.action, err)
@@ -102,7 +111,33 @@ func (c *caller) call(ctx context.Context, req request, answer any) error {
 		if werr := pause(ctx, delay); werr != nil {
 			return fmt.Errorf("%w, gave up: %w", err, werr)
 		}
+		last = err
 	}
+}
+
+// A turn is the place of a call in the queue of its action.
+type turn struct {
+	queue *queue
+	call  uint64
+}
+
+// inBudget makes one attempt when its token is there. A request that never got one had no effect, which is what
+// ErrThrottled says; after an earlier attempt its error stands.
+func (c *caller) inBudget(ctx context.Context, req request, t turn, last error) ([]byte, error) {
+	asked := time.Now()
+	drawn, werr := t.queue.wait(ctx, t.call)
+	c.metrics.waited.WithLabelValues(req.action).Observe(time.Since(asked).Seconds())
+	switch {
+	case werr != nil && last != nil:
+		return nil, fmt.Errorf("%w, gave up: %w", last, werr)
+	case werr != nil:
+		return nil, fmt.Errorf("wait for the budget of %s: %w: %w", req.action, ErrThrottled, werr)
+	}
+	body, err := c.attempt(ctx, req)
+	if errors.Is(err, ErrThrottled) {
+		t.queue.throttled(drawn, time.Now())
+	}
+	return body, err
 }
 
 // attempt sends the request once. The answer is taken from the exchange, never from the SDK, whose reading of it may
@@ -112,10 +147,17 @@ func (c *caller) attempt(ctx context.Context, req request) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("get credentials for %s: %w", req.action, err)
 	}
+	started := time.Now()
+	body, err := c.exchange(ctx, keys, req)
+	c.metrics.called(req.action, time.Since(started), err)
+	return body, err
+}
+
+func (c *caller) exchange(ctx context.Context, keys Keys, req request) ([]byte, error) {
 	limited, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	ex := &exchange{ctx: limited, next: c.transport}
-	err = c.send(ex, keys, req)
+	err := c.send(ex, keys, req)
 	switch {
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%s: %w", req.action, context.Cause(ctx))
@@ -194,105 +236,4 @@ func (e *transportError) cause() error {
 func isDialError(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "dial"
-}
-
-// A backoff decides whether and when an attempt is repeated.
-type backoff struct {
-	tries    int
-	throttle time.Duration // first window after throttling; doubles
-	fault    time.Duration // first window after a failure; doubles
-	limit    time.Duration // largest window
-}
-
-func defaultBackoff() backoff {
-	return backoff{tries: 6, throttle: time.Second, fault: 200 * time.Millisecond, limit: 32 * time.Second}
-}
-
-// again reports whether the attempt may be repeated. A refusal that did nothing always may; an attempt whose effect is
-// unknown only if its request is repeatable.
-func (b backoff) again(try int, req request, err error) bool {
-	if try >= b.tries {
-		return false
-	}
-	if errors.Is(err, ErrThrottled) || hasCode(err, codeOperationConflict) {
-		return true
-	}
-	if t, ok := errors.AsType[*transportError](err); ok && !t.sent {
-		return true
-	}
-	return req.repeatable && errors.Is(err, ErrUnavailable)
-}
-
-// delay is drawn from the whole window ("full jitter"), so that nodes that were refused together come back apart.
-func (b backoff) delay(try int, err error) time.Duration {
-	window := b.fault
-	if errors.Is(err, ErrThrottled) {
-		window = b.throttle
-	}
-	window = min(window<<min(try-1, 16), b.limit) // 16: far past the limit, and no overflow
-	return rand.N(window) + 1
-}
-
-// params are the parameters of a request.
-type params map[string]string
-
-// set leaves out empty values, as the API wants it.
-func (p params) set(key, value string) {
-	if value != "" {
-		p[key] = value
-	}
-}
-
-// count leaves out zero.
-func (p params) count(key string, n int) {
-	if n != 0 {
-		p[key] = strconv.Itoa(n)
-	}
-}
-
-// list adds key.1, key.2 and so on.
-func (p params) list(key string, values []string) {
-	for i, v := range values {
-		p.set(key+"."+strconv.Itoa(i+1), v)
-	}
-}
-
-// tags adds Tag.1.Key, Tag.1.Value and so on, in the order of the keys: one set of tags always gives one request, which
-// client tokens rely on.
-func (p params) tags(tags map[string]string) {
-	for i, k := range sortedKeys(tags) {
-		prefix := "Tag." + strconv.Itoa(i+1)
-		p.set(prefix+".Key", k)
-		p.set(prefix+".Value", tags[k])
-	}
-}
-
-// parseEndpoint returns scheme and host. Plain HTTP is for loopback and for endpoints that ask for it by name.
-func parseEndpoint(endpoint string) (scheme, host string, err error) {
-	scheme, host, found := strings.Cut(endpoint, "://")
-	if !found {
-		scheme, host = "", endpoint
-	}
-	host = strings.TrimSuffix(host, "/")
-	u, err := url.Parse("https://" + host) // stricter about ports than without a scheme
-	if err != nil || u.Host != host || u.Hostname() == "" {
-		return "", "", fmt.Errorf("endpoint %q is not host, host:port or a URL without a path", endpoint)
-	}
-	switch scheme {
-	case "http":
-		return requests.HTTP, host, nil
-	case "https":
-		return requests.HTTPS, host, nil
-	case "":
-		if isLoopback(u.Hostname()) {
-			return requests.HTTP, host, nil
-		}
-		return requests.HTTPS, host, nil
-	}
-	return "", "", fmt.Errorf("endpoint %q has the scheme %q, want http or https", endpoint, scheme)
-}
-
-func isLoopback(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && addr.IsLoopback()
 }

@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Config is what NewClient needs.
@@ -17,11 +17,16 @@ type Config struct {
 	// VPCEndpoint of the VPC API, in the same forms. Empty means Endpoint if that is set, else the vendor's.
 	VPCEndpoint string
 	Credentials Credentials
-	Logger      *slog.Logger // nil: discard
+	// RateLimits are calls per minute by action, such as "AssignPrivateIpAddresses": 30, each with a burst of a third of
+	// it. Actions it lacks have 30, DescribeNetworkInterfaces 60. While the cloud throttles an action its limit falls.
+	RateLimits map[string]int
+	Backoff    Backoff
+	Metrics    prometheus.Registerer // nil: none
+	Logger     *slog.Logger          // nil: discard
 }
 
 // A Client calls the ECS and VPC APIs. It is safe for concurrent use. Calls are repeated within bounds when the cloud
-// throttles or does not answer; a call that changes something without a client token is repeated only when the first
+// throttles or does not answer, and wait for the budget of their action, first come first served; a call that changes something without a client token is repeated only when the first
 // try cannot have had an effect.
 type Client struct {
 	caller *caller
@@ -31,7 +36,7 @@ type Client struct {
 
 // NewClient returns a client. It makes no call.
 func NewClient(cfg Config) (*Client, error) {
-	caller, err := newCaller(cfg.RegionID, cfg.Credentials, cfg.Logger)
+	caller, err := newCaller(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("configure the cloud client: %w", err)
 	}
@@ -52,6 +57,9 @@ func NewClient(cfg Config) (*Client, error) {
 	}
 	return c, nil
 }
+
+// SetRateLimits replaces Config.RateLimits. Calls that wait already go on under the new limits.
+func (c *Client) SetRateLimits(rates map[string]int) error { return c.caller.limits.resize(rates) }
 
 func endpointOf(service, region, endpoint string) (scheme, host string, err error) {
 	if endpoint == "" {
@@ -79,5 +87,3 @@ func (c *Client) repeatable(ctx context.Context, action string, p params) error 
 func (c *Client) once(ctx context.Context, action string, p params) error {
 	return c.caller.call(ctx, request{&c.ecs, action, p, false}, &struct{}{})
 }
-
-func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,10 +1,13 @@
 package aliyun
 
-import "time"
+import (
+	"net/http"
+	"time"
+)
 
 // Hasten makes repetitions follow each other at once.
 func (c *Client) Hasten() {
-	c.caller.backoff.throttle, c.caller.backoff.fault, c.caller.backoff.limit = time.Millisecond, time.Millisecond, 4*time.Millisecond
+	c.caller.backoff = Backoff{Tries: 6, Throttle: time.Millisecond, Fault: time.Millisecond, Limit: 4 * time.Millisecond}
 }
 
 // SetClock replaces the clock.
@@ -12,3 +15,6 @@ func (r *RoleCredentials) SetClock(now func() time.Time) { r.now = now }
 
 // SetClock replaces the clock.
 func (m *Metadata) SetClock(now func() time.Time) { m.now = now }
+
+// SetTransport replaces the way to the cloud.
+func (c *Client) SetTransport(rt http.RoundTripper) { c.caller.transport = rt }

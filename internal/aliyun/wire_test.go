@@ -64,15 +64,15 @@ func TestClassOf(t *testing.T) {
 
 func TestBackoffGrowsToItsLimit(t *testing.T) {
 	t.Parallel()
-	b := defaultBackoff()
+	b := Backoff{}.complete()
 	for try := 1; try <= 40; try++ {
 		for _, err := range []error{ErrThrottled, ErrUnavailable} {
-			if d := b.delay(try, err); d <= 0 || d > b.limit {
+			if d := b.delay(try, err); d <= 0 || d > b.Limit {
 				t.Errorf("delay(%d, %v) = %v", try, err, d)
 			}
 		}
 	}
-	if d := b.delay(1, ErrThrottled); d > b.throttle {
+	if d := b.delay(1, ErrThrottled); d > b.Throttle {
 		t.Errorf("first delay after throttling is %v", d)
 	}
 }
