@@ -32,6 +32,8 @@ type Config struct {
 	AccessKeys map[string]string
 	// RAMRole is attached to every instance; empty: none.
 	RAMRole string
+	// OIDC is a RAM role to assume with a service account's token.
+	OIDC OIDCTrust
 	// Tokens says how the metadata service treats tokens.
 	Tokens TokenMode
 	// MaxENIs is the account's quota of ENIs; zero: none.

@@ -94,6 +94,9 @@ func (c *Cloud) handle(r *http.Request) (answer object, lost bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
+	if in.text("Version") == stsVersion {
+		return c.handleSTS(in)
+	}
 	if err := c.authenticate(r.Method, in); err != nil {
 		return nil, false, err
 	}
