@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	discoveryinformers "k8s.io/client-go/informers/discovery/v1"
 	"k8s.io/client-go/kubernetes"
@@ -23,18 +24,22 @@ type APIConfig struct {
 	// needs the objects for.
 	REST  *rest.Config
 	Store *Store
-	Log   *slog.Logger
+	// NodeName says whose pods the Snapshot holds; empty for none.
+	NodeName string
+	Log      *slog.Logger
 	// Registerer takes the metrics; nil for none.
 	Registerer prometheus.Registerer
 }
 
 // An APISource keeps a Store in step with a Kubernetes API. It watches every Service, EndpointSlice and Namespace: no
-// selector hides headless Services or those of another proxy, since DNS answers for them too.
+// selector hides headless Services or those of another proxy, since DNS answers for them too. Of pods it watches those of
+// its own node.
 //
 // It is a task: Run once, Ready is closed when the Store is synced.
 type APISource struct {
 	client  kubernetes.Interface
 	store   *Store
+	node    string
 	log     *slog.Logger
 	refused *prometheus.CounterVec
 	ready   chan struct{}
@@ -42,12 +47,9 @@ type APISource struct {
 
 // NewAPISource returns a source that has not started.
 func NewAPISource(c APIConfig) (*APISource, error) {
-	config := rest.CopyConfig(c.REST)
-	config.ContentType = "application/vnd.kubernetes.protobuf"
-	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-	client, err := kubernetes.NewForConfig(config)
+	client, err := newClient(c.REST)
 	if err != nil {
-		return nil, fmt.Errorf("configure the Kubernetes client for %s: %w", config.Host, err)
+		return nil, err
 	}
 	return newAPISource(client, c)
 }
@@ -57,7 +59,9 @@ func newAPISource(client kubernetes.Interface, c APIConfig) (*APISource, error) 
 	if err := register(c.Registerer, refused); err != nil {
 		return nil, err
 	}
-	return &APISource{client: client, store: c.Store, log: c.Log, refused: refused, ready: make(chan struct{})}, nil
+	return &APISource{
+		client: client, store: c.Store, node: c.NodeName, log: c.Log, refused: refused, ready: make(chan struct{}),
+	}, nil
 }
 
 // Ready is closed once every kind has been listed and is in the Store.
@@ -92,11 +96,23 @@ func (s *APISource) Run(ctx context.Context) error {
 
 func (s *APISource) informers() []cache.SharedIndexInformer {
 	const resync, everywhere = 0, metav1.NamespaceAll
-	return []cache.SharedIndexInformer{
+	informers := []cache.SharedIndexInformer{
 		coreinformers.NewNamespaceInformer(s.client, resync, cache.Indexers{}),
 		discoveryinformers.NewEndpointSliceInformer(s.client, everywhere, resync, cache.Indexers{}),
 		coreinformers.NewServiceInformer(s.client, everywhere, resync, cache.Indexers{}),
 	}
+	if s.node == "" {
+		return informers
+	}
+	pods := coreinformers.NewFilteredPodInformer(s.client, everywhere, resync, cache.Indexers{},
+		selectField("spec.nodeName", s.node))
+	return append(informers, pods)
+}
+
+// selectField narrows a list and its watch to the objects whose field has this value.
+func selectField(field, value string) func(*metav1.ListOptions) {
+	selector := fields.OneTermEqualSelector(field, value).String()
+	return func(options *metav1.ListOptions) { options.FieldSelector = selector }
 }
 
 func (s *APISource) follow(informer cache.SharedIndexInformer) (cache.ResourceEventHandlerRegistration, error) {
@@ -150,7 +166,8 @@ type stripped struct {
 	kind              string
 	service           *Service
 	slice             *EndpointSlice // nil for a slice no Snapshot holds
-	err               error          // why the object is refused
+	pod               *Pod
+	err               error // why the object is refused
 }
 
 // strip is the informers' transform. They may call it on what it returned, and it never fails: an error here would
@@ -164,6 +181,10 @@ func strip(obj any) (any, error) {
 	case *discoveryv1.EndpointSlice:
 		o := newStripped(kindSlice, in)
 		o.slice, o.err = SliceFrom(in)
+		return o, nil
+	case *corev1.Pod:
+		o := newStripped(kindPod, in)
+		o.pod, o.err = PodFrom(in)
 		return o, nil
 	case *corev1.Namespace:
 		return newStripped(kindNamespace, in), nil
@@ -184,6 +205,8 @@ func (o *stripped) put(e *Edit) {
 		e.PutService(o.service)
 	case o.slice != nil:
 		e.PutSlice(o.slice)
+	case o.pod != nil:
+		e.PutPod(o.pod)
 	default:
 		o.delete(e) // the slice has lost its Service, or its name was used again for one we do not hold
 	}
@@ -197,5 +220,7 @@ func (o *stripped) delete(e *Edit) {
 		e.DeleteService(Name{o.Namespace, o.Name})
 	case kindSlice:
 		e.DeleteSlice(Name{o.Namespace, o.Name})
+	case kindPod:
+		e.DeletePod(Name{o.Namespace, o.Name})
 	}
 }

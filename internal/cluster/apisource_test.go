@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,11 +26,19 @@ func apiSlice(name, service, addr string) *discoveryv1.EndpointSlice {
 	}
 }
 
+func apiPod(name, addr string) *corev1.Pod {
+	pod := &corev1.Pod{ObjectMeta: meta(name), Spec: corev1.PodSpec{NodeName: testNode}}
+	if addr != "" {
+		pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: addr}}}
+	}
+	return pod
+}
+
 // startAPI runs an APISource on a fake API until the test ends.
 func startAPI(t *testing.T, client *fake.Clientset, log *logLines) (*APISource, *Store) {
 	t.Helper()
 	store := NewStore()
-	source, err := newAPISource(client, APIConfig{Store: store, Log: slog.New(slog.NewTextHandler(log, nil))})
+	source, err := newAPISource(client, APIConfig{Store: store, NodeName: testNode, Log: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,20 +123,83 @@ func TestAPISourceRefusesABadObjectAlone(t *testing.T) {
 	waitFor(t, store, "the next object", func(s *Snapshot) bool { return s.Service(Name{"shop", "web"}) != nil })
 }
 
+func TestAPISourceFollowsPodsOfItsNode(t *testing.T) {
+	t.Parallel()
+	client, log := fake.NewClientset(apiPod("web-0", "")), newLogLines()
+	source, store := startAPI(t, client, log)
+	<-source.Ready()
+	if store.Snapshot().Pod(Name{"shop", "web-0"}) == nil {
+		t.Fatal("synced without the pod that was listed")
+	}
+	asked := 0
+	for _, action := range client.Actions() { // the fake does not filter by field
+		var fields string
+		switch a := action.(type) {
+		case clienttesting.ListActionImpl:
+			fields = a.ListRestrictions.Fields.String()
+		case clienttesting.WatchActionImpl:
+			fields = a.WatchRestrictions.Fields.String()
+		}
+		if action.GetResource().Resource != "pods" {
+			continue
+		}
+		if asked++; fields != "spec.nodeName="+testNode {
+			t.Errorf("%s of pods with field selector %q", action.GetVerb(), fields)
+		}
+	}
+	if asked == 0 {
+		t.Error("pods were not asked for")
+	}
+
+	pods, addr := client.CoreV1().Pods("shop"), netip.MustParseAddr("10.0.0.5")
+	if _, err := pods.Update(t.Context(), apiPod("web-0", "10.0.0.5"), metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, store, "the pod's address", func(s *Snapshot) bool { return s.PodByIP(addr) != nil })
+	if _, err := pods.Update(t.Context(), apiPod("web-0", "x"), metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	log.wait(t, "convert Pod shop/web-0: status.podIPs[0]")
+	if store.Snapshot().PodByIP(addr) == nil {
+		t.Error("the last good state is gone")
+	}
+	if err := pods.Delete(t.Context(), "web-0", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, store, "the deletion", func(s *Snapshot) bool { return s.Pod(Name{"shop", "web-0"}) == nil })
+}
+
+func TestAPISourceWithoutANodeAsksForNoPods(t *testing.T) {
+	t.Parallel()
+	client := fake.NewClientset()
+	source, err := newAPISource(client, APIConfig{Store: NewStore()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(source.informers()); n != 3 {
+		t.Errorf("%d informers, want Namespaces, EndpointSlices and Services", n)
+	}
+}
+
 func TestAPISourceIsNotSyncedWithoutEveryKind(t *testing.T) {
 	t.Parallel()
-	client, log := fake.NewClientset(apiService("cart", "10.96.0.7")), newLogLines()
-	client.PrependReactor("list", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) {
-		return true, nil, context.DeadlineExceeded
-	})
-	source, store := startAPI(t, client, log)
-	log.wait(t, "watch failed")
-	select {
-	case <-source.Ready():
-		t.Error("ready without namespaces")
-	default:
-	}
-	if store.Snapshot().Synced() {
-		t.Error("synced without namespaces")
+	for _, kind := range []string{"namespaces", "pods"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			client, log := fake.NewClientset(apiService("cart", "10.96.0.7")), newLogLines()
+			client.PrependReactor("list", kind, func(clienttesting.Action) (bool, runtime.Object, error) {
+				return true, nil, context.DeadlineExceeded
+			})
+			source, store := startAPI(t, client, log)
+			log.wait(t, "watch failed")
+			select {
+			case <-source.Ready():
+				t.Error("ready without " + kind)
+			default:
+			}
+			if store.Snapshot().Synced() {
+				t.Error("synced without " + kind)
+			}
+		})
 	}
 }

@@ -1,10 +1,10 @@
-// Package cluster turns Kubernetes objects into an immutable [Snapshot] of what a node acts on: Services, EndpointSlices
-// and Namespaces.
+// Package cluster turns Kubernetes objects into an immutable [Snapshot] of what a node acts on: Services, EndpointSlices,
+// Namespaces, and the pods of the node itself.
 //
 // A source ([APISource] for a Kubernetes API, [FileSource] for a directory of manifests) writes to a [Store]. Every
 // write makes a new Snapshot that shares what did not change with the one before it, so a change costs what it
 // touches. Readers that want the present take [Store.Snapshot]; readers that follow take a [Subscription], which
-// tells them the keys touched since they last looked.
+// tells them the keys touched since they last looked, of the kinds they follow.
 //
 // Invariants:
 //   - A Snapshot and all it points to never change.

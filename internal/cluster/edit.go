@@ -9,27 +9,12 @@ import (
 // An Edit collects the changes of one [Store.Update]. What it is given must not be changed afterwards. Putting what is
 // there already, and deleting what is not, touches nothing. It is valid within the call only.
 type Edit struct {
-	next       Snapshot
-	services   map[Name]struct{} // touched
-	namespaces map[string]struct{}
-	synced     bool // this edit made the Snapshot synced
+	next Snapshot
+	touched
+	synced bool // this edit made the Snapshot synced
 }
 
-func (e *Edit) changed() bool { return e.synced || len(e.services) > 0 || len(e.namespaces) > 0 }
-
-func (e *Edit) touch(service Name) {
-	if e.services == nil {
-		e.services = make(map[Name]struct{})
-	}
-	e.services[service] = struct{}{}
-}
-
-func (e *Edit) touchNamespace(name string) {
-	if e.namespaces == nil {
-		e.namespaces = make(map[string]struct{})
-	}
-	e.namespaces[name] = struct{}{}
-}
+func (e *Edit) changed() bool { return e.synced || !e.nothing() }
 
 // PutService adds a Service or replaces the one of that name.
 func (e *Edit) PutService(svc *Service) {
@@ -42,7 +27,7 @@ func (e *Edit) PutService(svc *Service) {
 	for _, addr := range svc.ClusterIPs {
 		e.next.clusterIPs = addName(e.next.clusterIPs, addr, svc.Name)
 	}
-	e.touch(svc.Name)
+	e.touchService(svc.Name)
 }
 
 // DeleteService removes a Service; its slices stay.
@@ -53,7 +38,7 @@ func (e *Edit) DeleteService(name Name) {
 	}
 	e.unindexService(old)
 	e.next.services = e.next.services.delete(name)
-	e.touch(name)
+	e.touchService(name)
 }
 
 func (e *Edit) unindexService(svc *Service) {
@@ -93,7 +78,7 @@ func (e *Edit) attachSlice(slice *EndpointSlice) {
 	i, _ := slices.BinarySearchFunc(list, slice, compareSlices)
 	list = slices.Insert(slices.Clip(slices.Clone(list)), i, slice)
 	e.next.serviceSlices = e.next.serviceSlices.put(slice.Service, list)
-	e.touch(slice.Service)
+	e.touchService(slice.Service)
 }
 
 func (e *Edit) detachSlice(slice *EndpointSlice) {
@@ -107,7 +92,7 @@ func (e *Edit) detachSlice(slice *EndpointSlice) {
 	} else {
 		e.next.serviceSlices = e.next.serviceSlices.delete(slice.Service)
 	}
-	e.touch(slice.Service)
+	e.touchService(slice.Service)
 }
 
 // indexEndpoints moves the address index from one state of a slice to the next; addresses in both cost nothing.
@@ -141,6 +126,42 @@ func (e *Edit) DeleteNamespace(name string) {
 	}
 	e.next.namespaces = e.next.namespaces.delete(name)
 	e.touchNamespace(name)
+}
+
+// PutPod adds a pod of this node or replaces the one of that name.
+func (e *Edit) PutPod(pod *Pod) {
+	old := e.next.Pod(pod.Name)
+	if old != nil && old.equal(pod) {
+		return
+	}
+	e.unindexPod(old)
+	e.next.pods = e.next.pods.put(pod.Name, pod)
+	if pod.hasNetwork() {
+		for _, addr := range pod.Addrs {
+			e.next.podIPs = addName(e.next.podIPs, addr, pod.Name)
+		}
+	}
+	e.touchPod(pod.Name)
+}
+
+// DeletePod removes a pod.
+func (e *Edit) DeletePod(name Name) {
+	old := e.next.Pod(name)
+	if old == nil {
+		return
+	}
+	e.unindexPod(old)
+	e.next.pods = e.next.pods.delete(name)
+	e.touchPod(name)
+}
+
+func (e *Edit) unindexPod(pod *Pod) {
+	if pod == nil || !pod.hasNetwork() {
+		return
+	}
+	for _, addr := range pod.Addrs {
+		e.next.podIPs = removeName(e.next.podIPs, addr, pod.Name)
+	}
 }
 
 // MarkSynced says that every kind has been listed.

@@ -1,6 +1,9 @@
 package cluster
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // equal reports whether two states of a Service mean the same to everybody who reads Snapshots, so that an update of
 // fields nobody reads wakes nobody.
@@ -20,4 +23,11 @@ func (e Endpoint) equal(o Endpoint) bool {
 	return e.Addr == o.Addr && e.Hostname == o.Hostname && e.NodeName == o.NodeName && e.Zone == o.Zone &&
 		e.Pod == o.Pod && e.Ready == o.Ready && e.Serving == o.Serving && e.Terminating == o.Terminating &&
 		slices.Equal(e.ForZones, o.ForZones) && slices.Equal(e.ForNodes, o.ForNodes)
+}
+
+func (p *Pod) equal(o *Pod) bool {
+	return p.Name == o.Name && p.UID == o.UID && p.Node == o.Node && p.Created.Equal(o.Created) &&
+		slices.Equal(p.Addrs, o.Addrs) && p.HostNetwork == o.HostNetwork && p.Owner == o.Owner &&
+		maps.Equal(p.Labels, o.Labels) && maps.Equal(p.Annotations, o.Annotations) &&
+		p.RuntimeClass == o.RuntimeClass && p.Phase == o.Phase && p.Terminating == o.Terminating
 }

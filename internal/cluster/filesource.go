@@ -28,7 +28,10 @@ const (
 type FileConfig struct {
 	Dir   string
 	Store *Store
-	Log   *slog.Logger
+	// NodeName says whose pods the Snapshot holds: those that name this node, and those that name none. Empty for no
+	// pods.
+	NodeName string
+	Log      *slog.Logger
 	// Poll is how often the directory is looked at without being told; 0 means 5 s.
 	Poll time.Duration
 	// Registerer takes the metrics; nil for none.
@@ -127,7 +130,7 @@ func (s *FileSource) load() {
 	s.seen = states
 	var all Objects
 	if err == nil {
-		all, err = readManifests(s.config.Dir, states)
+		all, err = readManifests(s.config.Dir, s.config.NodeName, states)
 	}
 	if err != nil {
 		s.refuse(err)
@@ -187,11 +190,11 @@ func isManifest(name string) bool {
 	return false
 }
 
-func readManifests(dir string, files []fileState) (Objects, error) {
+func readManifests(dir, node string, files []fileState) (Objects, error) {
 	if len(files) == 0 {
 		return Objects{}, fmt.Errorf("no manifest in %s", dir)
 	}
-	set := newManifestSet()
+	set := newManifestSet(node)
 	for _, file := range files {
 		if file.size > maxManifest {
 			return Objects{}, fmt.Errorf("%s: larger than %d bytes", file.name, maxManifest)

@@ -3,35 +3,24 @@ package cluster
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"iter"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
-	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
-)
-
-const (
-	defaultNamespace  = "default"
-	versionCore       = "v1"
-	versionDiscovery  = "discovery.k8s.io/v1"
-	discoveryAPIGroup = "discovery.k8s.io"
 )
 
 // A manifestSet collects the objects of many documents. Objects of kinds we do not read leave nothing but the namespace
 // they are in.
 type manifestSet struct {
+	node       string // whose pods are read, empty for no pods
 	objects    Objects
 	namespaces map[string]struct{}
 	defined    map[string]string // where each object was first seen, by kind and name
 }
 
-func newManifestSet() *manifestSet {
-	return &manifestSet{namespaces: make(map[string]struct{}), defined: make(map[string]string)}
+func newManifestSet(node string) *manifestSet {
+	return &manifestSet{node: node, namespaces: make(map[string]struct{}), defined: make(map[string]string)}
 }
 
 // A manifestHeader is what every Kubernetes object begins with.
@@ -158,86 +147,6 @@ func (m *manifestSet) addItems(where string, list *manifestHeader) error {
 	return nil
 }
 
-func (m *manifestSet) addKind(where string, h *manifestHeader, object []byte) error {
-	switch {
-	case h.APIVersion == versionCore && h.Kind == kindService:
-		return m.addService(where, h, object)
-	case h.APIVersion == versionCore && h.Kind == kindNamespace:
-		return m.addNamespace(where, h, object)
-	case h.APIVersion == versionDiscovery && h.Kind == kindSlice:
-		return m.addSlice(where, h, object)
-	case h.Kind == kindSlice && strings.HasPrefix(h.APIVersion, discoveryAPIGroup+"/"):
-		return fmt.Errorf("apiVersion: %s is not read, write %s", h.APIVersion, versionDiscovery)
-	}
-	if h.Metadata.Namespace != "" {
-		m.namespaces[h.Metadata.Namespace] = struct{}{}
-	}
-	return nil
-}
-
-func (m *manifestSet) addNamespace(where string, h *manifestHeader, object []byte) error {
-	if err := decodeStrict(object, new(corev1.Namespace)); err != nil {
-		return err
-	}
-	if err := checkName("metadata.name", h.Metadata.Name, validation.IsDNS1123Label); err != nil {
-		return err
-	}
-	m.namespaces[h.Metadata.Name] = struct{}{}
-	return m.define(where, h.Kind, Name{Name: h.Metadata.Name})
-}
-
-func (m *manifestSet) addService(where string, h *manifestHeader, object []byte) error {
-	var in corev1.Service
-	if err := decodeStrict(object, &in); err != nil {
-		return err
-	}
-	if in.Namespace == "" {
-		in.Namespace = defaultNamespace
-	}
-	if err := checkNames(in.Namespace, in.Name, validation.IsDNS1123Label); err != nil {
-		return err
-	}
-	svc, err := ServiceFrom(&in)
-	if err != nil {
-		return errors.Unwrap(err) // the place says already which object it is
-	}
-	m.namespaces[in.Namespace] = struct{}{}
-	m.objects.Services = append(m.objects.Services, svc)
-	return m.define(where, h.Kind, svc.Name)
-}
-
-func (m *manifestSet) addSlice(where string, h *manifestHeader, object []byte) error {
-	var in discoveryv1.EndpointSlice
-	if err := decodeStrict(object, &in); err != nil {
-		return err
-	}
-	if in.Namespace == "" {
-		in.Namespace = defaultNamespace
-	}
-	if err := checkNames(in.Namespace, in.Name, validation.IsDNS1123Subdomain); err != nil {
-		return err
-	}
-	switch in.AddressType {
-	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6, discoveryv1.AddressTypeFQDN:
-	default:
-		return fmt.Errorf("addressType: %q is not IPv4, IPv6 or FQDN", in.AddressType)
-	}
-	for i := range in.Ports { // as the API server does
-		if in.Ports[i].Name == nil {
-			in.Ports[i].Name = new("")
-		}
-	}
-	slice, err := SliceFrom(&in)
-	if err != nil {
-		return errors.Unwrap(err)
-	}
-	m.namespaces[in.Namespace] = struct{}{}
-	if slice != nil {
-		m.objects.Slices = append(m.objects.Slices, slice)
-	}
-	return m.define(where, h.Kind, Name{in.Namespace, in.Name})
-}
-
 // define refuses an object that is there already: which of the two is meant, nobody can tell.
 func (m *manifestSet) define(where, kind string, name Name) error {
 	key := kind + " " + name.String()
@@ -254,34 +163,4 @@ func (m *manifestSet) result() Objects {
 		all.Namespaces = append(all.Namespaces, name)
 	}
 	return all
-}
-
-// decodeStrict refuses fields the type does not have and fields given twice.
-func decodeStrict(object []byte, into any) error {
-	strict, err := kjson.UnmarshalStrict(object, into)
-	if err != nil {
-		return err
-	}
-	if len(strict) == 0 {
-		return nil
-	}
-	faults := make([]string, len(strict))
-	for i := range strict {
-		faults[i] = strict[i].Error()
-	}
-	return errors.New(strings.Join(faults, "; "))
-}
-
-func checkNames(namespace, name string, check func(string) []string) error {
-	if err := checkName("metadata.namespace", namespace, validation.IsDNS1123Label); err != nil {
-		return err
-	}
-	return checkName("metadata.name", name, check)
-}
-
-func checkName(field, name string, check func(string) []string) error {
-	if faults := check(name); len(faults) > 0 {
-		return fmt.Errorf("%s: %q: %s", field, name, strings.Join(faults, "; "))
-	}
-	return nil
 }

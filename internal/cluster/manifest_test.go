@@ -6,6 +6,8 @@ import (
 	"testing"
 )
 
+const testNode = "node-a"
+
 const goodManifests = `# an application
 ---
 apiVersion: v1
@@ -42,11 +44,22 @@ items:
   items:
   - metadata: {name: 4you}
     spec: {clusterIP: None}
+- {apiVersion: v1, kind: Pod, metadata: {name: anywhere}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: here.1, namespace: pods, annotations: {nearpath.io/x: v}}
+spec: {nodeName: node-a, containers: [{name: c, image: i}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: there, namespace: other-pods}
+spec: {nodeName: node-b}
 `
 
 func TestManifests(t *testing.T) {
 	t.Parallel()
-	set := newManifestSet()
+	set := newManifestSet(testNode)
 	if err := set.addFile("good.yaml", []byte(goodManifests)); err != nil {
 		t.Fatal(err)
 	}
@@ -54,18 +67,32 @@ func TestManifests(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := set.result()
-	services, eps, namespaces := all.keys()
-	if got, want := slices.SortedFunc(maps.Keys(services), compareNames), []Name{{"default", "4you"}, {"json", "j"}, {"shop", "cart"}}; !slices.Equal(got, want) {
+	keys := all.keys()
+	if got, want := slices.SortedFunc(maps.Keys(keys.services), compareNames), []Name{{"default", "4you"}, {"json", "j"}, {"shop", "cart"}}; !slices.Equal(got, want) {
 		t.Errorf("services %v, want %v", got, want)
 	}
-	if _, ok := eps[Name{"shop", "cart-1"}]; !ok || len(eps) != 1 {
-		t.Errorf("slices %v", eps)
+	if _, ok := keys.slices[Name{"shop", "cart-1"}]; !ok || len(keys.slices) != 1 {
+		t.Errorf("slices %v", keys.slices)
 	}
-	if got, want := slices.Sorted(maps.Keys(namespaces)), []string{"default", "elsewhere", "json", "shop"}; !slices.Equal(got, want) {
+	if got, want := slices.Sorted(maps.Keys(keys.namespaces)), []string{"default", "elsewhere", "json", "other-pods", "pods", "shop"}; !slices.Equal(got, want) {
 		t.Errorf("namespaces %v, want %v", got, want)
+	}
+	if got, want := slices.SortedFunc(maps.Keys(keys.pods), compareNames), []Name{{"default", "anywhere"}, {"pods", "here.1"}}; !slices.Equal(got, want) {
+		t.Errorf("pods %v, want those of this node and of none: %v", got, want)
 	}
 	if ports := all.Slices[0].Ports; len(ports) != 1 || ports[0] != (EndpointPort{"", TCP, 8080}) {
 		t.Errorf("ports %v: a port without a name has the empty name, as the API server completes it", ports)
+	}
+}
+
+func TestManifestsWithoutANodeHaveNoPods(t *testing.T) {
+	t.Parallel()
+	set := newManifestSet("")
+	if err := set.addFile("pod.yaml", []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: A_b, namespace: ns}\n")); err != nil {
+		t.Errorf("a pod that nobody reads was refused: %v", err)
+	}
+	if all := set.result(); len(all.Pods) != 0 || !slices.Equal(all.Namespaces, []string{"ns"}) {
+		t.Errorf("pods %v, namespaces %v", all.Pods, all.Namespaces)
 	}
 }
 
@@ -73,6 +100,7 @@ func TestManifestErrorsNameThePlace(t *testing.T) {
 	t.Parallel()
 	const service = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: ns}\n"
 	const slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a, namespace: ns, labels: {kubernetes.io/service-name: a}}\n"
+	const pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: ns}\n"
 	for name, tt := range map[string]struct{ in, want string }{
 		"not YAML":           {"a: [", "f.yaml: document 1: "},
 		"second document":    {service + "--- # next\na: [", "f.yaml: document 2: "},
@@ -89,13 +117,17 @@ func TestManifestErrorsNameThePlace(t *testing.T) {
 		"old API version":    {"apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\nmetadata: {name: a}\n", "apiVersion: discovery.k8s.io/v1beta1 is not read"},
 		"no address type":    {slice, `addressType: "" is not IPv4`},
 		"bad address":        {slice + "addressType: IPv4\nendpoints: [{addresses: [fd00::1]}]\n", "endpoints[0].addresses[0]: fd00::1"},
+		"unnamed pod":        {"apiVersion: v1\nkind: Pod\nmetadata: {generateName: a-}\n", `metadata.name: ""`},
+		"pod address":        {pod + "status: {podIPs: [{ip: 10.0.0.1}, {ip: x}]}\n", `document 1: Pod ns/a: status.podIPs[1]: "x" is not an address`},
+		"pod field":          {pod + "spec: {nodename: node-a}\n", `unknown field "spec.nodename"`},
+		"duplicate pod":      {pod + "spec: {nodeName: node-b}\n---\n" + pod, "document 2: Pod ns/a: metadata.name: defined already"},
 		"item of a list":     {"apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Namespace\n  metadata: {name: a}\n- {}\n", "document 1: items[1]: apiVersion or kind: missing"},
 		"items not a list":   {"apiVersion: v1\nkind: List\nitems: 3\n", "document 1: items: "},
-		"two JSON documents": {`{"apiVersion":"v1","kind":"Pod"} {"apiVersion":"v1"}`, "document 2: apiVersion or kind: missing"},
+		"two JSON documents": {`{"apiVersion":"v1","kind":"Secret"} {"apiVersion":"v1"}`, "document 2: apiVersion or kind: missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if err := newManifestSet().addFile("f.yaml", []byte(tt.in)); !errorHas(err, tt.want) {
+			if err := newManifestSet(testNode).addFile("f.yaml", []byte(tt.in)); !errorHas(err, tt.want) {
 				t.Errorf("error %v, want %q", err, tt.want)
 			}
 		})
@@ -107,6 +139,9 @@ func FuzzManifests(f *testing.F) {
 	f.Add([]byte("---\n...\n--- {}\n"))
 	f.Add([]byte(`{"apiVersion":"v1","kind":"ServiceList","items":[{"metadata":{"name":"a"},"spec":{"clusterIPs":["::1"]}}]}`))
 	f.Add([]byte("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a, labels: {kubernetes.io/service-name: a}}\naddressType: IPv6\nendpoints: [{addresses: ['::1']}]\n"))
+	f.Add([]byte("apiVersion: v1\nkind: Pod\nmetadata: {name: a, annotations: {k8s.aliyun.com/pod-ip-reservation: 'true', x: v}}\n" +
+		"spec: {nodeName: node-a, hostNetwork: false, runtimeClassName: r}\n" +
+		"status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 'fd00::1'}, {ip: 10.0.0.1}]}\n"))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		var joined []byte
 		for doc := range documents(content) {
@@ -115,7 +150,7 @@ func FuzzManifests(f *testing.F) {
 		if len(joined) > len(content) {
 			t.Fatalf("%d bytes split into %d", len(content), len(joined))
 		}
-		set := newManifestSet()
+		set := newManifestSet(testNode)
 		if set.addFile("fuzz.yaml", content) != nil {
 			return
 		}
@@ -131,5 +166,28 @@ func FuzzManifests(f *testing.F) {
 				}
 			}
 		}
+		for pod := range store.Snapshot().Pods() {
+			checkPod(t, store.Snapshot(), pod)
+		}
 	})
+}
+
+func checkPod(t *testing.T, s *Snapshot, pod *Pod) {
+	t.Helper()
+	if pod.Name.Name == "" || !s.HasNamespace(pod.Name.Namespace) || pod.Node != "" && pod.Node != testNode {
+		t.Errorf("pod %q on node %q without a name or a namespace, or of another node", pod.Name, pod.Node)
+	}
+	for i, addr := range pod.Addrs {
+		if !addr.IsValid() || addr.Is4In6() || i > 0 && addr.Is4() && pod.Addrs[i-1].Is6() {
+			t.Errorf("pod %s has addresses %v", pod.Name, pod.Addrs)
+		}
+		if pod.hasNetwork() && s.PodByIP(addr) == nil {
+			t.Errorf("pod %s is not found by %s", pod.Name, addr)
+		}
+	}
+	for key := range pod.Annotations {
+		if !isRead(key) {
+			t.Errorf("pod %s keeps annotation %q", pod.Name, key)
+		}
+	}
 }

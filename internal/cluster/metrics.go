@@ -11,6 +11,7 @@ const (
 	kindService   = "Service"
 	kindSlice     = "EndpointSlice"
 	kindNamespace = "Namespace"
+	kindPod       = "Pod"
 )
 
 func newRefusedMetric() *prometheus.CounterVec {
@@ -20,6 +21,7 @@ func newRefusedMetric() *prometheus.CounterVec {
 	}, []string{"kind"})
 	refused.WithLabelValues(kindService)
 	refused.WithLabelValues(kindSlice)
+	refused.WithLabelValues(kindPod)
 	return refused
 }
 

@@ -20,6 +20,8 @@ type Snapshot struct {
 	namespaces    cowMap[string, struct{}]
 	clusterIPs    cowMap[netip.Addr, []Name] // names of Services, sorted
 	endpointIPs   cowMap[netip.Addr, []Name] // names of slices, sorted
+	pods          cowMap[Name, *Pod]
+	podIPs        cowMap[netip.Addr, []Name] // names of pods that have a network of their own, sorted
 }
 
 // A ServiceEndpoint is an endpoint and the Service it stands behind.
@@ -36,6 +38,8 @@ func newSnapshot() *Snapshot {
 		namespaces:    newCOWMap[string, struct{}](),
 		clusterIPs:    newCOWMap[netip.Addr, []Name](),
 		endpointIPs:   newCOWMap[netip.Addr, []Name](),
+		pods:          newCOWMap[Name, *Pod](),
+		podIPs:        newCOWMap[netip.Addr, []Name](),
 	}
 }
 
@@ -118,6 +122,37 @@ func (s *Snapshot) EndpointsByIP(addr netip.Addr) []ServiceEndpoint {
 	}
 	slices.SortStableFunc(found, func(a, b ServiceEndpoint) int { return compareNames(a.Service, b.Service) })
 	return found
+}
+
+// Pod returns the pod of that name when it is on this node, else nil.
+func (s *Snapshot) Pod(name Name) *Pod {
+	pod, _ := s.pods.get(name)
+	return pod
+}
+
+// Pods yields every pod of this node, in no particular order.
+func (s *Snapshot) Pods() iter.Seq[*Pod] {
+	return func(yield func(*Pod) bool) {
+		for _, pod := range s.pods.all() {
+			if !yield(pod) {
+				return
+			}
+		}
+	}
+}
+
+// PodByIP returns the pod of this node that has the address, nil when there is none. Pods of the host network and those
+// that have ended are left out. When two claim it, as while the status of one is behind, the one that is not
+// terminating has it, then the younger one.
+func (s *Snapshot) PodByIP(addr netip.Addr) *Pod {
+	names, _ := s.podIPs.get(addr)
+	var owner *Pod
+	for _, name := range names {
+		if pod := s.Pod(name); owner == nil || pod.succeeds(owner) {
+			owner = pod
+		}
+	}
+	return owner
 }
 
 func compareNames(a, b Name) int {

@@ -20,6 +20,7 @@ type Objects struct {
 	Services   []*Service
 	Slices     []*EndpointSlice
 	Namespaces []string
+	Pods       []*Pod
 }
 
 // NewStore returns a Store whose Snapshot is empty and not synced.
@@ -64,42 +65,60 @@ func (s *Store) Replace(all Objects) {
 		for _, svc := range all.Services {
 			e.PutService(svc)
 		}
+		for _, pod := range all.Pods {
+			e.PutPod(pod)
+		}
 		e.MarkSynced()
 	})
 }
 
 func deleteMissing(e *Edit, all Objects) {
-	have := e.next
-	services, slices, namespaces := all.keys()
+	have, want := e.next, all.keys()
 	for name := range have.services.all() {
-		if _, ok := services[name]; !ok {
+		if _, ok := want.services[name]; !ok {
 			e.DeleteService(name)
 		}
 	}
 	for name := range have.slices.all() {
-		if _, ok := slices[name]; !ok {
+		if _, ok := want.slices[name]; !ok {
 			e.DeleteSlice(name)
 		}
 	}
 	for name := range have.namespaces.all() {
-		if _, ok := namespaces[name]; !ok {
+		if _, ok := want.namespaces[name]; !ok {
 			e.DeleteNamespace(name)
+		}
+	}
+	for name := range have.pods.all() {
+		if _, ok := want.pods[name]; !ok {
+			e.DeletePod(name)
 		}
 	}
 }
 
-func (o Objects) keys() (services, slices map[Name]struct{}, namespaces map[string]struct{}) {
-	services = make(map[Name]struct{}, len(o.Services))
+type objectKeys struct {
+	services, slices, pods map[Name]struct{}
+	namespaces             map[string]struct{}
+}
+
+func (o Objects) keys() objectKeys {
+	k := objectKeys{
+		services:   make(map[Name]struct{}, len(o.Services)),
+		slices:     make(map[Name]struct{}, len(o.Slices)),
+		pods:       make(map[Name]struct{}, len(o.Pods)),
+		namespaces: make(map[string]struct{}, len(o.Namespaces)),
+	}
 	for _, svc := range o.Services {
-		services[svc.Name] = struct{}{}
+		k.services[svc.Name] = struct{}{}
 	}
-	slices = make(map[Name]struct{}, len(o.Slices))
 	for _, slice := range o.Slices {
-		slices[slice.Name] = struct{}{}
+		k.slices[slice.Name] = struct{}{}
 	}
-	namespaces = make(map[string]struct{}, len(o.Namespaces))
+	for _, pod := range o.Pods {
+		k.pods[pod.Name] = struct{}{}
+	}
 	for _, name := range o.Namespaces {
-		namespaces[name] = struct{}{}
+		k.namespaces[name] = struct{}{}
 	}
-	return services, slices, namespaces
+	return k
 }

@@ -22,6 +22,8 @@ type dump struct {
 	Namespaces    []string
 	ByClusterIP   map[netip.Addr]Name
 	ByEndpointIP  map[netip.Addr][]ServiceEndpoint
+	Pods          map[Name]*Pod
+	ByPodIP       map[netip.Addr]*Pod
 	Sizes         []int
 }
 
@@ -33,8 +35,11 @@ func dumpOf(s *Snapshot) dump {
 		Namespaces:    slices.Sorted(s.Namespaces()),
 		ByClusterIP:   make(map[netip.Addr]Name),
 		ByEndpointIP:  make(map[netip.Addr][]ServiceEndpoint),
+		Pods:          make(map[Name]*Pod),
+		ByPodIP:       make(map[netip.Addr]*Pod),
 		Sizes: []int{
 			s.services.len(), s.slices.len(), s.serviceSlices.len(), s.namespaces.len(), s.clusterIPs.len(), s.endpointIPs.len(),
+			s.pods.len(), s.podIPs.len(),
 		},
 	}
 	for addr := range s.clusterIPs.all() {
@@ -42,6 +47,12 @@ func dumpOf(s *Snapshot) dump {
 	}
 	for addr := range s.endpointIPs.all() {
 		d.ByEndpointIP[addr] = s.EndpointsByIP(addr)
+	}
+	for pod := range s.Pods() {
+		d.Pods[pod.Name] = pod
+	}
+	for addr := range s.podIPs.all() {
+		d.ByPodIP[addr] = s.PodByIP(addr)
 	}
 	return d
 }
@@ -71,16 +82,36 @@ func drawSlice(t *rapid.T) *EndpointSlice {
 	return slice
 }
 
+func drawPod(t *rapid.T) *Pod {
+	pod := &Pod{
+		Name:        Name{"ns", rapid.SampledFrom([]string{"p", "q", "r", "s"}).Draw(t, "pod")},
+		Created:     time.Unix(rapid.Int64Range(0, 3).Draw(t, "created"), 0),
+		HostNetwork: rapid.IntRange(0, 4).Draw(t, "host network") == 0,
+		Labels:      map[string]string{"app": rapid.SampledFrom([]string{"a", "b"}).Draw(t, "label")},
+		Phase:       rapid.SampledFrom([]PodPhase{PodPending, PodRunning, PodSucceeded}).Draw(t, "phase"),
+		Terminating: rapid.Bool().Draw(t, "terminating"),
+	}
+	for range rapid.IntRange(0, 2).Draw(t, "addresses") {
+		pod.Addrs = append(pod.Addrs, drawAddr(t))
+	}
+	return pod
+}
+
 // A model is the plainest store there is.
 type model struct {
 	services   map[Name]*Service
 	slices     map[Name]*EndpointSlice
 	namespaces map[string]struct{}
+	pods       map[Name]*Pod
+}
+
+func newModel() model {
+	return model{make(map[Name]*Service), make(map[Name]*EndpointSlice), make(map[string]struct{}), make(map[Name]*Pod)}
 }
 
 // step makes one random change to the model and the same one to the edit.
 func (m model) step(t *rapid.T, e *Edit) {
-	switch rapid.IntRange(0, 5).Draw(t, "step") {
+	switch rapid.IntRange(0, 7).Draw(t, "step") {
 	case 0:
 		svc := drawService(t)
 		m.services[svc.Name] = svc
@@ -103,6 +134,14 @@ func (m model) step(t *rapid.T, e *Edit) {
 	case 5:
 		delete(m.namespaces, "ns")
 		e.DeleteNamespace("ns")
+	case 6:
+		pod := drawPod(t)
+		m.pods[pod.Name] = pod
+		e.PutPod(pod)
+	case 7:
+		name := drawPod(t).Name
+		delete(m.pods, name)
+		e.DeletePod(name)
 	}
 }
 
@@ -111,6 +150,7 @@ func (m model) objects() Objects {
 		Services:   slices.Collect(maps.Values(m.services)),
 		Slices:     slices.Collect(maps.Values(m.slices)),
 		Namespaces: slices.Collect(maps.Keys(m.namespaces)),
+		Pods:       slices.Collect(maps.Values(m.pods)),
 	}
 }
 
@@ -118,7 +158,7 @@ func TestEditsEqualFreshBuild(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		edited := NewStore()
-		m := model{make(map[Name]*Service), make(map[Name]*EndpointSlice), make(map[string]struct{})}
+		m := newModel()
 		var frozen *Snapshot
 		var frozenDump dump
 		for i := range rapid.IntRange(1, 80).Draw(t, "updates") {
@@ -157,7 +197,7 @@ func TestChangeNamesWhatDiffers(t *testing.T) {
 		if c, _ := sub.Next(t.Context()); !c.Full {
 			t.Fatal("the first change is not full")
 		}
-		m := model{make(map[Name]*Service), make(map[Name]*EndpointSlice), make(map[string]struct{})}
+		m := newModel()
 		for range 5 {
 			before := store.Snapshot()
 			store.Update(func(e *Edit) {
@@ -177,6 +217,11 @@ func TestChangeNamesWhatDiffers(t *testing.T) {
 				same := before.Service(name) == after.Service(name) && slices.Equal(before.Slices(name), after.Slices(name))
 				if !same && !slices.Contains(c.Services, name) {
 					t.Fatalf("%s is different and not named in %v", name, c.Services)
+				}
+			}
+			for _, name := range []Name{{"ns", "p"}, {"ns", "q"}, {"ns", "r"}, {"ns", "s"}} {
+				if before.Pod(name) != after.Pod(name) && !slices.Contains(c.Pods, name) {
+					t.Fatalf("pod %s is different and not named in %v", name, c.Pods)
 				}
 			}
 		}
@@ -260,6 +305,36 @@ func TestSubscriptionCoalescesAndStaysBounded(t *testing.T) {
 	}
 	if c, _ := sub.Next(t.Context()); !c.Full || c.Services != nil {
 		t.Errorf("full %t with %d services, want full", c.Full, len(c.Services))
+	}
+}
+
+func TestSubscriptionSleepsThroughOtherKinds(t *testing.T) {
+	t.Parallel()
+	store := NewStore()
+	services, pods := store.Subscribe(Services, Namespaces), store.Subscribe(Pods)
+	defer services.Close()
+	defer pods.Close()
+	store.Update((*Edit).MarkSynced) // touches nothing, and is news to everybody
+	for _, sub := range []*Subscription{services, pods} {
+		if c, err := sub.Next(t.Context()); err != nil || !c.Full {
+			t.Fatalf("first change: %+v, %v", c, err)
+		}
+	}
+	pod, svc := Name{"ns", "p"}, Name{"ns", "a"}
+	store.Update(func(e *Edit) { e.PutPod(&Pod{Name: pod}) })
+	if len(services.signal) != 0 {
+		t.Error("a pod woke who follows Services")
+	}
+	if c, err := pods.Next(t.Context()); err != nil || !slices.Equal(c.Pods, []Name{pod}) || c.Snapshot.Pod(pod) == nil {
+		t.Errorf("change %+v, %v, want pod %s", c, err, pod)
+	}
+	store.Update(func(e *Edit) { e.PutService(&Service{Name: svc}); e.PutNamespace("ns") })
+	if len(pods.signal) != 0 {
+		t.Error("a Service woke who follows pods")
+	}
+	c, err := services.Next(t.Context())
+	if err != nil || !slices.Equal(c.Services, []Name{svc}) || c.Pods != nil || c.Snapshot.Pod(pod) == nil {
+		t.Errorf("change %+v, %v, want Service %s only", c, err, svc)
 	}
 }
 

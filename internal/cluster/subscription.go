@@ -6,40 +6,37 @@ import (
 	"slices"
 )
 
-// A Change is a Snapshot and what is different in it from the one the subscriber saw last.
+// A Change is a Snapshot and what is different in it from the one the subscriber saw last, of the kinds it follows.
 type Change struct {
 	Snapshot *Snapshot
 	// Full says that the subscriber must look at everything: its first Change, and one that has grown larger than
-	// the cluster. Services and Namespaces are nil then.
+	// the cluster. Services, Namespaces and Pods are nil then.
 	Full bool
 	// Services names, sorted, each Service that was itself put or deleted or had a slice put or deleted.
 	Services []Name
 	// Namespaces names, sorted, each namespace that came or went.
 	Namespaces []string
+	// Pods names, sorted, each pod of this node that was put or deleted.
+	Pods []Name
 }
 
 // A Subscription follows a Store. One goroutine at a time may call Next; Close is safe at any time.
 type Subscription struct {
 	store  *Store
+	kinds  kindSet
 	signal chan struct{} // holds a token when there is something to take
 
 	// Guarded by store.mu.
-	full       bool
-	services   map[Name]struct{}
-	namespaces map[string]struct{}
+	full bool
+	touched
 }
 
-// Subscribe starts to follow the Store. Whoever subscribes must call Close.
-func (s *Store) Subscribe() *Subscription {
+// Subscribe starts to follow these kinds, every kind when none is given: a subscriber sleeps through changes of others,
+// whose state its Snapshot may lag behind on. Whoever subscribes must call Close.
+func (s *Store) Subscribe(kinds ...Kind) *Subscription {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sub := &Subscription{
-		store:      s,
-		signal:     make(chan struct{}, 1),
-		full:       true,
-		services:   make(map[Name]struct{}),
-		namespaces: make(map[string]struct{}),
-	}
+	sub := &Subscription{store: s, kinds: kindsOf(kinds), signal: make(chan struct{}, 1), full: true}
 	s.subscriptions[sub] = struct{}{}
 	if s.Snapshot().Synced() {
 		sub.signal <- struct{}{}
@@ -77,18 +74,21 @@ func (s *Subscription) take() Change {
 	if !s.full {
 		c.Services = slices.SortedFunc(maps.Keys(s.services), compareNames)
 		c.Namespaces = slices.Sorted(maps.Keys(s.namespaces))
+		c.Pods = slices.SortedFunc(maps.Keys(s.pods), compareNames)
 	}
 	s.full = false
-	clear(s.services)
-	clear(s.namespaces)
+	s.forget()
 	return c
 }
 
 // note adds what an edit touched. The caller holds store.mu.
 func (s *Subscription) note(e *Edit) {
+	news := e.of(s.kinds)
+	if news.nothing() && !e.synced {
+		return
+	}
 	if !s.full {
-		maps.Copy(s.services, e.services)
-		maps.Copy(s.namespaces, e.namespaces)
+		s.add(news)
 		s.full = s.overgrown(&e.next)
 	}
 	if !e.next.synced {
@@ -98,10 +98,4 @@ func (s *Subscription) note(e *Edit) {
 	case s.signal <- struct{}{}:
 	default:
 	}
-}
-
-// overgrown keeps the keys of deleted objects from piling up behind a subscriber that stands still.
-func (s *Subscription) overgrown(now *Snapshot) bool {
-	const slack = 1024
-	return len(s.services) > now.services.len()+slack || len(s.namespaces) > now.namespaces.len()+slack
 }

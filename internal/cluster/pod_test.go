@@ -1,0 +1,119 @@
+package cluster
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func TestPodFrom(t *testing.T) {
+	t.Parallel()
+	created := metav1.Unix(1700000000, 0)
+	for name, tt := range map[string]struct {
+		in      corev1.Pod
+		want    Pod
+		wantErr string
+	}{
+		"scheduled, nothing else known": {
+			in:   corev1.Pod{Spec: corev1.PodSpec{NodeName: testNode}},
+			want: Pod{Node: testNode, Phase: PodPending},
+		},
+		"everything set": {
+			in: corev1.Pod{
+				ObjectMeta: metav1.ObjectMeta{
+					CreationTimestamp: created, DeletionTimestamp: &created,
+					Labels: map[string]string{"app": "cart"},
+					Annotations: map[string]string{
+						"k8s.aliyun.com/pod-ip-reservation": "true", "nearpath.io/x": "y", "kubernetes.io/ingress-bandwidth": "10M",
+						"kubernetes.io/egress-bandwidth": "20M", "kubernetes.io/config.source": "api", "other.io/k8s.aliyun.com/": "z",
+					},
+					OwnerReferences: []metav1.OwnerReference{
+						{Kind: "Gate", Name: "g"}, {Kind: "StatefulSet", Name: "cart", Controller: new(true)},
+					},
+				},
+				Spec: corev1.PodSpec{NodeName: testNode, HostNetwork: true, RuntimeClassName: new("runv")},
+				Status: corev1.PodStatus{
+					Phase: corev1.PodRunning, PodIP: "fd00::5", PodIPs: []corev1.PodIP{{IP: "fd00::5"}, {IP: "10.0.0.5"}},
+				},
+			},
+			want: Pod{
+				Node: testNode, Created: created.Time, HostNetwork: true, Owner: Owner{"StatefulSet", "cart"},
+				Addrs:  []netip.Addr{netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("fd00::5")},
+				Labels: map[string]string{"app": "cart"},
+				Annotations: map[string]string{
+					"k8s.aliyun.com/pod-ip-reservation": "true", "nearpath.io/x": "y", "kubernetes.io/ingress-bandwidth": "10M",
+					"kubernetes.io/egress-bandwidth": "20M",
+				},
+				RuntimeClass: "runv", Phase: PodRunning, Terminating: true,
+			},
+		},
+		"podIP alone": {
+			in:   corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodSucceeded, PodIP: "10.0.0.5"}},
+			want: Pod{Phase: PodSucceeded, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.5")}},
+		},
+		"a phase of a later API": {in: corev1.Pod{Status: corev1.PodStatus{Phase: "Dreaming"}}},
+		"bad address": {
+			in:      corev1.Pod{Status: corev1.PodStatus{PodIP: "10.0.0"}},
+			wantErr: `convert Pod shop/cart-0: status.podIP[0]: "10.0.0" is not an address`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tt.in.Namespace, tt.in.Name, tt.in.UID = "shop", "cart-0", "u1"
+			got, err := PodFrom(&tt.in)
+			if !errorHas(err, tt.wantErr) {
+				t.Fatalf("error %v, want %q", err, tt.wantErr)
+			}
+			if tt.wantErr != "" {
+				return
+			}
+			tt.want.Name, tt.want.UID = Name{"shop", "cart-0"}, "u1"
+			if diff := cmp.Diff(&tt.want, got, compareAddrs); diff != "" || !got.equal(&tt.want) {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestPodByIP(t *testing.T) {
+	t.Parallel()
+	addr := netip.MustParseAddr("10.0.0.5")
+	pod := func(name string, created int64, change func(*Pod)) *Pod {
+		p := &Pod{Name: Name{"ns", name}, Addrs: []netip.Addr{addr}, Phase: PodRunning, Created: time.Unix(created, 0)}
+		if change != nil {
+			change(p)
+		}
+		return p
+	}
+	terminating := func(p *Pod) { p.Terminating = true }
+	for name, tt := range map[string]struct {
+		pods []*Pod
+		want string
+	}{
+		"nobody":                          {},
+		"a pod whose init containers run": {pods: []*Pod{pod("a", 1, func(p *Pod) { p.Phase = PodPending })}, want: "a"},
+		"the host's own address":          {pods: []*Pod{pod("a", 1, func(p *Pod) { p.HostNetwork = true })}},
+		"a job that has ended":            {pods: []*Pod{pod("a", 1, func(p *Pod) { p.Phase = PodSucceeded })}},
+		"used again after a failed pod":   {pods: []*Pod{pod("a", 1, nil), pod("b", 2, func(p *Pod) { p.Phase = PodFailed })}, want: "a"},
+		"the younger":                     {pods: []*Pod{pod("a", 2, nil), pod("b", 1, nil)}, want: "a"},
+		"not the one that terminates":     {pods: []*Pod{pod("a", 1, nil), pod("b", 2, terminating)}, want: "a"},
+		"terminating, and alone":          {pods: []*Pod{pod("a", 1, terminating)}, want: "a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store := NewStore()
+			store.Replace(Objects{Pods: tt.pods})
+			got := ""
+			if owner := store.Snapshot().PodByIP(addr); owner != nil {
+				got = owner.Name.Name
+			}
+			if got != tt.want {
+				t.Errorf("%s belongs to %q, want %q", addr, got, tt.want)
+			}
+		})
+	}
+}
