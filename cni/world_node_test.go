@@ -54,7 +54,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { check0(t, host.Close()) })
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	check0(t, host.EnsureENI(ctx, hostnet.ENI{MAC: w.eniMAC, Slot: 1, Gateway: netip.MustParseAddr(eniGateway)}))
+	check0(t, host.EnsureENI(ctx, hostnet.ENI{MAC: w.eniMAC, Slot: 1, Nets: []hostnet.Net{{Subnet: netip.MustParsePrefix("10.9.0.0/24"), Gateway: netip.MustParseAddr(eniGateway)}}}))
 	w.server = must[*Server](t)(NewServer(Config{
 		Addresses: w.addresses, Pods: w.pods, NetNS: w.node.Path(), MTU: host.MTU, Log: slog.New(slog.DiscardHandler),
 	}))

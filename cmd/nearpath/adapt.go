@@ -21,7 +21,7 @@ func (h hostLinks) EnsureENI(ctx context.Context, e ipam.LeaseENI) error {
 }
 
 func eniOf(e ipam.LeaseENI) hostnet.ENI {
-	return hostnet.ENI{MAC: e.MAC, Slot: e.Slot, Gateway: e.Gateway}
+	return hostnet.ENI{MAC: e.MAC, Slot: e.Slot, Nets: []hostnet.Net{{Subnet: e.Subnet, Gateway: e.Gateway}}}
 }
 
 func (h hostLinks) RemoveENI(ctx context.Context, e ipam.LeaseENI) error {

@@ -23,21 +23,42 @@ func read(wanted Wanted) (Found, error) {
 	if err != nil {
 		return Found{}, fmt.Errorf("list links: %w", err)
 	}
-	var found Found
+	found := Found{Families: families(), Uplinks: map[Family]int{}}
 	for _, l := range links {
 		found.Links = append(found.Links, linkFrom(l.Attrs()))
 	}
-	if err := readRoutes(&found); err != nil {
-		return Found{}, err
-	}
-	if err := readRules(&found); err != nil {
-		return Found{}, err
+	for _, f := range found.Families {
+		if err := readRoutes(&found, f); err != nil {
+			return Found{}, err
+		}
+		if err := readRules(&found, f); err != nil {
+			return Found{}, err
+		}
 	}
 	if err := readLoopback(&found); err != nil {
 		return Found{}, err
 	}
-	found.Sysctls, err = readSysctls(sysctlKeys(wanted, found.Links))
+	if found.NAT, err = readNAT(); err != nil {
+		return Found{}, err
+	}
+	found.Sysctls, err = readSysctls(sysctlKeys(wanted, found))
 	return found, err
+}
+
+// families are those of the running kernel, which may have been started with ipv6.disable=1.
+func families() []Family {
+	if _, err := os.Stat(filepath.Join(sysctlRoot, "net/ipv6")); err != nil {
+		return []Family{IPv4}
+	}
+	return []Family{IPv4, IPv6}
+}
+
+// kernel is the family's number for the kernel (AF_INET, AF_INET6).
+func (f Family) kernel() int {
+	if f == IPv6 {
+		return netlink.FAMILY_V6
+	}
+	return netlink.FAMILY_V4
 }
 
 func linkFrom(a *netlink.LinkAttrs) Link {
@@ -47,18 +68,18 @@ func linkFrom(a *netlink.LinkAttrs) Link {
 	}
 }
 
-func readRoutes(found *Found) error {
-	all, err := netlinksafe.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+func readRoutes(found *Found, f Family) error {
+	all, err := netlinksafe.RouteListFiltered(f.kernel(), &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	if err != nil {
-		return fmt.Errorf("list routes: %w", err)
+		return fmt.Errorf("list IPv%d routes: %w", f, err)
 	}
 	best := 0
 	for _, r := range all {
-		if !isDefault(r.Dst) {
+		if !isDefault(r.Dst) || r.Type != unix.RTN_UNICAST {
 			continue
 		}
-		if r.Table == tableMain && r.LinkIndex != 0 && (found.Uplink == 0 || r.Priority < best) {
-			found.Uplink, best = r.LinkIndex, r.Priority
+		if r.Table == tableMain && r.LinkIndex != 0 && (found.Uplinks[f] == 0 || r.Priority < best) {
+			found.Uplinks[f], best = r.LinkIndex, r.Priority
 		}
 		if r.Protocol == Protocol {
 			gateway, _ := netip.AddrFromSlice(r.Gw)
@@ -76,15 +97,15 @@ func isDefault(dst *net.IPNet) bool {
 	return ones == 0
 }
 
-func readRules(found *Found) error {
-	all, err := netlinksafe.RuleList(netlink.FAMILY_V4)
+func readRules(found *Found, f Family) error {
+	all, err := netlinksafe.RuleList(f.kernel())
 	if err != nil {
-		return fmt.Errorf("list rules: %w", err)
+		return fmt.Errorf("list IPv%d rules: %w", f, err)
 	}
 	for _, r := range all {
 		if r.Protocol == Protocol {
 			found.Rules = append(found.Rules, Rule{
-				Priority: r.Priority, Table: r.Table,
+				Family: f, Priority: r.Priority, Table: r.Table, Mark: r.Mark,
 				SuppressPrefixLen: r.SuppressPrefixlen, SuppressIfGroup: r.SuppressIfgroup,
 			})
 		}
@@ -157,6 +178,10 @@ func applyOne(op Op) error {
 		return ignore(netlink.RuleDel(kernelRule(o.Rule)), unix.ENOENT)
 	case AddLoopback:
 		return addLoopback(o.Addr)
+	case SetNAT:
+		return setNAT(o.NAT)
+	case DeleteNAT:
+		return deleteNAT()
 	default:
 		panic(fmt.Sprintf("unknown op %T", op))
 	}
@@ -167,16 +192,20 @@ func byIndex(index int) netlink.Link {
 }
 
 func kernelRoute(r Route) *netlink.Route {
+	bits := r.Gateway.BitLen()
 	return &netlink.Route{
 		Table: r.Table, LinkIndex: r.Link, Gw: r.Gateway.AsSlice(), Protocol: Protocol,
-		Flags: int(netlink.FLAG_ONLINK), Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)},
+		Flags: int(netlink.FLAG_ONLINK), Dst: &net.IPNet{IP: make(net.IP, bits/8), Mask: net.CIDRMask(0, bits)},
 	}
 }
 
 func kernelRule(r Rule) *netlink.Rule {
 	k := netlink.NewRule()
-	k.Family, k.Priority, k.Table, k.Protocol = netlink.FAMILY_V4, r.Priority, r.Table, Protocol
+	k.Family, k.Priority, k.Table, k.Protocol = r.Family.kernel(), r.Priority, r.Table, Protocol
 	k.SuppressPrefixlen, k.SuppressIfgroup = r.SuppressPrefixLen, r.SuppressIfGroup
+	if r.Mark != 0 {
+		k.Mark, k.Mask = r.Mark, &r.Mark
+	}
 	return k
 }
 

@@ -1,11 +1,12 @@
-// Package hostnet keeps the node's side of pod networking: the links of the ENIs, one route table per ENI, the rule
-// that lets host-local networks win over those tables, the sysctls of the links, and the node DNS address.
+// Package hostnet keeps the node's side of pod networking: the links of the ENIs, one route table per ENI and family, the
+// rule that lets host-local networks win over those tables, the sysctls of the links, the node DNS address, and, where it
+// is asked for, the node's address for what pods send outside the VPC.
 //
-// Build is pure: it compares what is wanted with what the kernel has and returns Ops, values that print as the iproute2
-// command they stand for. Host is the Task that reads the kernel, builds and applies, and does so again when somebody
-// changes links, routes or rules.
+// Build is pure: it compares what is wanted with what the kernel has and returns Ops, values that print as the command
+// they stand for, of iproute2 or nft. Host is the Task that reads the kernel, builds and applies, and does so again when
+// somebody changes links, routes, rules or our nftables table. No program is called.
 //
 // ENIs are known by MAC address alone, because names change with the order of attachment. A route table belongs to a
-// slot, which the address pool gives an ENI for its whole life. Every rule and route carries Protocol, so that what is
-// ours is told from what is not; nothing else is deleted.
+// slot, which the address pool gives an ENI for its whole life. Every rule and route carries Protocol, and in nftables
+// there is one table of ours, so that what is ours is told from what is not; nothing else is changed or deleted.
 package hostnet

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
-	"github.com/vishvananda/netlink/nl"
-	"golang.org/x/sys/unix"
 )
 
 // ErrLinkAbsent says that the node has no link with an ENI's MAC address (yet).
@@ -29,6 +27,8 @@ type Config struct {
 	NetNS string
 	// NodeDNS is the address to keep on lo; the zero address means none.
 	NodeDNS netip.Addr
+	// Egress is how pods reach the outside until SetEgress says otherwise.
+	Egress Egress
 	// Interval is how often the state is compared without an event; zero means 10 seconds.
 	Interval time.Duration
 	Log      *slog.Logger
@@ -46,12 +46,16 @@ type Host struct {
 	mu      sync.Mutex // guards what follows
 	enis    map[string]ENI
 	dns     netip.Addr
+	egress  Egress
 	mtu     int
 	changed chan struct{} // closed and replaced after an event
 }
 
 // New returns a Host that wants no ENI yet. Close releases its namespace.
 func New(c Config) (*Host, error) {
+	if err := c.Egress.Check(); err != nil {
+		return nil, err
+	}
 	open := ns.GetCurrentNS
 	if c.NetNS != "" {
 		open = func() (ns.NetNS, error) { return ns.GetNS(c.NetNS) }
@@ -62,7 +66,7 @@ func New(c Config) (*Host, error) {
 	}
 	return &Host{
 		netns: netns, interval: cmp.Or(c.Interval, 10*time.Second), log: c.Log, ready: make(chan struct{}),
-		enis: map[string]ENI{}, dns: c.NodeDNS, changed: make(chan struct{}),
+		enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}),
 	}, nil
 }
 
@@ -89,9 +93,12 @@ func (h *Host) Want(e ENI) {
 	h.enis[e.MAC] = e
 }
 
-// EnsureENI wants the ENI from now on and returns when its link is up, carries frames and is routed. It waits for the link to appear for
-// as long as the context lasts; the error then matches ErrLinkAbsent.
+// EnsureENI wants the ENI from now on and returns when its link is up, carries frames and is routed. It waits for the
+// link to appear for as long as the context lasts; the error then matches ErrLinkAbsent.
 func (h *Host) EnsureENI(ctx context.Context, e ENI) error {
+	if err := e.Check(); err != nil {
+		return err
+	}
 	h.Want(e)
 	for {
 		h.mu.Lock()
@@ -101,7 +108,7 @@ func (h *Host) EnsureENI(ctx context.Context, e ENI) error {
 		if err != nil {
 			return err
 		}
-		if !slices.Contains(absent, e) {
+		if !slices.ContainsFunc(absent, func(a ENI) bool { return a.MAC == e.MAC }) {
 			return nil
 		}
 		// The timer is for a Host whose Run has not been started.
@@ -126,6 +133,19 @@ func (h *Host) RemoveENI(_ context.Context, mac string) error {
 	return err
 }
 
+// SetEgress changes how pods reach the outside, from now on. Connections to the outside that are open when the mode
+// changes break.
+func (h *Host) SetEgress(e Egress) error {
+	if err := e.Check(); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.egress = e
+	h.mu.Unlock()
+	_, err := h.compare()
+	return err
+}
+
 // Run keeps the state until the context ends. It leaves everything in place: pods go on without the agent.
 func (h *Host) Run(ctx context.Context) error {
 	events, stop, err := h.subscribe()
@@ -139,7 +159,7 @@ func (h *Host) Run(ctx context.Context) error {
 		switch {
 		case err != nil:
 			h.log.Error("host network not as wanted", "err", err)
-		case !slices.Equal(absent, known):
+		case !slices.EqualFunc(absent, known, func(a, b ENI) bool { return a.MAC == b.MAC }):
 			h.log.Info("ENI links awaited", "absent", absent)
 			known = absent
 		}
@@ -207,67 +227,11 @@ func (h *Host) compare() (absent []ENI, err error) {
 func (h *Host) wanted() Wanted {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return Wanted{ENIs: sorted(slices.Collect(maps.Values(h.enis))), NodeDNS: h.dns}
+	return Wanted{ENIs: sorted(slices.Collect(maps.Values(h.enis))), NodeDNS: h.dns, Egress: h.egress}
 }
 
 func (h *Host) noteMTU(found Found) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, l := range found.Links {
-		if l.Index == found.Uplink {
-			h.mtu = l.MTU
-		}
-	}
-}
-
-// subscribe delivers a signal when links, routes or rules change, until stop is called.
-func (h *Host) subscribe() (events <-chan struct{}, stop func(), err error) {
-	var socket *nl.NetlinkSocket
-	err = h.netns.Do(func(ns.NetNS) (err error) {
-		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE)
-		return err
-	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("subscribe to network changes: %w", err)
-	}
-	signal, stopped, ended := make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		if err := h.receive(socket, signal, stopped); err != nil {
-			h.log.Error("network changes are no longer seen at once", "err", err)
-		}
-	}()
-	stop = func() {
-		close(stopped)
-		socket.Close() // ends the reader
-		<-ended
-	}
-	return signal, stop, nil
-}
-
-func (h *Host) receive(socket *nl.NetlinkSocket, signal chan<- struct{}, stopped <-chan struct{}) error {
-	for {
-		_, _, err := socket.Receive()
-		select {
-		case <-stopped:
-			return nil
-		default:
-		}
-		if err != nil && !errors.Is(err, unix.ENOBUFS) { // a full buffer is an event too: something has changed
-			return err
-		}
-		h.announce()
-		select {
-		case signal <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// announce wakes those who wait for a link.
-func (h *Host) announce() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	close(h.changed)
-	h.changed = make(chan struct{})
+	h.mtu = cmp.Or(found.mtu(), h.mtu)
 }

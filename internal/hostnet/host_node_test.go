@@ -118,7 +118,9 @@ func mustEnsure(t *testing.T, h *Host, e ENI) {
 	}
 }
 
-func theENI() ENI { return ENI{MAC: eniMAC, Slot: 1, Gateway: netip.MustParseAddr(gatewayIP)} }
+func theENI() ENI {
+	return ENI{MAC: eniMAC, Slot: 1, Nets: []Net{network(gatewayIP + "/24"), network("fd00:1::253/64")}}
+}
 
 // asWanted reads the kernel and says what is still to be done.
 func asWanted(t *testing.T, n *netlab.NetNS, wanted Wanted) []Op {
@@ -160,12 +162,18 @@ func TestHostIsBroughtIntoStateAndKept(t *testing.T) {
 			t.Errorf("MTU is %d", h.MTU())
 		}
 		for name, breakIt := range map[string]func() error{
-			"rule":      func() error { return netlink.RuleDel(kernelRule(mainRule())) },
+			"rule":      func() error { return netlink.RuleDel(kernelRule(mainRule(IPv4))) },
+			"IPv6 rule": func() error { return netlink.RuleDel(kernelRule(mainRule(IPv6))) },
 			"link down": func() error { return withENI(netlink.LinkSetDown) },
 			"group":     func() error { return withENI(func(l netlink.Link) error { return netlink.LinkSetGroup(l, 0) }) },
 			"route": func() error {
 				return withENI(func(l netlink.Link) error {
 					return netlink.RouteDel(kernelRoute(Route{Table: 1001, Link: l.Attrs().Index, Gateway: netip.MustParseAddr(gatewayIP)}))
+				})
+			},
+			"IPv6 route": func() error {
+				return withENI(func(l netlink.Link) error {
+					return netlink.RouteDel(kernelRoute(Route{Table: 1001, Link: l.Attrs().Index, Gateway: netip.MustParseAddr("fd00:1::253")}))
 				})
 			},
 			"lo address": func() error {
@@ -205,7 +213,7 @@ func withENI(f func(netlink.Link) error) error {
 func TestEnsureWaitsForTheLink(t *testing.T) {
 	n := node(t)
 	h := running(t, n)
-	late := ENI{MAC: otherMAC, Slot: 2, Gateway: netip.MustParseAddr("10.2.0.253")}
+	late := ENI{MAC: otherMAC, Slot: 2, Nets: []Net{network("10.2.0.253/24")}}
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if err := h.EnsureENI(short, late); !errors.Is(err, ErrLinkAbsent) {
@@ -227,7 +235,7 @@ func TestEnsureWaitsForTheLink(t *testing.T) {
 func TestForeignRoutingIsLeftAlone(t *testing.T) {
 	n := node(t)
 	inside(t, n, func() error {
-		r := kernelRule(mainRule())
+		r := kernelRule(mainRule(IPv4))
 		r.Protocol = unix.RTPROT_STATIC
 		l, err := netlink.LinkByName("eth5")
 		if err != nil {

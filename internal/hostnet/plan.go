@@ -9,33 +9,46 @@ import (
 	"strconv"
 )
 
-// What marks and orders the node's routing.
+// A Family is an IP version.
+type Family int
+
+// The two families. What is done for one is done for the other, if the kernel has it.
 const (
-	// Protocol is the rtnetlink protocol number of all our rules and routes ("ip route ... proto 110").
-	Protocol = 0x6e
-	// LinkGroup holds the ENIs and the uplink. The rule at PriorityMain skips routes out of the group's links.
-	LinkGroup = 0x6e70
-	// PriorityMain comes before PriorityPod: the main table decides first, except by its default route and by routes out
-	// of an uplink. So a pod reaches other pods and host-local networks such as a docker bridge directly, and everything
-	// else leaves by the ENI that owns its address.
-	PriorityMain = 1500
-	// PriorityPod is for the rules "from <pod address> lookup Table(slot)".
-	PriorityPod = 2048
-	// tableBase plus the slot is an ENI's table; tables up to tableEnd are ours.
-	tableBase, tableEnd = 1000, 2000
+	IPv4 Family = 4
+	IPv6 Family = 6
 )
 
-// tableMain is the kernel's main table (RT_TABLE_MAIN).
-const tableMain = 254
-
-// Table is the route table of an ENI's slot.
-func Table(slot int) int { return tableBase + slot }
+func familyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
 
 // An ENI is what is wanted of one interface.
 type ENI struct {
-	MAC     string // lower case, colon separated
-	Slot    int    // at least 1
+	MAC  string // lower case, colon separated
+	Slot int    // at least 1
+	Nets []Net  // at most one of a family
+}
+
+// A Net is a vSwitch's subnet and the gateway in it.
+type Net struct {
+	Subnet  netip.Prefix
 	Gateway netip.Addr
+}
+
+// Check names the first thing in e that cannot be.
+func (e ENI) Check() error {
+	if e.Slot < 1 || Table(e.Slot) >= tableEnd {
+		return fmt.Errorf("ENI %s: slot %d: want 1 to %d", e.MAC, e.Slot, tableEnd-tableBase-1)
+	}
+	for _, n := range e.Nets {
+		if !n.Gateway.IsValid() || !n.Subnet.IsValid() || familyOf(n.Gateway) != familyOf(n.Subnet.Addr()) {
+			return fmt.Errorf("ENI %s: subnet %s with gateway %s: want both of one family", e.MAC, n.Subnet, n.Gateway)
+		}
+	}
+	return nil
 }
 
 // Wanted is the state that the node should be in.
@@ -43,17 +56,23 @@ type Wanted struct {
 	ENIs []ENI
 	// NodeDNS is the address of the node's DNS listener; the zero address means none.
 	NodeDNS netip.Addr
+	Egress  Egress
+	// SpreadIRQs asks for Spread, which is done once for a link and not kept.
+	SpreadIRQs bool
 }
 
 // Found is the state that the kernel is in, as far as Build looks at it.
 type Found struct {
-	Links []Link
-	// Uplink is the index of the link with the main table's default route, 0 if there is none.
-	Uplink   int
+	Families []Family // those the kernel has
+	Links    []Link
+	// Uplinks are the indices of the links with the main table's default routes. A family without one is not in it.
+	Uplinks  map[Family]int
 	Rules    []Rule  // ours only
 	Routes   []Route // ours only
 	Sysctls  map[string]string
 	Loopback []netip.Prefix // addresses of lo
+	// NAT is what our nftables table does, nil if there is none. A table that somebody has changed is an empty NAT.
+	NAT *NAT
 }
 
 // A Link is a network interface of the node.
@@ -68,23 +87,10 @@ type Link struct {
 	Running bool
 }
 
-// A Rule is the rule at PriorityMain; the pods' rules are not this package's.
-type Rule struct {
-	Priority, Table                    int
-	SuppressPrefixLen, SuppressIfGroup int
-}
-
-// A Route is a default route of an ENI's table.
-type Route struct {
-	Table   int
-	Link    int // index
-	Gateway netip.Addr
-}
-
 // An Op is one change to the kernel. It prints as the command that would do the same.
 type Op interface{ String() string }
 
-// The changes that Build asks for.
+// The changes to links and settings that Build asks for.
 type (
 	// SetSysctl writes Key, a path below /proc/sys.
 	SetSysctl struct{ Key, Value string }
@@ -97,17 +103,6 @@ type (
 	}
 	// SetUp brings a link up.
 	SetUp struct{ Link Link }
-	// SetRoute sets the default route of a table by the link Dev.
-	SetRoute struct {
-		Route Route
-		Dev   string
-	}
-	// DeleteRoute deletes a default route of ours.
-	DeleteRoute struct{ Route Route }
-	// AddRule adds a rule of ours.
-	AddRule struct{ Rule Rule }
-	// DeleteRule deletes a rule of ours.
-	DeleteRule struct{ Rule Rule }
 	// AddLoopback gives lo an address.
 	AddLoopback struct{ Addr netip.Prefix }
 )
@@ -118,39 +113,20 @@ func (o SetGroup) String() string {
 }
 func (o SetMTU) String() string { return fmt.Sprintf("ip link set dev %s mtu %d", o.Link.Name, o.MTU) }
 func (o SetUp) String() string  { return fmt.Sprintf("ip link set dev %s up", o.Link.Name) }
-func (o SetRoute) String() string {
-	return fmt.Sprintf("ip route replace default via %s dev %s onlink table %d proto %d", o.Route.Gateway, o.Dev, o.Route.Table, Protocol)
-}
-func (o DeleteRoute) String() string {
-	return fmt.Sprintf("ip route del default via %s table %d proto %d", o.Route.Gateway, o.Route.Table, Protocol)
-}
-func (o AddRule) String() string    { return "ip rule add " + o.Rule.String() }
-func (o DeleteRule) String() string { return "ip rule del " + o.Rule.String() }
 func (o AddLoopback) String() string {
 	return fmt.Sprintf("ip address add %s dev lo scope host", o.Addr)
-}
-
-func (r Rule) String() string {
-	return fmt.Sprintf("pref %d lookup %d suppress_prefixlength %d suppress_ifgroup %d proto %d",
-		r.Priority, r.Table, r.SuppressPrefixLen, r.SuppressIfGroup, Protocol)
-}
-
-// mainRule is the rule at PriorityMain.
-func mainRule() Rule {
-	return Rule{Priority: PriorityMain, Table: tableMain, SuppressPrefixLen: 0, SuppressIfGroup: LinkGroup}
 }
 
 // Build returns the changes that lead from found to wanted, in the order in which they must be made, and the wanted
 // ENIs whose links are not there or carry no frames yet. Building again after they are made gives none.
 func Build(wanted Wanted, found Found) (ops []Op, absent []ENI) {
 	b := builder{found: found}
-	b.sysctl("net/ipv4/ip_forward", "1")
-	uplink, hasUplink := b.link(func(l Link) bool { return l.Index == found.Uplink })
-	if hasUplink {
-		b.group(uplink)
+	b.forwarding(wanted.ENIs)
+	for _, l := range found.uplinks() {
+		b.group(l)
 	}
 	for _, e := range sorted(wanted.ENIs) {
-		link, ok := b.link(func(l Link) bool { return l.MAC == e.MAC })
+		link, ok := found.link(func(l Link) bool { return l.MAC == e.MAC })
 		if !ok {
 			absent = append(absent, e)
 			continue
@@ -158,10 +134,10 @@ func Build(wanted Wanted, found Found) (ops []Op, absent []ENI) {
 		if !link.Running {
 			absent = append(absent, e)
 		}
-		b.eni(e, link, uplink.MTU)
+		b.eni(e, link)
 	}
 	b.staleRoutes(wanted.ENIs)
-	b.rules()
+	b.egress(wanted)
 	b.loopback(wanted.NodeDNS)
 	return b.ops, absent
 }
@@ -170,20 +146,48 @@ func sorted(enis []ENI) []ENI {
 	return slices.SortedFunc(slices.Values(enis), func(a, b ENI) int { return cmp.Compare(a.Slot, b.Slot) })
 }
 
+// nets are the ENI's in families that the kernel has. Pods of the others fail when they get their address.
+func (f Found) nets(e ENI) []Net {
+	return slices.DeleteFunc(slices.Clone(e.Nets), func(n Net) bool { return !slices.Contains(f.Families, familyOf(n.Gateway)) })
+}
+
+func (f Found) link(match func(Link) bool) (Link, bool) {
+	i := slices.IndexFunc(f.Links, match)
+	if i < 0 {
+		return Link{}, false
+	}
+	return f.Links[i], true
+}
+
+func (f Found) uplink(family Family) (Link, bool) {
+	index := f.Uplinks[family]
+	return f.link(func(l Link) bool { return l.Index == index && index != 0 })
+}
+
+// uplinks are all of them, that of IPv4 first. Mostly they are one.
+func (f Found) uplinks() (links []Link) {
+	for _, family := range f.Families {
+		if l, ok := f.uplink(family); ok && !slices.Contains(links, l) {
+			links = append(links, l)
+		}
+	}
+	return links
+}
+
+// mtu is that of the first uplink, 0 if there is none.
+func (f Found) mtu() int {
+	for _, l := range f.uplinks() {
+		return l.MTU
+	}
+	return 0
+}
+
 type builder struct {
 	found Found
 	ops   []Op
 }
 
 func (b *builder) add(op Op) { b.ops = append(b.ops, op) }
-
-func (b *builder) link(match func(Link) bool) (Link, bool) {
-	i := slices.IndexFunc(b.found.Links, match)
-	if i < 0 {
-		return Link{}, false
-	}
-	return b.found.Links[i], true
-}
 
 // sysctl leaves out what the kernel does not have, such as the IPv6 keys of a kernel without IPv6.
 func (b *builder) sysctl(key, value string) {
@@ -198,60 +202,61 @@ func (b *builder) group(l Link) {
 	}
 }
 
+const (
+	forwardV4, forwardV6 = "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"
+	allRPFilter          = "net/ipv4/conf/all/rp_filter"
+)
+
+func rpFilter(link string) string    { return "net/ipv4/conf/" + link + "/rp_filter" }
+func acceptRA(link string) string    { return "net/ipv6/conf/" + link + "/accept_ra" }
+func acceptDAD(link string) string   { return "net/ipv6/conf/" + link + "/accept_dad" }
+func disableIPv6(link string) string { return "net/ipv6/conf/" + link + "/disable_ipv6" }
+
+// forwarding turns the node into a router for its pods. With IPv6 that has a price: a router believes no router
+// advertisements (RFC 4861 section 6.2.7), so an uplink that does is told first to go on (accept_ra=2).
+func (b *builder) forwarding(enis []ENI) {
+	b.sysctl(forwardV4, "1")
+	if !slices.ContainsFunc(enis, b.hasIPv6) {
+		return
+	}
+	for _, l := range b.found.uplinks() {
+		if b.found.Sysctls[acceptRA(l.Name)] == "1" {
+			b.sysctl(acceptRA(l.Name), "2")
+		}
+	}
+	b.sysctl(forwardV6, "1")
+}
+
+func (b *builder) hasIPv6(e ENI) bool {
+	return slices.ContainsFunc(b.found.nets(e), func(n Net) bool { return familyOf(n.Gateway) == IPv6 })
+}
+
 // eni orders the changes so that the link takes no traffic before it filters and advertises nothing.
-func (b *builder) eni(e ENI, link Link, mtu int) {
+func (b *builder) eni(e ENI, link Link) {
 	for _, s := range linkSysctls(link.Name) {
 		b.sysctl(s.Key, s.Value)
 	}
+	if b.hasIPv6(e) {
+		// The link's own address comes from its MAC, which nobody else has. Asking whether it is taken (RFC 4862 section 5.4)
+		// would keep the link from resolving the gateway for a second.
+		b.sysctl(disableIPv6(link.Name), "0")
+		b.sysctl(acceptDAD(link.Name), "0")
+	}
 	b.group(link)
-	if mtu != 0 && link.MTU != mtu {
+	if mtu := b.found.mtu(); mtu != 0 && link.MTU != mtu {
 		b.add(SetMTU{link, mtu})
 	}
 	if !link.Up {
 		b.add(SetUp{link})
 	}
-	route := Route{Table: Table(e.Slot), Link: link.Index, Gateway: e.Gateway}
-	// A route of a link that is down is gone, or goes with the next event; it is set again after the link is up.
-	if !link.Up || !slices.Contains(b.found.Routes, route) {
-		b.add(SetRoute{route, link.Name})
-	}
+	b.defaultRoutes(e, link)
 }
 
 // linkSysctls are the settings of an ENI's link. Reverse path filtering is loose, because a packet to a pod may come in
 // on an ENI while the route back to its sender leaves by the uplink.
 func linkSysctls(name string) []SetSysctl {
 	v4, v6 := "net/ipv4/conf/"+name+"/", "net/ipv6/conf/"+name+"/"
-	return []SetSysctl{{v4 + "rp_filter", "2"}, {v4 + "forwarding", "1"}, {v6 + "accept_ra", "0"}, {v6 + "forwarding", "1"}}
-}
-
-// staleRoutes deletes our routes in tables of slots that nobody has. A route of a wanted slot with another link or
-// gateway is not stale: setting the right one replaces it.
-func (b *builder) staleRoutes(enis []ENI) {
-	slots := map[int]bool{}
-	for _, e := range enis {
-		slots[Table(e.Slot)] = true
-	}
-	for _, r := range b.found.Routes {
-		if r.Table > tableBase && r.Table < tableEnd && !slots[r.Table] {
-			b.add(DeleteRoute{r})
-		}
-	}
-}
-
-func (b *builder) rules() {
-	kept := false
-	for _, r := range b.found.Rules {
-		switch {
-		case r.Priority != PriorityMain:
-		case r == mainRule() && !kept:
-			kept = true
-		default:
-			b.add(DeleteRule{r})
-		}
-	}
-	if !kept {
-		b.add(AddRule{mainRule()})
-	}
+	return []SetSysctl{{rpFilter(name), "2"}, {v4 + "forwarding", "1"}, {acceptRA(name), "0"}, {v6 + "forwarding", "1"}}
 }
 
 // loopback adds the node DNS address. Its scope must be host: the kernel takes the sender address of ARP requests on a
@@ -265,11 +270,15 @@ func (b *builder) loopback(addr netip.Addr) {
 	}
 }
 
-// sysctlKeys lists the keys that Build wants to know of, for the links of the wanted ENIs.
-func sysctlKeys(wanted Wanted, links []Link) []string {
-	keys := map[string]struct{}{"net/ipv4/ip_forward": {}}
-	for _, l := range links {
+// sysctlKeys lists the keys that Build wants to know of, for the links of the wanted ENIs and the uplinks.
+func sysctlKeys(wanted Wanted, found Found) []string {
+	keys := map[string]struct{}{forwardV4: {}, forwardV6: {}, allRPFilter: {}}
+	for _, l := range found.uplinks() {
+		keys[rpFilter(l.Name)], keys[acceptRA(l.Name)] = struct{}{}, struct{}{}
+	}
+	for _, l := range found.Links {
 		if slices.ContainsFunc(wanted.ENIs, func(e ENI) bool { return e.MAC == l.MAC }) {
+			keys[disableIPv6(l.Name)], keys[acceptDAD(l.Name)] = struct{}{}, struct{}{}
 			for _, s := range linkSysctls(l.Name) {
 				keys[s.Key] = struct{}{}
 			}

@@ -24,20 +24,28 @@ func bareNode() Found {
 			{Index: 2, Name: "eth0", MAC: "00:16:3e:00:00:01", MTU: 1400, Up: true, Running: true},
 			{Index: 3, Name: "eth1", MAC: "00:16:3e:00:00:02", MTU: 1500},
 		},
-		Uplink: 2,
+		Families: []Family{IPv4, IPv6}, Uplinks: map[Family]int{IPv4: 2},
 		Sysctls: map[string]string{
 			"net/ipv4/ip_forward": "0", "net/ipv4/conf/eth1/rp_filter": "1", "net/ipv4/conf/eth1/forwarding": "0",
-			"net/ipv6/conf/eth1/accept_ra": "1", // no IPv6 forwarding key: a kernel without it
+			"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/eth0/rp_filter": "1",
+			"net/ipv6/conf/all/forwarding": "0", "net/ipv6/conf/eth0/accept_ra": "1", "net/ipv6/conf/eth1/disable_ipv6": "1",
+			"net/ipv6/conf/eth1/accept_ra": "1", // no IPv6 forwarding key of the link: not every kernel has it
 		},
 		Loopback: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8")},
 	}
 }
 
+// network is a gateway's subnet.
+func network(gateway string) Net {
+	p := netip.MustParsePrefix(gateway)
+	return Net{p.Masked(), p.Addr()}
+}
+
 func twoENIs() Wanted {
 	return Wanted{
 		ENIs: []ENI{
-			{MAC: "00:16:3e:00:00:03", Slot: 2, Gateway: netip.MustParseAddr("10.2.0.253")},
-			{MAC: "00:16:3e:00:00:02", Slot: 1, Gateway: netip.MustParseAddr("10.1.0.253")},
+			{MAC: "00:16:3e:00:00:03", Slot: 2, Nets: []Net{network("10.2.0.253/24")}},
+			{MAC: "00:16:3e:00:00:02", Slot: 1, Nets: []Net{network("10.1.0.253/24"), network("fd00:1::253/64")}},
 		},
 		NodeDNS: netip.MustParseAddr("169.254.20.10"),
 	}
@@ -46,15 +54,20 @@ func twoENIs() Wanted {
 func TestBuildOnBareNode(t *testing.T) {
 	ops, absent := Build(twoENIs(), bareNode())
 	want := `sysctl -w net/ipv4/ip_forward=1
+sysctl -w net/ipv6/conf/eth0/accept_ra=2
+sysctl -w net/ipv6/conf/all/forwarding=1
 ip link set dev eth0 group 28272
 sysctl -w net/ipv4/conf/eth1/rp_filter=2
 sysctl -w net/ipv4/conf/eth1/forwarding=1
 sysctl -w net/ipv6/conf/eth1/accept_ra=0
+sysctl -w net/ipv6/conf/eth1/disable_ipv6=0
 ip link set dev eth1 group 28272
 ip link set dev eth1 mtu 1400
 ip link set dev eth1 up
 ip route replace default via 10.1.0.253 dev eth1 onlink table 1001 proto 110
+ip -6 route replace default via fd00:1::253 dev eth1 onlink table 1001 proto 110
 ip rule add pref 1500 lookup 254 suppress_prefixlength 0 suppress_ifgroup 28272 proto 110
+ip -6 rule add pref 1500 lookup 254 suppress_prefixlength 0 suppress_ifgroup 28272 proto 110
 ip address add 169.254.20.10/32 dev lo scope host
 `
 	if diff := cmp.Diff(want, text(ops)); diff != "" {
@@ -76,15 +89,17 @@ func TestBuildReplacesWhatIsNotWanted(t *testing.T) {
 	found.Routes = []Route{
 		{Table: 1001, Link: 9, Gateway: netip.MustParseAddr("10.1.0.1")}, // replaced
 		{Table: 1007, Link: 3, Gateway: netip.MustParseAddr("10.7.0.253")},
+		{Table: 1002, Link: 3, Gateway: netip.MustParseAddr("fd00:2::1")}, // a family that the ENI does not have
 		{Table: 300, Link: 3, Gateway: netip.MustParseAddr("10.7.0.253")}, // not in our range
 	}
-	wrong := mainRule()
+	wrong := mainRule(IPv4)
 	wrong.SuppressIfGroup = 1
-	found.Rules = []Rule{wrong, mainRule(), mainRule(), {Priority: PriorityPod, Table: 1001}}
+	found.Rules = []Rule{wrong, mainRule(IPv4), mainRule(IPv4), mainRule(IPv6), {Priority: PriorityPod, Table: 1001}}
 	ops, _ := Build(twoENIs(), found)
 	got := text(ops)
 	for _, line := range []string{
 		"ip route del default via 10.7.0.253 table 1007 proto 110\n",
+		"ip -6 route del default via fd00:2::1 table 1002 proto 110\n",
 		"ip rule del pref 1500 lookup 254 suppress_prefixlength 0 suppress_ifgroup 1 proto 110\n",
 		"ip rule del pref 1500 lookup 254 suppress_prefixlength 0 suppress_ifgroup 28272 proto 110\n",
 		"ip route replace default via 10.1.0.253 dev eth1",
@@ -120,7 +135,9 @@ func carry(found *Found, ops []Op) {
 		case SetUp:
 			edit(o.Link.Index, func(l *Link) { l.Up, l.Running = true, true })
 		case SetRoute:
-			found.Routes = append(removed(found.Routes, func(r Route) bool { return r.Table == o.Route.Table }), o.Route)
+			found.Routes = append(removed(found.Routes, func(r Route) bool {
+				return r.Table == o.Route.Table && familyOf(r.Gateway) == familyOf(o.Route.Gateway)
+			}), o.Route)
 		case DeleteRoute:
 			found.Routes = removed(found.Routes, func(r Route) bool { return r == o.Route })
 		case AddRule:
@@ -134,6 +151,10 @@ func carry(found *Found, ops []Op) {
 			}
 		case AddLoopback:
 			found.Loopback = append(found.Loopback, o.Addr)
+		case SetNAT:
+			found.NAT = &o.NAT
+		case DeleteNAT:
+			found.NAT = nil
 		}
 	}
 }
@@ -157,24 +178,48 @@ func TestBuildConverges(t *testing.T) {
 			l.Up, l.MTU = rapid.Bool().Draw(t, "up"), rapid.IntRange(1300, 1501).Draw(t, "mtu")
 			l.Group = rapid.SampledFrom([]int{0, 1, LinkGroup}).Draw(t, "group")
 		}
-		found.Uplink = rapid.IntRange(0, 3).Draw(t, "uplink")
+		for _, f := range found.Families {
+			found.Uplinks[f] = rapid.IntRange(0, 3).Draw(t, "uplink")
+		}
 		for range rapid.IntRange(0, 4).Draw(t, "routes") {
 			found.Routes = append(found.Routes, Route{
 				Table: rapid.IntRange(999, 1004).Draw(t, "table"), Link: rapid.IntRange(1, 4).Draw(t, "link"),
-				Gateway: netip.AddrFrom4([4]byte{10, 1, 0, byte(rapid.IntRange(252, 253).Draw(t, "gateway"))}),
+				Gateway: netip.MustParseAddr(rapid.SampledFrom([]string{"10.1.0.252", "10.1.0.253", "fd00:1::253"}).Draw(t, "gateway")),
 			})
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "rules") {
-			r := mainRule()
+			family := rapid.SampledFrom(found.Families).Draw(t, "family")
+			r := rapid.SampledFrom([]Rule{mainRule(family), outsideRule(family)}).Draw(t, "rule")
 			r.Priority += rapid.IntRange(0, 1).Draw(t, "priority")
 			r.SuppressPrefixLen = rapid.IntRange(-1, 0).Draw(t, "suppress")
 			found.Rules = append(found.Rules, r)
 		}
+		found.NAT = rapid.SampledFrom([]*NAT{nil, {}, {Uplinks: []string{"eth0"}}}).Draw(t, "nat")
 		wanted := twoENIs()
+		wanted.Egress = Egress{
+			Mode: rapid.SampledFrom([]EgressMode{"", EgressNone, EgressNodeSNAT}).Draw(t, "egress"),
+			VPC:  rapid.SliceOf(rapid.SampledFrom(prefixes("10.0.0.0/8", "fd00::/16"))).Draw(t, "VPC"),
+		}
 		ops, _ := Build(wanted, found)
 		carry(&found, ops)
 		if again, _ := Build(wanted, found); len(again) != 0 {
 			t.Fatalf("after\n%sstill\n%s", text(ops), text(again))
 		}
 	})
+}
+
+func TestENICheck(t *testing.T) {
+	good := network("10.1.0.253/24")
+	for want, e := range map[string]ENI{
+		"":          {Slot: 999, Nets: []Net{good, network("fd00::1/64")}},
+		"slot 0":    {Nets: []Net{good}},
+		"slot 1000": {Slot: 1000, Nets: []Net{good}},
+		"invalid":   {Slot: 1, Nets: []Net{{Subnet: good.Subnet}}},
+		"one fam":   {Slot: 1, Nets: []Net{{Subnet: good.Subnet, Gateway: netip.MustParseAddr("fd00::1")}}},
+	} {
+		err := e.Check()
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q: %v", want, err)
+		}
+	}
 }
