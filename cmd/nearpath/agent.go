@@ -187,9 +187,7 @@ func (a *agent) buildPool(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("learn which instance this is from %s: %w", a.cfg.Cloud.Metadata, err)
 	}
-	cloud, err := aliyun.NewClient(aliyun.Config{
-		RegionID: instance.RegionID, Endpoint: a.cfg.Cloud.Endpoint, Credentials: a.credentials(metadata), Logger: a.log,
-	})
+	cloud, err := a.cloud(instance.RegionID, metadata)
 	if err != nil {
 		return err
 	}
@@ -218,11 +216,20 @@ func (a *agent) buildPool(ctx context.Context) error {
 	return nil
 }
 
-func (a *agent) credentials(metadata *aliyun.Metadata) aliyun.Credentials {
-	if a.cfg.Cloud.AccessKeyID != "" {
-		return aliyun.StaticCredentials{AccessKeyID: a.cfg.Cloud.AccessKeyID, AccessKeySecret: a.cfg.Cloud.AccessKeySecret}
+func (a *agent) cloud(region string, metadata *aliyun.Metadata) (*aliyun.Client, error) {
+	c := a.cfg.Cloud
+	creds, source, err := aliyun.ChooseCredentials(aliyun.CredentialConfig{
+		AccessKeyID: c.AccessKeyID, AccessKeySecret: c.AccessKeySecret, File: c.CredentialFile, Metadata: metadata,
+		RegionID: region, STSEndpoint: c.STSEndpoint, Internal: c.Internal, InsecureHTTP: c.InsecureHTTP, Logger: a.log,
+	})
+	if err != nil {
+		return nil, err
 	}
-	return aliyun.NewRoleCredentials(metadata, "", a.log)
+	a.log.Info("cloud credentials chosen", "source", source)
+	return aliyun.NewClient(aliyun.Config{
+		RegionID: region, Endpoint: c.Endpoint, VPCEndpoint: c.VPCEndpoint, Internal: c.Internal, InsecureHTTP: c.InsecureHTTP,
+		Credentials: creds, RateLimits: c.RateLimits, Metrics: a.metrics, Logger: a.log,
+	})
 }
 
 func (a *agent) buildHealth(context.Context) error {

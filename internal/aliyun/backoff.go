@@ -29,6 +29,9 @@ func (b Backoff) again(try int, req request, err error) bool {
 	if try >= b.Tries {
 		return false
 	}
+	if _, ok := errors.AsType[*keysError](err); ok {
+		return false // the source of the keys has tried already
+	}
 	if errors.Is(err, ErrThrottled) || hasCode(err, codeOperationConflict) {
 		return true
 	}

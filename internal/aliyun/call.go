@@ -2,6 +2,7 @@ package aliyun
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk"
@@ -25,6 +27,8 @@ const (
 	attemptTimeout = 20 * time.Second
 )
 
+const userAgent = "nearpath"
+
 var regionPattern = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`) // what the SDK accepts
 
 // A product is an API of the cloud behind one endpoint.
@@ -33,6 +37,8 @@ type product struct {
 	version string
 	scheme  string // requests.HTTP or requests.HTTPS
 	host    string // host or host:port
+	// unsigned requests prove nothing, or by their parameters.
+	unsigned bool
 }
 
 // A request is one action of a product. Params hold neither empty values nor the common parameters.
@@ -74,7 +80,7 @@ func newCaller(cfg Config) (*caller, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
-	return c, c.metrics.register(cfg.Metrics)
+	return c, nil
 }
 
 // newTransport is the one connection pool under all attempts.
@@ -145,7 +151,7 @@ func (c *caller) inBudget(ctx context.Context, req request, t turn, last error) 
 func (c *caller) attempt(ctx context.Context, req request) ([]byte, error) {
 	keys, err := c.creds.Keys(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("get credentials for %s: %w", req.action, err)
+		return nil, newKeysError(ctx, req.action, err)
 	}
 	started := time.Now()
 	body, err := c.exchange(ctx, keys, req)
@@ -157,7 +163,12 @@ func (c *caller) exchange(ctx context.Context, keys Keys, req request) ([]byte, 
 	limited, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	ex := &exchange{ctx: limited, next: c.transport}
-	err := c.send(ex, keys, req)
+	var err error
+	if req.product.unsigned {
+		err = sendUnsigned(ex, req)
+	} else {
+		err = c.send(ex, keys, req)
+	}
 	switch {
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%s: %w", req.action, context.Cause(ctx))
@@ -176,7 +187,7 @@ func (c *caller) send(ex *exchange, keys Keys, req request) (err error) {
 			err = fmt.Errorf("SDK panicked: %v", p)
 		}
 	}()
-	client, err := sdk.NewClientWithOptions(c.region, &sdk.Config{Transport: ex, UserAgent: "nearpath"}, credential(keys))
+	client, err := sdk.NewClientWithOptions(c.region, &sdk.Config{Transport: ex, UserAgent: userAgent}, credential(keys))
 	if err != nil {
 		return fmt.Errorf("make an SDK client: %w", err)
 	}
@@ -198,6 +209,28 @@ func (c *caller) send(ex *exchange, keys Keys, req request) (err error) {
 	return err
 }
 
+// sendUnsigned makes the same kind of request without the SDK, which signs whatever it sends. The parameters of the
+// action go into the body: they hold what proves who asks.
+func sendUnsigned(ex *exchange, req request) error {
+	common := url.Values{
+		"Action": {req.action}, "Version": {req.product.version}, "Format": {"JSON"},
+		"Timestamp": {time.Now().UTC().Format("2006-01-02T15:04:05Z")}, "SignatureNonce": {rand.Text()},
+	}
+	form := url.Values{}
+	for k, v := range req.params {
+		form.Set(k, v)
+	}
+	target := url.URL{Scheme: strings.ToLower(req.product.scheme), Host: req.product.host, Path: "/", RawQuery: common.Encode()}
+	r, err := http.NewRequestWithContext(ex.ctx, http.MethodPost, target.String(), strings.NewReader(form.Encode()))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("User-Agent", userAgent)
+	_, err = ex.RoundTrip(r)
+	return err
+}
+
 func credential(k Keys) auth.Credential {
 	if k.SecurityToken == "" {
 		return &credentials.AccessKeyCredential{AccessKeyId: k.AccessKeyID, AccessKeySecret: k.AccessKeySecret}
@@ -206,6 +239,31 @@ func credential(k Keys) auth.Credential {
 		AccessKeyId: k.AccessKeyID, AccessKeySecret: k.AccessKeySecret, AccessKeyStsToken: k.SecurityToken,
 	}
 }
+
+// A keysError is an attempt that was never made, for want of keys. It matches one class and hides the rest: what the
+// source of the keys did not find is not what the caller asks for.
+type keysError struct {
+	action string
+	class  error
+	err    error
+}
+
+func newKeysError(ctx context.Context, action string, err error) *keysError {
+	e := &keysError{action: action, class: ErrForbidden, err: err}
+	switch {
+	case ctx.Err() != nil:
+		e.class = context.Cause(ctx)
+	case errors.Is(err, ErrUnavailable) || errors.Is(err, ErrThrottled):
+		e.class = ErrUnavailable
+	}
+	return e
+}
+
+// Error tells the whole of it.
+func (e *keysError) Error() string { return fmt.Sprintf("get credentials for %s: %v", e.action, e.err) }
+
+// Unwrap returns the class.
+func (e *keysError) Unwrap() error { return e.class }
 
 // A transportError is an attempt without an answer.
 type transportError struct {

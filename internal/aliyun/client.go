@@ -12,11 +12,16 @@ import (
 type Config struct {
 	RegionID string
 	// Endpoint of the ECS API: "host", "host:port", or either with http:// or https:// before it. Without a scheme it is
-	// HTTPS, or HTTP on loopback. Empty means the vendor's public endpoint of the region.
+	// HTTPS, or HTTP on loopback. Empty means the vendor's of the region.
 	Endpoint string
 	// VPCEndpoint of the VPC API, in the same forms. Empty means Endpoint if that is set, else the vendor's.
 	VPCEndpoint string
-	Credentials Credentials
+	// Internal chooses those of the vendor's endpoints that are reached from inside a VPC without a way to the Internet.
+	Internal bool
+	// InsecureHTTP allows endpoints with http:// that are not on loopback. The keys' secrets stay secret, but requests can
+	// be read, and answers forged: it is for simulated clouds.
+	InsecureHTTP bool
+	Credentials  Credentials
 	// RateLimits are calls per minute by action, such as "AssignPrivateIpAddresses": 30, each with a burst of a third of
 	// it. Actions it lacks have 30, DescribeNetworkInterfaces 60. While the cloud throttles an action its limit falls.
 	RateLimits map[string]int
@@ -49,24 +54,18 @@ func NewClient(cfg Config) (*Client, error) {
 	if vpcEndpoint == "" {
 		vpcEndpoint = ecsEndpoint
 	}
-	if c.ecs.scheme, c.ecs.host, err = endpointOf("ecs", cfg.RegionID, ecsEndpoint); err != nil {
+	where := location{region: cfg.RegionID, internal: cfg.Internal, insecure: cfg.InsecureHTTP}
+	if c.ecs.scheme, c.ecs.host, err = where.endpoint("ecs", ecsEndpoint); err != nil {
 		return nil, fmt.Errorf("configure the ECS client: %w", err)
 	}
-	if c.vpc.scheme, c.vpc.host, err = endpointOf("vpc", cfg.RegionID, vpcEndpoint); err != nil {
+	if c.vpc.scheme, c.vpc.host, err = where.endpoint("vpc", vpcEndpoint); err != nil {
 		return nil, fmt.Errorf("configure the VPC client: %w", err)
 	}
-	return c, nil
+	return c, c.caller.metrics.register(cfg.Metrics)
 }
 
 // SetRateLimits replaces Config.RateLimits. Calls that wait already go on under the new limits.
 func (c *Client) SetRateLimits(rates map[string]int) error { return c.caller.limits.resize(rates) }
-
-func endpointOf(service, region, endpoint string) (scheme, host string, err error) {
-	if endpoint == "" {
-		endpoint = service + "." + region + ".aliyuncs.com"
-	}
-	return parseEndpoint(endpoint)
-}
 
 // read sends an action of the ECS API that changes nothing.
 func (c *Client) read(ctx context.Context, action string, p params, answer any) error {

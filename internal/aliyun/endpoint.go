@@ -9,8 +9,28 @@ import (
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 )
 
-// parseEndpoint returns scheme and host. Plain HTTP is for loopback and for endpoints that ask for it by name.
-func parseEndpoint(endpoint string) (scheme, host string, err error) {
+// A location decides where the APIs are.
+type location struct {
+	region   string
+	internal bool // from inside a VPC
+	insecure bool // plain HTTP off loopback is allowed
+}
+
+// endpoint returns scheme and host of a product. Without a configured endpoint it is the vendor's regional one:
+// <product>.<region>.aliyuncs.com, or <product>-vpc.<region>.aliyuncs.com from inside a VPC.
+func (l location) endpoint(product, configured string) (scheme, host string, err error) {
+	if configured == "" {
+		if l.internal {
+			product += "-vpc"
+		}
+		configured = product + "." + l.region + ".aliyuncs.com"
+	}
+	return parseEndpoint(configured, l.insecure)
+}
+
+// parseEndpoint returns scheme and host. Requests carry the key ID and a signature in the clear, so plain HTTP is for
+// loopback, and beyond it only where insecure allows it and the endpoint asks for it.
+func parseEndpoint(endpoint string, insecure bool) (scheme, host string, err error) {
 	scheme, host, found := strings.Cut(endpoint, "://")
 	if !found {
 		scheme, host = "", endpoint
@@ -20,16 +40,14 @@ func parseEndpoint(endpoint string) (scheme, host string, err error) {
 	if err != nil || u.Host != host || u.Hostname() == "" {
 		return "", "", fmt.Errorf("endpoint %q is not host, host:port or a URL without a path", endpoint)
 	}
-	switch scheme {
-	case "http":
+	local := isLoopback(u.Hostname())
+	switch {
+	case scheme == "https", scheme == "" && !local:
+		return requests.HTTPS, host, nil
+	case scheme == "", scheme == "http" && (local || insecure):
 		return requests.HTTP, host, nil
-	case "https":
-		return requests.HTTPS, host, nil
-	case "":
-		if isLoopback(u.Hostname()) {
-			return requests.HTTP, host, nil
-		}
-		return requests.HTTPS, host, nil
+	case scheme == "http":
+		return "", "", fmt.Errorf("endpoint %q is plain HTTP and not on loopback: use https://, or allow it with insecureHTTP", endpoint)
 	}
 	return "", "", fmt.Errorf("endpoint %q has the scheme %q, want http or https", endpoint, scheme)
 }

@@ -18,8 +18,17 @@ var (
 	ErrNotFound = errors.New("not found in the cloud")
 	// ErrVSwitchFull: the vSwitch has too few free addresses for the request.
 	ErrVSwitchFull = errors.New("vSwitch has no free address")
-	// ErrQuota: a limit of the instance type, the security group or the account is reached.
+	// ErrQuota: a limit is reached. Those that call for different answers are also one of the four that follow, which
+	// match ErrQuota too.
 	ErrQuota = errors.New("cloud quota reached")
+	// ErrIPCount: the ENI has as many addresses of the family as its instance type allows.
+	ErrIPCount = fmt.Errorf("addresses of the ENI: %w", ErrQuota)
+	// ErrENICount: the instance has as many ENIs as its type allows.
+	ErrENICount = fmt.Errorf("ENIs of the instance: %w", ErrQuota)
+	// ErrENITotal: the account has as many ENIs as it may in the region.
+	ErrENITotal = fmt.Errorf("ENIs of the account: %w", ErrQuota)
+	// ErrGroupFull: a security group has as many members as it may.
+	ErrGroupFull = fmt.Errorf("members of the security group: %w", ErrQuota)
 	// ErrForbidden: the credentials are refused or lack a permission.
 	ErrForbidden = errors.New("refused by the cloud")
 	// ErrConflict: the object is in a state that does not allow the change now.
@@ -63,7 +72,7 @@ func (e *APIError) Is(target error) bool {
 	if class == nil && e.Code == "" && e.HTTPStatus == http.StatusTooManyRequests {
 		class = ErrThrottled
 	}
-	return class != nil && target == class
+	return class != nil && errors.Is(class, target)
 }
 
 // A codeFamily maps error codes to a class. A code that ends in "." or "*" stands for every code it begins.
@@ -77,14 +86,15 @@ var codeFamilies = []codeFamily{
 	{ErrForbidden, []string{
 		"Forbidden*", "NoPermission*", "InvalidAccessKeyId*", "SignatureDoesNotMatch", "SignatureNonceUsed",
 		"IncompleteSignature", "InvalidTimeStamp.", "InvalidSecurityToken*", "MissingSecurityToken",
-		"InvalidUserType.NotSupported", "Abs.InvalidAccount.NotFound",
+		"InvalidUserType.NotSupported", "Abs.InvalidAccount.NotFound", "AuthenticationFail*", "EntityNotExist.Role",
 	}},
 	{ErrThrottled, []string{"Throttling*"}},
 	{ErrVSwitchFull, []string{"InvalidVSwitchId.IpNotEnough", "QuotaExceeded.PrivateIpAddress"}},
-	{ErrQuota, []string{
-		"QuotaExceeded*", "MaxEniCountExceeded", "EniPerInstanceLimitExceeded", "SecurityGroupInstanceLimitExceed*",
-		"InvalidOperation.Ipv4CountExceeded", "InvalidOperation.Ipv6CountExceeded",
-	}},
+	{ErrIPCount, []string{"InvalidOperation.Ipv4CountExceeded", "InvalidOperation.Ipv6CountExceeded"}},
+	{ErrENICount, []string{"EniPerInstanceLimitExceeded"}},
+	{ErrENITotal, []string{"MaxEniCountExceeded"}},
+	{ErrGroupFull, []string{"SecurityGroupInstanceLimitExceed*"}},
+	{ErrQuota, []string{"QuotaExceeded*"}},
 	{ErrConflict, []string{
 		codeOperationConflict, "InvalidOperation.InvalidEniState", "InvalidOperation.InvalidEcsState",
 		"IncorrectStatus*", "IncorrectInstanceStatus*", "IdempotentProcessing", "IdempotentFailed",

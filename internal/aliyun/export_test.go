@@ -11,7 +11,10 @@ func (c *Client) Hasten() {
 }
 
 // SetClock replaces the clock.
-func (r *RoleCredentials) SetClock(now func() time.Time) { r.now = now }
+func (t *TemporaryCredentials) SetClock(now func() time.Time) { t.now = now }
+
+// SetClock replaces the clock.
+func (f *FileCredentials) SetClock(now func() time.Time) { f.now = now }
 
 // SetClock replaces the clock.
 func (m *Metadata) SetClock(now func() time.Time) { m.now = now }

@@ -3,6 +3,7 @@ package aliyun
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -16,7 +17,8 @@ func TestParseEndpoint(t *testing.T) {
 	for _, tc := range []struct{ in, scheme, host string }{
 		{"ecs.cn-hangzhou.aliyuncs.com", "HTTPS", "ecs.cn-hangzhou.aliyuncs.com"},
 		{"100.100.100.200:80", "HTTPS", "100.100.100.200:80"},
-		{"http://100.100.100.200", "HTTP", "100.100.100.200"},
+		{"http://100.100.100.200", "", ""},
+		{"http://127.0.0.1:80", "HTTP", "127.0.0.1:80"},
 		{"127.0.0.1:8080", "HTTP", "127.0.0.1:8080"},
 		{"[::1]:8080", "HTTP", "[::1]:8080"},
 		{"localhost:1", "HTTP", "localhost:1"},
@@ -28,37 +30,90 @@ func TestParseEndpoint(t *testing.T) {
 		{":80", "", ""},
 		{"gopher://x", "", ""},
 	} {
-		scheme, host, err := parseEndpoint(tc.in)
+		scheme, host, err := parseEndpoint(tc.in, false)
 		if scheme != tc.scheme || host != tc.host || (err == nil) != (tc.host != "") {
 			t.Errorf("parseEndpoint(%q) = %q, %q, %v; want %q, %q", tc.in, scheme, host, err, tc.scheme, tc.host)
 		}
 	}
+	if scheme, host, err := parseEndpoint("http://100.100.100.200:80", true); err != nil || scheme != "HTTP" || host != "100.100.100.200:80" {
+		t.Errorf("plain HTTP, allowed: %q, %q, %v", scheme, host, err)
+	}
 }
 
+func TestVendorsEndpoints(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		product  string
+		internal bool
+		want     string
+	}{
+		{"ecs", false, "ecs.cn-hangzhou.aliyuncs.com"}, {"ecs", true, "ecs-vpc.cn-hangzhou.aliyuncs.com"},
+		{"vpc", true, "vpc-vpc.cn-hangzhou.aliyuncs.com"}, {"sts", true, "sts-vpc.cn-hangzhou.aliyuncs.com"},
+	} {
+		scheme, host, err := location{region: "cn-hangzhou", internal: tc.internal, insecure: true}.endpoint(tc.product, "")
+		if err != nil || scheme != "HTTPS" || host != tc.want {
+			t.Errorf("endpoint of %s = %s %s, %v; want HTTPS %s", tc.product, scheme, host, err, tc.want)
+		}
+	}
+}
+
+// Every code that the API is known to answer with, each with any status: statuses differ between actions.
 func TestClassOf(t *testing.T) {
 	t.Parallel()
-	for code, want := range map[string]error{
-		"Throttling":                           ErrThrottled,
-		"Throttling.DeepPageSkip":              ErrThrottled,
-		"InvalidVSwitchId.IpNotEnough":         ErrVSwitchFull,
-		"QuotaExceeded.PrivateIpAddress":       ErrVSwitchFull,
-		"QuotaExceeded.Other":                  ErrQuota,
-		"InvalidAccessKeyId.NotFound":          ErrForbidden,
-		"InvalidSecurityToken.Expired":         ErrForbidden,
-		"Forbidden.RAM":                        ErrForbidden,
-		"InvalidTimeStamp.Expired":             ErrForbidden,
-		"InvalidEniId.NotFound":                ErrNotFound,
-		"InvalidAction.NotFound":               nil,
-		"Operation.Conflict":                   ErrConflict,
-		"Operation.ConflictOfAnotherKind":      nil,
-		"IncorrectInstanceStatus.Initializing": ErrConflict,
-		"System.Busy":                          ErrUnavailable,
-		"MissingParameter.X":                   nil,
-		"":                                     nil,
+	for _, family := range []struct {
+		class error
+		codes []string
+	}{
+		{ErrThrottled, []string{"Throttling", "Throttling.User", "Throttling.Api", "Throttling.DeepPageSkip"}},
+		{ErrVSwitchFull, []string{"InvalidVSwitchId.IpNotEnough", "QuotaExceeded.PrivateIpAddress"}},
+		{ErrQuota, []string{"QuotaExceeded.Other"}},
+		{ErrIPCount, []string{"InvalidOperation.Ipv4CountExceeded", "InvalidOperation.Ipv6CountExceeded"}},
+		{ErrENICount, []string{"EniPerInstanceLimitExceeded"}},
+		{ErrENITotal, []string{"MaxEniCountExceeded"}},
+		{ErrGroupFull, []string{"SecurityGroupInstanceLimitExceed", "SecurityGroupInstanceLimitExceeded"}},
+		{ErrForbidden, []string{
+			"Forbidden.RAM", "Forbidden.SubUser", "Forbidden.NotSupportRAM", "InvalidUserType.NotSupported", "NoPermission",
+			"InvalidAccessKeyId.NotFound", "InvalidAccessKeyId.Inactive", "Abs.InvalidAccount.NotFound", "SignatureDoesNotMatch",
+			"SignatureNonceUsed", "IncompleteSignature", "InvalidTimeStamp.Expired", "InvalidSecurityToken.Expired",
+			"MissingSecurityToken", "AuthenticationFail.NoPermission", "AuthenticationFail.OIDCToken.Expired", "EntityNotExist.Role",
+		}},
+		{ErrConflict, []string{
+			"Operation.Conflict", "InvalidOperation.InvalidEcsState", "InvalidOperation.InvalidEniState", "IdempotentFailed",
+			"IdempotentParameterMismatch", "IdempotentProcessing", "IncorrectStatus", "IncorrectInstanceStatus.Initializing",
+		}},
+		{ErrNotFound, []string{
+			"InvalidEniId.NotFound", "InvalidEcsId.NotFound", "InvalidVSwitchId.NotFound", "InvalidSecurityGroupId.NotFound",
+		}},
+		{ErrUnavailable, []string{"InternalError", "ServiceUnavailable", "System.Busy"}},
+		{nil, []string{
+			"", "MissingParameter", "MissingParameter.X", "InvalidParameter", "UnsupportedParameter", "InvalidInstanceID.Malformed",
+			"InvalidParams.EniId", "InvalidOperation.DetachPrimaryEniNotAllowed", "InvalidVSwitchId.IpInvalid",
+			"InvalidIp.IpUnassigned", "InvalidIp.IpRepeated", "InvalidIp.Address", "InvalidIp.IpAssigned",
+			"InvalidOperation.AvailabilityZoneMismatch", "InvalidOperation.VpcMismatch", "InvalidOperation.InvalidEniType",
+			"InvalidSecurityGroupId.NotVpc", "InvalidAction.NotFound", "Operation.ConflictOfAnotherKind",
+		}},
 	} {
-		if got := classOf(code); !errors.Is(got, want) {
-			t.Errorf("classOf(%q) = %v, want %v", code, got, want)
+		for _, code := range family.codes {
+			if got := classOf(code); got != family.class { //nolint:errorlint // the class itself, not what it wraps
+				t.Errorf("classOf(%q) = %v, want %v", code, got, family.class)
+			}
+			for _, status := range []int{200, 400, 403, 404, 429} {
+				err := fmt.Errorf("wrapped: %w", &APIError{Code: code, HTTPStatus: status})
+				for _, class := range classes() {
+					is := family.class != nil && errors.Is(family.class, class) || code == "" && status == 429 && class == ErrThrottled //nolint:errorlint // as above
+					if errors.Is(err, class) != is {
+						t.Errorf("%s with status %d: is %v: %v", code, status, class, !is)
+					}
+				}
+			}
 		}
+	}
+}
+
+func classes() []error {
+	return []error{
+		ErrThrottled, ErrNotFound, ErrVSwitchFull, ErrQuota, ErrIPCount, ErrENICount, ErrENITotal, ErrGroupFull, ErrForbidden,
+		ErrConflict, ErrUnavailable,
 	}
 }
 
@@ -96,6 +151,7 @@ func FuzzDecodeAnswers(f *testing.F) {
 	f.Add([]byte(`{"InstanceTypes":{"InstanceType":[{"EniQuantity":"2","EniPrivateIpAddressQuantity":1e3}]},"VSwitches":{"VSwitch":[{"CidrBlock":"10.0.0.0/24","AvailableIpAddressCount":9}]}}`))
 	f.Add([]byte(`{"Ipv6Sets":{"Ipv6Address":["2001:0db8:0:0:0:0:0:9"]},"VSwitches":{"VSwitch":[{"CidrBlock":"10.0.0.0/24","Ipv6CidrBlock":"2001:db8::/64","AvailableIpAddressCount":"9"}]}}`))
 	f.Add([]byte(`{"Instances":{"Instance":[{"InstanceId":"i-1","VpcAttributes":{"VpcId":"v"},"EipAddress":{"IpAddress":"192.0.2.1"}}]}}`))
+	f.Add([]byte(`{"Credentials":{"AccessKeyId":"STS.x","AccessKeySecret":"y","SecurityToken":"z","Expiration":"2026-01-02T15:04:05Z"}}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var enis wireENIPage
 		if json.Unmarshal(body, &enis) == nil {
@@ -144,6 +200,12 @@ func FuzzDecodeAnswers(f *testing.F) {
 			}
 		}
 		_ = json.Unmarshal(body, &wireSecurityGroups{})
+		var role wireAssumedRole
+		if json.Unmarshal(body, &role) == nil {
+			if k, err := role.keys(); err == nil && (k.AccessKeyID == "" || k.AccessKeySecret == "" || k.SecurityToken == "" || k.Expires.IsZero()) {
+				t.Errorf("accepted keys %+v", k)
+			}
+		}
 	})
 }
 
@@ -157,8 +219,8 @@ func FuzzDecodeError(f *testing.F) {
 			t.Errorf("decodeError = %+v", e)
 		}
 		n := 0
-		for _, class := range []error{ErrThrottled, ErrNotFound, ErrVSwitchFull, ErrQuota, ErrForbidden, ErrConflict, ErrUnavailable} {
-			if errors.Is(e, class) {
+		for _, class := range classes() {
+			if errors.Is(e, class) && !errors.Is(class, ErrQuota) {
 				n++
 			}
 		}
@@ -184,18 +246,35 @@ func FuzzMetadataValue(f *testing.F) {
 }
 
 func FuzzParseEndpoint(f *testing.F) {
-	f.Add("https://ecs.example")
-	f.Add("[::1]:80")
-	f.Add("http://user@host")
-	f.Add("::0")
-	f.Fuzz(func(t *testing.T, s string) {
-		scheme, host, err := parseEndpoint(s)
+	f.Add("https://ecs.example", false)
+	f.Add("[::1]:80", false)
+	f.Add("http://user@host", false)
+	f.Add("::0", false)
+	f.Fuzz(func(t *testing.T, s string, insecure bool) {
+		scheme, host, err := parseEndpoint(s, insecure)
 		if err != nil {
 			return
 		}
 		u, err := url.Parse(strings.ToLower(scheme) + "://" + host + "/")
 		if err != nil || u.Host != host || u.User != nil || u.Path != "/" {
 			t.Errorf("parseEndpoint(%q) = %q, %q, which is no base of a URL: %v", s, scheme, host, err)
+		}
+		if scheme == "HTTP" && !insecure && !isLoopback(u.Hostname()) {
+			t.Errorf("parseEndpoint(%q) goes to %s without encryption", s, host)
+		}
+	})
+}
+
+func FuzzCredentialFile(f *testing.F) {
+	f.Add([]byte(`{"accessKeyID":"a","accessKeySecret":"b","securityToken":"c","expiration":"2026-01-02T15:04:05Z"}`), "default")
+	f.Add([]byte("[default]\ntype = access_key\naccess_key_id = a\naccess_key_secret = b\n"), "default")
+	f.Add([]byte("; x\n[blue]\ntype=sts\naccess_key_id=a\naccess_key_secret=b\nsecurity_token=c=="), "blue")
+	f.Add([]byte(`{"access.key.id":"x","keyring":"y"}`), "")
+	f.Add([]byte("["), "")
+	f.Fuzz(func(t *testing.T, text []byte, profile string) {
+		keys, err := parseCredentialFile(text, profile)
+		if (err == nil) != (keys.AccessKeyID != "" && keys.AccessKeySecret != "") {
+			t.Errorf("%q gave %+v, %v", text, keys, err)
 		}
 	})
 }

@@ -98,6 +98,7 @@ func (c *Cloud) AgentConfig(nodeName string) string {
 	return fmt.Sprintf(`nodeName: %s
 cloud:
   endpoint: http://%s
+  insecureHTTP: true
   vSwitches: [%s]
 `, nodeName, sim.MetadataAddr, sim.DefaultPodVSwitch)
 }
