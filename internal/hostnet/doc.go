@@ -4,7 +4,8 @@
 //
 // Build is pure: it compares what is wanted with what the kernel has and returns Ops, values that print as the command
 // they stand for, of iproute2 or nft. Host is the Task that reads the kernel, builds and applies, and does so again when
-// somebody changes links, routes, rules or our nftables table. No program is called.
+// somebody changes links, routes, rules or our nftables table. No program is called. Spread is as pure, but what it asks
+// for is done once for a link and not kept.
 //
 // ENIs are known by MAC address alone, because names change with the order of attachment. A route table belongs to a
 // slot, which the address pool gives an ENI for its whole life. Every rule and route carries Protocol, and in nftables

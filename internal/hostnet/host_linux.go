@@ -29,6 +29,8 @@ type Config struct {
 	NodeDNS netip.Addr
 	// Egress is how pods reach the outside until SetEgress says otherwise.
 	Egress Egress
+	// SpreadIRQs spreads the interrupts of each ENI over the CPUs when its link comes up, unless irqbalance runs.
+	SpreadIRQs bool
 	// Interval is how often the state is compared without an event; zero means 10 seconds.
 	Interval time.Duration
 	Log      *slog.Logger
@@ -41,7 +43,11 @@ type Host struct {
 	log      *slog.Logger
 	ready    chan struct{}
 
-	pass sync.Mutex // one comparison at a time
+	spreadIRQs bool
+	root       string // of the files that Spread is about
+
+	pass        sync.Mutex // one comparison at a time; guards what follows
+	spreadLinks []int      // indices of links whose interrupts were spread
 
 	mu      sync.Mutex // guards what follows
 	enis    map[string]ENI
@@ -66,7 +72,7 @@ func New(c Config) (*Host, error) {
 	}
 	return &Host{
 		netns: netns, interval: cmp.Or(c.Interval, 10*time.Second), log: c.Log, ready: make(chan struct{}),
-		enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}),
+		spreadIRQs: c.SpreadIRQs, root: "/", enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}),
 	}, nil
 }
 
@@ -216,7 +222,9 @@ func (h *Host) compare() (absent []ENI, err error) {
 		for _, op := range ops {
 			h.log.Info("host network change", "op", op.String())
 		}
-		return apply(ops)
+		err = apply(ops)
+		h.spread(wanted, found)
+		return err
 	})
 	if err != nil {
 		return absent, fmt.Errorf("bring host network into state: %w", err)
@@ -227,7 +235,7 @@ func (h *Host) compare() (absent []ENI, err error) {
 func (h *Host) wanted() Wanted {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return Wanted{ENIs: sorted(slices.Collect(maps.Values(h.enis))), NodeDNS: h.dns, Egress: h.egress}
+	return Wanted{ENIs: sorted(slices.Collect(maps.Values(h.enis))), NodeDNS: h.dns, Egress: h.egress, SpreadIRQs: h.spreadIRQs}
 }
 
 func (h *Host) noteMTU(found Found) {
