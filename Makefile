@@ -16,7 +16,7 @@ PACKAGES_CLUSTER := etcd-server busybox-static libseccomp-dev pkg-config gcc lib
 export CGO_ENABLED := 0
 
 .DEFAULT_GOAL := build
-.PHONY: help setup build generate verify fmt lint test test-unit test-node test-cluster demo clean
+.PHONY: help setup build generate verify fmt lint test test-unit test-node test-cluster demo bench bench-check clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,15 @@ test-cluster: build ## (root) a real control plane and two kubelets on this mach
 
 demo: build ## (root) two simulated nodes, pods, Services and names; ends in under a minute
 	$(BIN)/nearpath demo
+
+bench: build ## (root) measure beside peers: BENCH=cni|all, QUICK=1 for fewer rounds, DOCS=1 to write docs/benchmarks.md
+	@[ "$$(id -u)" = 0 ] || { echo "bench: needs root: sudo make bench"; exit 2; }
+	$(GO) build -C bench -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(abspath $(BIN))/ ./cmd/...
+	$(GO) build -C bench -buildvcs=false -trimpath -ldflags '-s -w' -o $(CACHE)/bench/peers/ tool
+	$(BIN)/bench run -bench $(or $(BENCH),all) -bin $(BIN) -peers $(CACHE)/bench/peers $(if $(QUICK),-quick) $(if $(DOCS),-docs docs/benchmarks.md)
+
+bench-check: ## compare the newest figures of make bench with what nearpath promises
+	$(GO) run -C bench ./cmd/bench check -out out -budgets budgets.yaml
 
 clean: ## remove what build made
 	rm -rf $(BIN)
