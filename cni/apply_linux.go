@@ -87,7 +87,7 @@ func (n namespaces) applyOne(op Op) error {
 		return withLink(o.Link, netlink.LinkSetUp)
 	case AddAddress:
 		return withLink(o.Link, func(l netlink.Link) error {
-			return netlink.AddrReplace(l, &netlink.Addr{IPNet: ipNet(o.Addr)})
+			return netlink.AddrReplace(l, o.address())
 		})
 	case AddNeighbour:
 		return withLink(o.Link, func(l netlink.Link) error { return netlink.NeighSet(o.neighbour(l)) })
@@ -133,6 +133,16 @@ func (o SetSysctl) write() error {
 		return nil
 	}
 	return err
+}
+
+// address skips the search for duplicates: nobody else can have the address, and until the search is over, which not even
+// accept_dad=0 makes at once, the pod could not bind to it.
+func (o AddAddress) address() *netlink.Addr {
+	a := &netlink.Addr{IPNet: ipNet(o.Addr)}
+	if o.Addr.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return a
 }
 
 func (o AddNeighbour) neighbour(l netlink.Link) *netlink.Neigh {

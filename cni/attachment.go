@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"net"
 	"net/netip"
+	"strings"
 )
 
 // A Key names one attachment: the network's name, CNI_CONTAINERID and CNI_IFNAME (CNI specification 1.1.0, section 2).
@@ -41,6 +42,16 @@ func (k Key) HostLink() string {
 
 // Alias is the alias of the link's end on the node.
 func (k Key) Alias() string { return aliasPrefix + k.String() }
+
+// keyOf is the inverse of Alias.
+func keyOf(alias string) (Key, bool) {
+	text, ours := strings.CutPrefix(alias, aliasPrefix)
+	parts := strings.Split(text, "/")
+	if !ours || len(parts) != 3 {
+		return Key{}, false
+	}
+	return Key{Network: parts[0], ContainerID: parts[1], IfName: parts[2]}, true
+}
 
 // macs are the MAC addresses of the two ends. They are set when the link is made, because a service manager on the node
 // replaces addresses that the kernel chose (systemd-udevd, MACAddressPolicy=persistent), and the pod has a permanent

@@ -18,6 +18,19 @@ import (
 // specification 1.1.0, section 2, ADD).
 var errInterfaceExists = errors.New("the container already has an interface of that name")
 
+// openHost opens the node's network namespace; an empty path is that of the process.
+func openHost(path string) (ns.NetNS, error) {
+	open := ns.GetCurrentNS
+	if path != "" {
+		open = func() (ns.NetNS, error) { return ns.GetNS(path) }
+	}
+	host, err := open()
+	if err != nil {
+		return nil, fmt.Errorf("open the node's network namespace: %w", err)
+	}
+	return host, nil
+}
+
 // openPod opens a container's network namespace and refuses the node's own.
 func openPod(path string, host ns.NetNS) (ns.NetNS, error) {
 	pod, err := ns.GetNS(path)
@@ -130,6 +143,38 @@ func readHost(host ns.NetNS) (state hostState, err error) {
 		return nil
 	})
 	return state, err
+}
+
+// Wired lists the attachments that the node has links for, with the addresses it routes to them: what pods use, whatever
+// the records say. The leases have no slot. NetNS is the path of the node's network namespace; empty means that of the
+// process.
+func Wired(netns string) ([]Leased, error) {
+	host, err := openHost(netns)
+	if err != nil {
+		return nil, err
+	}
+	defer host.Close()
+	var links []netlink.Link
+	err = host.Do(func(ns.NetNS) (err error) {
+		links, err = netlinksafe.LinkList()
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	var found []Leased
+	for _, l := range links {
+		k, ok := keyOf(l.Attrs().Alias)
+		if !ok || l.Attrs().Name != k.HostLink() {
+			continue
+		}
+		addrs, err := addressesBehind(host, l.Attrs().Name)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, Leased{Attachment{Key: k}, Lease{Addrs: addrs}})
+	}
+	return found, nil
 }
 
 // addressesBehind are the addresses that the node routes to a link of ours: those of a pod whose lease is not known.

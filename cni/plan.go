@@ -88,7 +88,11 @@ func (o SetSysctl) String() string {
 }
 func (o SetUp) String() string { return fmt.Sprintf("%s: ip link set dev %s up", o.Side, o.Link) }
 func (o AddAddress) String() string {
-	return fmt.Sprintf("%s: ip address add %s dev %s", o.Side, o.Addr, o.Link)
+	text := fmt.Sprintf("%s: ip address add %s dev %s", o.Side, o.Addr, o.Link)
+	if o.Addr.Addr().Is6() {
+		text += " nodad"
+	}
+	return text
 }
 func (o AddNeighbour) String() string {
 	return fmt.Sprintf("%s: ip neighbour replace %s lladdr %s dev %s nud permanent", o.Side, o.Addr, o.MAC, o.Link)
@@ -154,8 +158,7 @@ func Plan(k Key, lease Lease, mtu int) []Op {
 // sysctls are the settings of a pod's links. Neither end believes router advertisements. The host's end makes no
 // link-local address: a pod could reach the node by it past everything that knows pods by their addresses. Its reverse
 // path filter is loose, because packets from the pod are routed by rule and not by the table the filter asks. A runtime
-// may have switched IPv6 off in the pod's namespace; a pod with an IPv6 address has it on, and without the wait for
-// duplicates of an address that nobody else can have.
+// may have switched IPv6 off in the pod's namespace; a pod with an IPv6 address has it on.
 func sysctls(host, pod string, ipv6 bool) []Op {
 	ops := []Op{
 		SetSysctl{OnHost, "net/ipv4/conf/" + host + "/forwarding", "1", false},

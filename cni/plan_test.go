@@ -32,7 +32,7 @@ pod: ip link set dev eth0 up
 pod: ip address add 10.1.2.3/32 dev eth0
 pod: ip neighbour replace 169.254.1.1 lladdr 0a:1a:87:0e:fd:ff dev eth0 nud permanent
 pod: ip route replace 0.0.0.0/0 via 169.254.1.1 dev eth0 onlink
-pod: ip address add fd00::3/128 dev eth0
+pod: ip address add fd00::3/128 dev eth0 nodad
 pod: ip neighbour replace fe80::1 lladdr 0a:1a:87:0e:fd:ff dev eth0 nud permanent
 pod: ip route replace ::/0 via fe80::1 dev eth0 onlink
 host: ip neighbour replace 10.1.2.3 lladdr 0e:1a:87:0e:fd:ff dev np6e5fcbeeefc nud permanent

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -116,6 +118,11 @@ func TestDualStack(t *testing.T) {
 				t.Errorf("%s to %s: source %s (%v)", c.source, c.addr, source, err)
 			}
 		}
+	}
+	wired := must[[]Leased](t)(Wired(w.node.Path()))
+	slices.SortFunc(wired, func(x, y Leased) int { return strings.Compare(x.Attachment.ContainerID, y.Attachment.ContainerID) })
+	if len(wired) != 2 || wired[1].Attachment.Key != (Key{"net", "b", "eth0"}) || fmt.Sprint(wired[1].Lease.Addrs) != fmt.Sprint(addrs["b"]) {
+		t.Errorf("the node shows %v, want a and b with %v", wired, addrs)
 	}
 	good := request("CHECK", "a", pods["a"])
 	good.Config = config("1.1.0", fmt.Sprintf(`,"prevResult":{"cniVersion":"1.1.0","ips":[{"address":"%s/32"},{"address":"%s/128"}]}`, addrs["a"][0], addrs["a"][1]))

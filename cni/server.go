@@ -49,13 +49,9 @@ type Server struct {
 
 // NewServer opens the node's namespace; Close releases it.
 func NewServer(c Config) (*Server, error) {
-	open := ns.GetCurrentNS
-	if c.NetNS != "" {
-		open = func() (ns.NetNS, error) { return ns.GetNS(c.NetNS) }
-	}
-	host, err := open()
+	host, err := openHost(c.NetNS)
 	if err != nil {
-		return nil, fmt.Errorf("open the node's network namespace: %w", err)
+		return nil, err
 	}
 	return &Server{config: c, host: host, log: c.Log, locks: locks{held: map[string]*lock{}}}, nil
 }
