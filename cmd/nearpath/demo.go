@@ -24,7 +24,7 @@ and shows what happens to its traffic. It takes less than a minute, needs root, 
 			if cfg.Bin, err = filepath.Abs(cfg.Bin); err != nil {
 				return err
 			}
-			if err := preflight(cfg.Bin); err != nil {
+			if err := checkMachine(cfg.Bin); err != nil {
 				return usageError{err}
 			}
 			if err := demo.Run(cmd.Context(), cfg); err != nil {
@@ -39,8 +39,8 @@ and shows what happens to its traffic. It takes less than a minute, needs root, 
 	return cmd
 }
 
-// preflight names what the machine lacks.
-func preflight(bin string) error {
+// checkMachine names what the machine lacks.
+func checkMachine(bin string) error {
 	var missing []string
 	for _, program := range []string{"nearpath", "nearpath-cni", "coredns", "podapp"} {
 		if _, err := os.Stat(filepath.Join(bin, program)); err != nil {

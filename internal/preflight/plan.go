@@ -194,7 +194,7 @@ func (f *Facts) unread() (findings []Finding) {
 		if r.reason != "" {
 			findings = append(findings, Finding{
 				Check: CheckRead, Object: r.what, Severity: Unknown, Result: ResultUnknown, Values: [2]string{r.reason},
-				Fix: fmt.Sprintf("allow the credentials %s, or the checks that need it are left out", r.action),
+				Fix: fmt.Sprintf("if it is forbidden, allow the credentials %s; the checks that need it are left out", r.action),
 			})
 		}
 	}
