@@ -131,6 +131,11 @@ func TestNewClientRefuses(t *testing.T) {
 	if _, err := aliyun.NewClient(good); err != nil {
 		t.Errorf("good configuration: %v", err)
 	}
+	open := good
+	open.Endpoint, open.InsecureHTTP = "http://100.100.100.200:80", true
+	if _, err := aliyun.NewClient(open); err != nil {
+		t.Errorf("plain HTTP, allowed: %v", err)
+	}
 	for name, change := range map[string]func(*aliyun.Config){
 		"region":       func(c *aliyun.Config) { c.RegionID = "cn hangzhou" },
 		"no region":    func(c *aliyun.Config) { c.RegionID = "" },
@@ -138,6 +143,8 @@ func TestNewClientRefuses(t *testing.T) {
 		"endpoint":     func(c *aliyun.Config) { c.Endpoint = "https://ecs.example/path" },
 		"scheme":       func(c *aliyun.Config) { c.Endpoint = "ftp://ecs.example" },
 		"VPC endpoint": func(c *aliyun.Config) { c.VPCEndpoint = "://" },
+		"plain HTTP":   func(c *aliyun.Config) { c.Endpoint = "http://100.100.100.200:80" },
+		"rate limit":   func(c *aliyun.Config) { c.RateLimits = map[string]int{"DescribeInstances": -1} },
 	} {
 		bad := good
 		change(&bad)
