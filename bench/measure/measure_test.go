@@ -187,8 +187,6 @@ func TestInsert(t *testing.T) {
 	}
 }
 
-func limit(v float64) *float64 { return &v }
-
 func TestJudge(t *testing.T) {
 	t.Parallel()
 	budget := Budget{Benchmark: "fake", Series: "s", Metric: "speed", Statistic: "p50"}
@@ -199,13 +197,13 @@ func TestJudge(t *testing.T) {
 		want        bool
 		why         string
 	}{
-		"kept":         {most: limit(8), metric: "speed", result: result(false), want: true},
-		"missed":       {most: limit(7.9), metric: "speed", result: result(false)},
-		"rate kept":    {least: limit(8), metric: "speed", result: result(false), want: true},
-		"rate missed":  {least: limit(8.1), metric: "speed", result: result(false)},
-		"no figure":    {most: limit(math.Inf(1)), metric: "taste", result: result(false), why: "not measured"},
-		"no result":    {most: limit(math.Inf(1)), metric: "speed", why: "not measured"},
-		"drifted away": {most: limit(8), metric: "speed", result: result(true), why: "does not count: the floor drifted"},
+		"kept":         {most: new(8.0), metric: "speed", result: result(false), want: true},
+		"missed":       {most: new(7.9), metric: "speed", result: result(false)},
+		"rate kept":    {least: new(8.0), metric: "speed", result: result(false), want: true},
+		"rate missed":  {least: new(8.1), metric: "speed", result: result(false)},
+		"no figure":    {most: new(math.Inf(1)), metric: "taste", result: result(false), why: "not measured"},
+		"no result":    {most: new(math.Inf(1)), metric: "speed", why: "not measured"},
+		"drifted away": {most: new(8.0), metric: "speed", result: result(true), why: "does not count: the floor drifted"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -224,9 +222,9 @@ func TestCheck(t *testing.T) {
 	if _, err := result(false).Write(dir); err != nil {
 		t.Fatal(err)
 	}
-	kept := Budget{What: "kept", Benchmark: "fake", Series: "s", Metric: "speed", Statistic: "p99", AtMost: limit(9)}
-	missed := Budget{What: "missed", Benchmark: "fake", Series: "s", Metric: "speed", Statistic: "p99", AtMost: limit(1)}
-	absent := Budget{What: "absent", Benchmark: "other", Series: "s", Metric: "speed", Statistic: "p99", AtMost: limit(1)}
+	kept := Budget{What: "kept", Benchmark: "fake", Series: "s", Metric: "speed", Statistic: "p99", AtMost: new(9.0)}
+	missed := Budget{What: "missed", Benchmark: "fake", Series: "s", Metric: "speed", Statistic: "p99", AtMost: new(1.0)}
+	absent := Budget{What: "absent", Benchmark: "other", Series: "s", Metric: "speed", Statistic: "p99", AtMost: new(1.0)}
 	var out bytes.Buffer
 	if ok, err := Check(&out, []Budget{kept}, dir); !ok || err != nil {
 		t.Errorf("a kept budget is %v, %v", ok, err)

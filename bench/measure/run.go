@@ -44,22 +44,8 @@ func runSeries(ctx context.Context, s Series, progress io.Writer) (SeriesResult,
 	}
 	began, told := time.Now(), time.Now()
 	for round := range s.Unmeasured + s.Rounds {
-		for _, i := range order(len(s.Cases), round) {
-			if err := ctx.Err(); err != nil {
-				return r, err
-			}
-			samples, err := s.Cases[i].Round(ctx)
-			if err != nil {
-				return r, fmt.Errorf("round %d of %s: %w", round, s.Cases[i].Name, err)
-			}
-			if round >= s.Unmeasured {
-				keep(r.Cases[i].Samples, samples)
-			}
-		}
-		if s.After != nil {
-			if err := s.After(ctx); err != nil {
-				return r, fmt.Errorf("after round %d: %w", round, err)
-			}
+		if err := s.round(ctx, round, r.Cases); err != nil {
+			return r, err
 		}
 		if time.Since(told) > 5*time.Second {
 			told = time.Now()
@@ -70,8 +56,28 @@ func runSeries(ctx context.Context, s Series, progress io.Writer) (SeriesResult,
 	return r, nil
 }
 
-func keep(to map[string][][]float64, samples Samples) {
-	for metric, values := range samples {
-		to[metric] = append(to[metric], values)
+// round runs every case once.
+func (s Series) round(ctx context.Context, round int, results []CaseResult) error {
+	for _, i := range order(len(s.Cases), round) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		samples, err := s.Cases[i].Round(ctx)
+		if err != nil {
+			return fmt.Errorf("round %d of %s: %w", round, s.Cases[i].Name, err)
+		}
+		if round < s.Unmeasured {
+			continue
+		}
+		for metric, values := range samples {
+			results[i].Samples[metric] = append(results[i].Samples[metric], values)
+		}
 	}
+	if s.After == nil {
+		return nil
+	}
+	if err := s.After(ctx); err != nil {
+		return fmt.Errorf("after round %d: %w", round, err)
+	}
+	return nil
 }
