@@ -102,7 +102,7 @@ func (w *crashWorld) live(t *testing.T, endAt int64) bool {
 	}
 	wg.Wait()
 	for i := range 5 {
-		err := p.Release(t.Context(), key(i))
+		err := p.Release(t.Context(), key(i), 0)
 		w.mu.Lock()
 		delete(w.granted, key(i)) // after an error it may be either
 		w.ended[key(i)] = err == nil
@@ -116,10 +116,10 @@ func (w *crashWorld) live(t *testing.T, endAt int64) bool {
 func (w *crashWorld) allocate(p *Pool, i int) {
 	ctx, cancel := within(2 * time.Minute)
 	defer cancel()
-	lease, err := p.Allocate(ctx, key(i), Pod{})
+	lease, err := p.Allocate(ctx, Request{Key: key(i)})
 	if err == nil {
 		w.mu.Lock()
-		w.granted[key(i)] = lease.Addr
+		w.granted[key(i)] = lease.Addrs[0]
 		w.mu.Unlock()
 	}
 }
@@ -143,10 +143,10 @@ func (w *crashWorld) check(t *testing.T, p *Pool, at string) {
 	}
 	seen := map[netip.Addr]Key{}
 	for _, l := range p.Leases() {
-		if other, twice := seen[l.Addr]; twice {
-			t.Errorf("%s: %s has two owners, %s and %s", at, l.Addr, l.Key, other)
+		if other, twice := seen[l.Addrs[0]]; twice {
+			t.Errorf("%s: %s has two owners, %s and %s", at, l.Addrs, l.Key, other)
 		}
-		seen[l.Addr] = l.Key
+		seen[l.Addrs[0]] = l.Key
 		if w.ended[l.Key] {
 			t.Errorf("%s: %s still has the lease that it released", at, l.Key)
 		}
@@ -175,14 +175,14 @@ func (w *crashWorld) recover(t *testing.T, at string) {
 	w.check(t, p, at)
 	for k, addr := range w.granted {
 		ctx, cancel := within(time.Minute)
-		lease, err := p.Allocate(ctx, k, Pod{})
+		lease, err := p.Allocate(ctx, Request{Key: k})
 		cancel()
-		if err != nil || lease.Addr != addr {
-			t.Errorf("%s: %s came back and got %s (%v), want %s", at, k, lease.Addr, err, addr)
+		if err != nil || lease.Addrs[0] != addr {
+			t.Errorf("%s: %s came back and got %s (%v), want %s", at, k, lease.Addrs, err, addr)
 		}
 	}
 	for _, l := range p.Leases() {
-		if err := p.Release(t.Context(), l.Key); err != nil {
+		if err := p.Release(t.Context(), l.Key, 0); err != nil {
 			t.Error(err)
 		}
 	}
@@ -198,7 +198,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			cloud := newFakeCloud(2, 5)
 			w := &crashWorld{cloud: cloud, config: testConfig(t, cloud), granted: map[Key]netip.Addr{}, ended: map[Key]bool{}}
-			w.config.Watermarks = Watermarks{MinIdle: 2, MaxIdle: 3}
+			w.config.Settings.Watermarks = Watermarks{MinIdle: 2, MaxIdle: 3}
 			reached = true
 			for _, end := range ends {
 				reached = w.live(t, end) && reached

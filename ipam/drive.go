@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,23 +26,13 @@ func refused(err error) bool {
 	return errors.As(err, &answer)
 }
 
-// drive takes one step of an ENI's life.
-func (p *Pool) drive(ctx context.Context, token string) error {
-	p.mu.Lock()
-	found, ok := p.ledger.enis[token]
-	if !ok {
-		p.mu.Unlock()
-		return nil
-	}
-	e, back := *found, p.ledger.releasingOn(token)
-	p.mu.Unlock()
+// live takes one step of an ENI's life, up to its use and from then on.
+func (p *Pool) live(ctx context.Context, e eni) error {
 	switch e.State {
 	case ENIIntent:
 		return p.create(ctx, e)
 	case ENICreated:
 		return p.attach(ctx, e)
-	case ENIInUse:
-		return p.serve(ctx, e, back)
 	case ENIDraining:
 		return p.unwire(ctx, e)
 	default:
@@ -62,25 +51,41 @@ func (p *Pool) create(ctx context.Context, e eni) error {
 		return err // the intent is not on disk
 	}
 	p.mu.Lock()
-	groups := p.config.SecurityGroups
-	if len(groups) == 0 {
-		groups = p.node.SecurityGroups
+	request := aliyun.CreateENI{
+		VSwitchID: e.VSwitchID, SecurityGroupIDs: p.groups(), SecondaryIPs: e.Wish.IPv4 - 1, IPv6s: e.Wish.IPv6,
+		Tags: p.settings.newTags(p.identity().tags(e.Token)), ResourceGroupID: p.settings.ResourceGroupID, DeleteOnRelease: true,
+		Description: "pod addresses, made by nearpath", ClientToken: e.Token,
 	}
 	p.mu.Unlock()
-	made, err := p.config.Cloud.CreateENI(ctx, aliyun.CreateENI{
-		VSwitchID: e.VSwitchID, SecurityGroupIDs: groups, SecondaryIPs: e.Count - 1, DeleteOnRelease: true,
-		Tags: p.identity.tags(e.Token), Description: "pod addresses, made by nearpath", ClientToken: e.Token,
-	})
+	made, err := p.config.Cloud.CreateENI(ctx, request)
 	if err != nil {
-		err = fmt.Errorf("create ENI with %d addresses in %s: %w", e.Count, e.VSwitchID, err)
+		err = fmt.Errorf("create ENI with %d addresses in %s: %w", e.Wish.IPv4, e.VSwitchID, err)
 		if refused(err) {
-			return errors.Join(p.refuse(err, e.VSwitchID), p.moveENI(e.Token, eniGone))
+			return p.notCreated(e, err)
 		}
 		return err
 	}
 	p.grew(e.VSwitchID)
-	p.log.Info("ENI created", "eni", made.ID, "addresses", len(made.PrivateIPs))
+	p.log.Info("ENI created", "eni", made.ID, "addresses", len(made.PrivateIPs), "exclusive", e.Purpose == exclusive)
 	return p.update(func(l *ledger) error { return l.created(e.Token, made, time.Now()) })
+}
+
+// notCreated drops an intent that was refused. When the vSwitch has too few addresses, half as many are intended in its
+// place, down to one.
+func (p *Pool) notCreated(e eni, cause error) error {
+	p.notMade(cause, e.VSwitchID, e.Wish.IPv4)
+	return p.update(func(l *ledger) error {
+		now := time.Now()
+		if err := l.moveENI(e.Token, eniGone, now); err != nil {
+			return err
+		}
+		if half := e.Wish.IPv4 / 2; half > 0 && errors.Is(cause, aliyun.ErrVSwitchFull) && len(l.enis) < l.limits.ENIs {
+			again := eni{Token: newToken(), State: ENIIntent, Purpose: e.Purpose, Since: now, VSwitchID: e.VSwitchID, Nets: e.Nets, Wish: l.wishFor(half)}
+			l.enis[again.Token] = &again
+			l.touchENI(&again)
+		}
+		return nil
+	})
 }
 
 func (p *Pool) attach(ctx context.Context, e eni) error {
@@ -97,61 +102,100 @@ func (p *Pool) callAttach(ctx context.Context, e eni) error {
 	case err == nil || errors.Is(err, aliyun.ErrConflict):
 		return errNotYet
 	case refused(err):
-		err = fmt.Errorf("attach %s: %w", e.ID, err)
-		return errors.Join(p.refuse(err, ""), p.moveENI(e.Token, ENIDetaching))
+		p.notMade(fmt.Errorf("attach %s: %w", e.ID, err), "", 0)
+		return p.moveENI(e.Token, ENIDetaching)
 	default:
 		return fmt.Errorf("attach %s: %w", e.ID, err)
 	}
 }
 
-// serve wires an attached ENI, then gets or gives back addresses.
-func (p *Pool) serve(ctx context.Context, e eni, back []netip.Addr) error {
+// wire makes the node ready for leases on an attached ENI. An exclusive one that is leased is where its owner has put it.
+func (p *Pool) wire(ctx context.Context, e eni) error {
+	p.mu.Lock()
+	leased := e.Purpose == exclusive && p.ledger.busyOn(e.Token) > 0
+	p.mu.Unlock()
+	var err error
 	switch {
-	case !e.wired:
-		if err := p.config.Links.EnsureENI(ctx, e.lease()); err != nil {
-			return fmt.Errorf("wire %s: %w", e.ID, err)
-		}
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if now := p.ledger.enis[e.Token]; now != nil && now.State == ENIInUse {
-			now.wired = true
-		}
-		p.log.Info("ENI ready", "eni", e.ID, "slot", e.Slot)
-		return nil
-	case e.Assign != nil:
-		return p.assign(ctx, e)
-	case len(back) > 0:
-		return p.giveBack(ctx, e, back)
+	case leased:
+	case e.Purpose == exclusive:
+		err = p.config.Links.RemoveENI(ctx, e.lease())
 	default:
-		return nil
+		err = p.config.Links.EnsureENI(ctx, e.lease())
 	}
+	if err != nil {
+		return fmt.Errorf("wire %s: %w", e.ID, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := p.ledger.enis[e.Token]; now != nil && now.State == ENIInUse && now.Purpose == e.Purpose {
+		now.wired = true
+	}
+	p.log.Info("ENI ready", "eni", e.ID, "slot", e.Slot, "exclusive", e.Purpose == exclusive)
+	return nil
 }
 
-func (p *Pool) assign(ctx context.Context, e eni) error {
-	plan := *e.Assign
+func (p *Pool) assign(ctx context.Context, e eni, f aliyun.Family) error {
+	plan := e.assigning(f)
+	done := func(addrs []netip.Addr) error {
+		return p.update(func(l *ledger) error { return l.assigned(e.Token, f, addrs, time.Now()) })
+	}
+	if plan.Count == 0 {
+		return nil
+	}
 	if time.Since(plan.Since) > intentMaxAge {
 		p.resyncSoon() // what may have come of it is adopted
-		return p.update(func(l *ledger) error { return l.assigned(e.Token, nil, time.Now()) })
+		return done(nil)
 	}
 	if err := p.update(func(*ledger) error { return nil }); err != nil {
 		return err // the plan is not on disk
 	}
-	addrs, err := p.config.Cloud.AssignIPs(ctx, aliyun.Assign{
-		ENIID: e.ID, Family: aliyun.IPv4, Count: plan.Count, ClientToken: plan.Token,
-	})
+	addrs, err := p.config.Cloud.AssignIPs(ctx, aliyun.Assign{ENIID: e.ID, Family: f, Count: plan.Count, ClientToken: plan.Token})
 	if err != nil {
-		err = fmt.Errorf("assign %d addresses to %s: %w", plan.Count, e.ID, err)
-		if !refused(err) {
-			return err
+		err = fmt.Errorf("assign %d %v addresses to %s: %w", plan.Count, f, e.ID, err)
+		if refused(err) {
+			return p.notAssigned(e, plan, err)
 		}
-		return errors.Join(p.refuse(err, e.VSwitchID), p.update(func(l *ledger) error { return l.assigned(e.Token, nil, time.Now()) }))
+		return err
 	}
-	p.grew(e.VSwitchID)
+	if f == aliyun.IPv4 {
+		p.grew(e.VSwitchID)
+	}
 	p.log.Debug("addresses assigned", "eni", e.ID, "addresses", len(addrs))
-	return p.update(func(l *ledger) error { return l.assigned(e.Token, addrs, time.Now()) })
+	return done(addrs)
 }
 
-func (p *Pool) giveBack(ctx context.Context, e eni, addrs []netip.Addr) error {
+// notAssigned drops an assignment that was refused. When the vSwitch has too few addresses, half as many are planned in its
+// place, down to one; after any other refusal the ENI gets no more of the family for a time.
+func (p *Pool) notAssigned(e eni, plan assignment, cause error) error {
+	isFull := errors.Is(cause, aliyun.ErrVSwitchFull)
+	err := p.update(func(l *ledger) error {
+		now := time.Now()
+		if err := l.assigned(e.Token, plan.Family, nil, now); err != nil {
+			return err
+		}
+		if half := plan.Count / 2; half > 0 && isFull {
+			return l.planAssign(e.Token, newToken(), plan.Family, half, now)
+		}
+		if isFull && plan.Family == aliyun.IPv4 {
+			p.full(e.VSwitchID, plan.Count, cause, now)
+		} else {
+			p.breakers.unprobe(e.VSwitchID)
+		}
+		return nil
+	})
+	if isFull && (plan.Count > 1 || plan.Family == aliyun.IPv4) {
+		p.log.Warn("cloud refused", "err", cause)
+		p.metrics.refused(cause)
+		return err // a smaller call is planned, or the vSwitch's breaker says when to try again
+	}
+	p.resyncSoon() // the ENI may not be what the journal says
+	return errors.Join(err, fmt.Errorf("%w: %w", errHeld, cause))
+}
+
+func (p *Pool) giveBack(ctx context.Context, e eni) error {
+	p.mu.Lock()
+	addrs := p.ledger.releasingOn(e.Token)
+	p.mu.Unlock()
 	addrs = addrs[:min(len(addrs), unassignBatch)]
 	if err := p.update(func(*ledger) error { return nil }); err != nil {
 		return err
@@ -162,18 +206,61 @@ func (p *Pool) giveBack(ctx context.Context, e eni, addrs []netip.Addr) error {
 	return p.update(func(l *ledger) error { return l.released(addrs, time.Now()) })
 }
 
-// unwire ends a drained ENI's use once nothing owns its addresses.
+// unwire ends a drained ENI's use, unless it is needed again meanwhile.
 func (p *Pool) unwire(ctx context.Context, e eni) error {
-	p.mu.Lock()
-	owned := p.ledger.ownedOn(e.Token)
-	p.mu.Unlock()
-	if owned > 0 {
-		return errNotYet
-	}
 	if err := p.config.Links.RemoveENI(ctx, e.lease()); err != nil {
 		return fmt.Errorf("unwire %s: %w", e.ID, err)
 	}
-	return p.moveENI(e.Token, ENIDetaching)
+	return p.update(func(l *ledger) error {
+		if now := l.enis[e.Token]; now == nil || now.State != ENIDraining {
+			return nil
+		}
+		return l.moveENI(e.Token, ENIDetaching, time.Now())
+	})
+}
+
+// repairs lists what of an ENI is not as it should be.
+func (p *Pool) repairs(e *eni) (aliyun.ModifyENI, bool) {
+	var m aliyun.ModifyENI
+	if e.shown == nil || e.State != ENIInUse {
+		return m, false
+	}
+	want, have := slices.Sorted(slices.Values(p.groups())), slices.Sorted(slices.Values(e.shown.groups))
+	if len(want) > 0 && !slices.Equal(want, have) {
+		m.SecurityGroupIDs = p.groups()
+	}
+	if !e.shown.deleteOnRelease {
+		yes := true
+		m.DeleteOnRelease = &yes
+	}
+	return m, m.DeleteOnRelease != nil || m.SecurityGroupIDs != nil
+}
+
+func (p *Pool) repair(ctx context.Context, e eni) error {
+	p.mu.Lock()
+	change, unlike := p.repairs(&e)
+	p.mu.Unlock()
+	if !unlike {
+		return nil
+	}
+	if err := p.config.Cloud.ModifyENI(ctx, e.ID, change); err != nil {
+		if err = fmt.Errorf("modify %s: %w", e.ID, err); refused(err) {
+			return fmt.Errorf("%w: %w", errHeld, err)
+		}
+		return err
+	}
+	p.log.Info("ENI modified", "eni", e.ID, "groups", change.SecurityGroupIDs, "deleteOnRelease", change.DeleteOnRelease != nil)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := p.ledger.enis[e.Token]; now != nil {
+		after := *e.shown
+		if change.SecurityGroupIDs != nil {
+			after.groups = change.SecurityGroupIDs
+		}
+		after.deleteOnRelease = true
+		now.shown = &after
+	}
+	return nil
 }
 
 // poll looks at an ENI that the cloud is working on and takes the next step if there is one.
@@ -241,104 +328,4 @@ func (p *Pool) pollDeleting(ctx context.Context, e eni, status string) error {
 
 func (p *Pool) moveENI(token string, to ENIState) error {
 	return p.update(func(l *ledger) error { return l.moveENI(token, to, time.Now()) })
-}
-
-// refuse books a refusal where it holds back growing: on the vSwitch, if that is full, else on growing as such. It logs
-// the error and returns nothing, because the step itself is over.
-func (p *Pool) refuse(err error, vSwitchID string) error {
-	p.log.Warn("cloud refused", "err", err)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if errors.Is(err, aliyun.ErrVSwitchFull) && vSwitchID != "" {
-		l := cmp.Or(p.blocked[vSwitchID], &lane{})
-		l.failures++
-		l.notBefore = time.Now().Add(min(fullVSwitch<<min(l.failures-1, 10), maxFull))
-		p.blocked[vSwitchID] = l
-		return nil
-	}
-	p.lane(laneGrow).fail(err, maxBackoff)
-	if errors.Is(err, aliyun.ErrConflict) {
-		p.resync, p.again = time.Time{}, true // something may have come of it
-	}
-	return nil
-}
-
-func (p *Pool) resyncSoon() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.resync, p.again = time.Time{}, true
-}
-
-// grew ends what refusals had booked.
-func (p *Pool) grew(vSwitchID string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.blocked, vSwitchID)
-	l := p.lane(laneGrow)
-	l.failures, l.err, l.notBefore = 0, nil, time.Time{}
-}
-
-// resize carries out what the watermarks ask for, as plans in the journal that the ENIs' lanes then work off.
-func (p *Pool) resize(ctx context.Context) error {
-	p.mu.Lock()
-	steps, _, _ := p.steps(time.Now())
-	ids := p.config.VSwitches
-	if len(ids) == 0 {
-		ids = []string{p.node.VSwitchID}
-	}
-	p.mu.Unlock()
-	var vSwitches []aliyun.VSwitch
-	if slices.ContainsFunc(steps, func(g growth) bool { return g.eni == "" }) {
-		var err error
-		if vSwitches, err = p.config.Cloud.DescribeVSwitches(ctx, ids); err != nil {
-			return fmt.Errorf("describe vSwitches %v: %w", ids, err)
-		}
-	}
-	return p.update(func(l *ledger) error { return p.carryOut(l, vSwitches, ids) })
-}
-
-// steps runs under the lock. left is what no step serves.
-func (p *Pool) steps(now time.Time) (steps []growth, left, shrink int) {
-	grow, shrink := p.config.Watermarks.plan(p.ledger.demand(p.waiting))
-	steps, left = p.ledger.spread(grow, p.isBlocked(now))
-	return steps, left, shrink
-}
-
-func (p *Pool) isBlocked(now time.Time) func(string) bool {
-	return func(id string) bool {
-		l, ok := p.blocked[id]
-		return ok && now.Before(l.notBefore)
-	}
-}
-
-// carryOut runs under the lock; time has passed since the steps were first counted, so they are counted again.
-func (p *Pool) carryOut(l *ledger, vSwitches []aliyun.VSwitch, ids []string) error {
-	now := time.Now()
-	steps, left, shrink := p.steps(now)
-	if len(steps) == 0 && left > 0 {
-		return fmt.Errorf("grow by %d: %w: ENIs with room are in blocked vSwitches and the limit of ENIs is reached", left, aliyun.ErrVSwitchFull)
-	}
-	if shrink > 0 {
-		return l.release(l.victims(shrink, now, p.config.IdleReclaim), now)
-	}
-	for _, g := range steps {
-		if g.eni != "" {
-			if err := l.planAssign(g.eni, newToken(), g.count, now); err != nil {
-				return err
-			}
-			continue
-		}
-		if len(vSwitches) == 0 {
-			continue // the wish for an ENI is new; the next round asks for the vSwitches
-		}
-		v, ok := chooseVSwitch(vSwitches, p.node.ZoneID, p.isBlocked(now), l.promised())
-		if !ok {
-			return fmt.Errorf("grow by %d: %w: none of %v in zone %s", g.count, aliyun.ErrVSwitchFull, ids, p.node.ZoneID)
-		}
-		free := v.AvailableIPs - l.promised()[v.ID]
-		if err := l.intend(newToken(), v, min(g.count, free), now); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ type fakeCloud struct {
 	enis      map[string]*fakeENI
 	kind      aliyun.InstanceType
 	vSwitches map[string]*aliyun.VSwitch
-	next      netip.Addr
+	next      map[aliyun.Family]netip.Addr
 	made      map[string]string       // ClientToken -> ENI ID
 	given     map[string][]netip.Addr // ClientToken -> addresses
 	calls     []string
@@ -41,11 +42,11 @@ type fakeENI struct {
 func newFakeCloud(enis, perENI int) *fakeCloud {
 	c := &fakeCloud{
 		enis: map[string]*fakeENI{}, made: map[string]string{}, given: map[string][]netip.Addr{},
-		kind: aliyun.InstanceType{ID: "ecs.test", ENIs: enis + 1, AddressesPerENI: perENI},
+		kind: aliyun.InstanceType{ID: "ecs.test", ENIs: enis + 1, AddressesPerENI: perENI, IPv6PerENI: perENI, QueuesPerENI: 2},
 		vSwitches: map[string]*aliyun.VSwitch{
-			"vsw-a": {ID: "vsw-a", ZoneID: "z-1", CIDR: netip.MustParsePrefix("10.1.0.0/16"), AvailableIPs: 1000},
+			"vsw-a": {ID: "vsw-a", ZoneID: "z-1", CIDR: netip.MustParsePrefix("10.1.0.0/16"), IPv6CIDR: netip.MustParsePrefix("fd00:1::/64"), AvailableIPs: 1000},
 		},
-		next: netip.MustParseAddr("10.1.0.1"),
+		next: map[aliyun.Family]netip.Addr{aliyun.IPv4: netip.MustParseAddr("10.1.0.1"), aliyun.IPv6: netip.MustParseAddr("fd00:1::1")},
 	}
 	c.enis["eni-primary"] = &fakeENI{ENI: aliyun.ENI{
 		ID: "eni-primary", Type: aliyun.TypePrimary, Status: aliyun.StatusInUse, InstanceID: testInstance,
@@ -100,12 +101,16 @@ func (c *fakeCloud) take(vSwitchID string, n int) ([]netip.Addr, error) {
 		return nil, fmt.Errorf("%d of %s: %w", n, vSwitchID, aliyun.ErrVSwitchFull)
 	}
 	v.AvailableIPs -= n
+	return c.mint(aliyun.IPv4, n), nil
+}
+
+func (c *fakeCloud) mint(f aliyun.Family, n int) []netip.Addr {
 	addrs := make([]netip.Addr, n)
 	for i := range addrs {
-		addrs[i] = c.next
-		c.next = c.next.Next()
+		addrs[i] = c.next[f]
+		c.next[f] = c.next[f].Next()
 	}
-	return addrs, nil
+	return addrs
 }
 
 func (c *fakeCloud) DescribeInstance(context.Context, string) (aliyun.Instance, error) {
@@ -151,7 +156,7 @@ func (c *fakeCloud) DescribeENIs(_ context.Context, f aliyun.ENIFilter) ([]aliyu
 		}
 		if matches {
 			shown := e.ENI
-			shown.PrivateIPs = slices.Clone(e.PrivateIPs)
+			shown.PrivateIPs, shown.IPv6s = slices.Clone(e.PrivateIPs), slices.Clone(e.IPv6s)
 			list = append(list, shown)
 		}
 	}
@@ -176,7 +181,7 @@ func (c *fakeCloud) CreateENI(_ context.Context, r aliyun.CreateENI) (aliyun.ENI
 	e := &fakeENI{ENI: aliyun.ENI{
 		ID: fmt.Sprintf("eni-%d", n), MAC: fmt.Sprintf("00:16:3e:00:00:%02x", n), Type: aliyun.TypeSecondary,
 		Status: aliyun.StatusAvailable, VSwitchID: r.VSwitchID, ZoneID: "z-1", PrimaryIP: addrs[0], PrivateIPs: addrs,
-		Tags: maps.Clone(r.Tags),
+		IPv6s: c.mint(aliyun.IPv6, r.IPv6s), Tags: maps.Clone(r.Tags), SecurityGroupIDs: r.SecurityGroupIDs, DeleteOnRelease: r.DeleteOnRelease,
 	}}
 	c.enis[e.ID], c.made[r.ClientToken] = e, e.ID
 	c.most = max(c.most, len(c.enis)-1)
@@ -213,28 +218,54 @@ func (c *fakeCloud) DeleteENI(_ context.Context, id string) error {
 	return c.change("DeleteENI", id, []string{aliyun.StatusAvailable}, aliyun.StatusDeleting, func(*fakeENI) {})
 }
 
+func (c *fakeCloud) ModifyENI(_ context.Context, id string, m aliyun.ModifyENI) error {
+	if err := c.enter("ModifyENI"); err != nil {
+		return err
+	}
+	defer c.mu.Unlock()
+	e := c.enis[id]
+	if e == nil {
+		return aliyun.ErrNotFound
+	}
+	if m.SecurityGroupIDs != nil {
+		e.SecurityGroupIDs = m.SecurityGroupIDs
+	}
+	if m.DeleteOnRelease != nil {
+		e.DeleteOnRelease = *m.DeleteOnRelease
+	}
+	return nil
+}
+
 func (c *fakeCloud) AssignIPs(_ context.Context, a aliyun.Assign) ([]netip.Addr, error) {
-	id, n, token := a.ENIID, a.Count, a.ClientToken
-	if err := c.enter("AssignIPs"); err != nil {
+	if err := c.enter("AssignIPs" + a.Family.String()); err != nil {
 		return nil, err
 	}
 	defer c.mu.Unlock()
-	if addrs, ok := c.given[token]; ok {
+	if addrs, ok := c.given[a.ClientToken]; ok {
 		return addrs, nil
 	}
-	e := c.enis[id]
+	e := c.enis[a.ENIID]
 	if e == nil {
 		return nil, aliyun.ErrNotFound
 	}
-	if len(e.PrivateIPs)+n > c.kind.AddressesPerENI {
+	if a.Family == aliyun.IPv6 {
+		if len(e.IPv6s)+a.Count > c.kind.IPv6PerENI || a.Count > 10 {
+			return nil, aliyun.ErrQuota
+		}
+		addrs := c.mint(aliyun.IPv6, a.Count)
+		e.IPv6s = append(slices.Clone(e.IPv6s), addrs...)
+		c.given[a.ClientToken] = addrs
+		return addrs, nil
+	}
+	if len(e.PrivateIPs)+a.Count > c.kind.AddressesPerENI {
 		return nil, aliyun.ErrQuota
 	}
-	addrs, err := c.take(e.VSwitchID, n)
+	addrs, err := c.take(e.VSwitchID, a.Count)
 	if err != nil {
 		return nil, err
 	}
 	e.PrivateIPs = append(slices.Clone(e.PrivateIPs), addrs...)
-	c.given[token] = addrs
+	c.given[a.ClientToken] = addrs
 	return addrs, nil
 }
 
@@ -247,12 +278,16 @@ func (c *fakeCloud) UnassignIPs(_ context.Context, id string, addrs []netip.Addr
 	if e == nil {
 		return aliyun.ErrNotFound
 	}
-	before := len(e.PrivateIPs)
-	e.PrivateIPs = slices.DeleteFunc(slices.Clone(e.PrivateIPs), func(a netip.Addr) bool { return slices.Contains(addrs, a) })
-	if before-len(e.PrivateIPs) != len(addrs) {
+	before := len(e.PrivateIPs) + len(e.IPv6s)
+	v4s := len(e.PrivateIPs)
+	left := func(list []netip.Addr) []netip.Addr {
+		return slices.DeleteFunc(slices.Clone(list), func(a netip.Addr) bool { return slices.Contains(addrs, a) })
+	}
+	e.PrivateIPs, e.IPv6s = left(e.PrivateIPs), left(e.IPv6s)
+	if before-len(e.PrivateIPs)-len(e.IPv6s) != len(addrs) {
 		return fmt.Errorf("not all of %v are on %s: %w", addrs, id, aliyun.ErrNotFound)
 	}
-	c.freeIPs(e, addrs)
+	c.vSwitches[e.VSwitchID].AvailableIPs += v4s - len(e.PrivateIPs)
 	return nil
 }
 
@@ -264,7 +299,7 @@ func (c *fakeCloud) ours() map[string][]netip.Addr {
 	list := map[string][]netip.Addr{}
 	for id, e := range c.enis {
 		if e.Type != aliyun.TypePrimary {
-			list[id] = slices.SortedFunc(slices.Values(e.PrivateIPs), netip.Addr.Compare)
+			list[id] = sorted(append(slices.Clone(e.PrivateIPs), e.IPv6s...))
 		}
 	}
 	return list
@@ -274,7 +309,7 @@ func (c *fakeCloud) count(call string) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, one := range c.calls {
-		if one == call {
+		if strings.HasPrefix(one, call) {
 			n++
 		}
 	}

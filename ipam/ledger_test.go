@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -17,32 +16,50 @@ import (
 
 const propertyCooldown = 30 * time.Second
 
+var propertyIdentity = identity{owner: "me", instanceID: "i-1"}
+
 // A ledgerMachine drives a ledger with random legal and illegal steps, beside a model of the cloud and of the disk.
 type ledgerMachine struct {
 	l     *ledger
 	now   time.Time
 	cloud map[string]*aliyun.ENI // by ID
 	disk  map[string]change
-	next  netip.Addr
+	next  map[aliyun.Family]netip.Addr
 	names int
 
 	cooledAt map[netip.Addr]time.Time
-	owners   map[Key]netip.Addr
+	owners   map[Key][]netip.Addr
+	kept     map[podName]keptModel
+}
+
+type keptModel struct {
+	addrs []netip.Addr
+	until time.Time
+	whole bool // an exclusive ENI
 }
 
 func newLedgerMachine(t *rapid.T) *ledgerMachine {
 	m := &ledgerMachine{
-		l: newLedger(), now: time.Unix(1_700_000_000, 0).UTC(), cloud: map[string]*aliyun.ENI{}, disk: map[string]change{},
-		next: netip.MustParseAddr("10.0.0.1"), cooledAt: map[netip.Addr]time.Time{}, owners: map[Key]netip.Addr{},
+		l: newLedger(aliyun.IPv4), now: time.Unix(1_700_000_000, 0).UTC(), cloud: map[string]*aliyun.ENI{}, disk: map[string]change{},
+		next:     map[aliyun.Family]netip.Addr{aliyun.IPv4: netip.MustParseAddr("10.0.0.1"), aliyun.IPv6: netip.MustParseAddr("fd00::1")},
+		cooledAt: map[netip.Addr]time.Time{}, owners: map[Key][]netip.Addr{}, kept: map[podName]keptModel{},
 	}
-	m.l.limits = limits{ENIs: rapid.IntRange(1, 3).Draw(t, "enis"), AddressesPerENI: rapid.IntRange(1, 6).Draw(t, "perENI")}
+	if rapid.Bool().Draw(t, "dual") {
+		m.l.families = []aliyun.Family{aliyun.IPv4, aliyun.IPv6}
+	}
+	m.l.limits = limits{
+		ENIs: rapid.IntRange(1, 3).Draw(t, "enis"), AddressesPerENI: rapid.IntRange(1, 6).Draw(t, "perENI"),
+		IPv6PerENI: rapid.IntRange(1, 6).Draw(t, "ipv6PerENI"),
+	}
 	return m
 }
 
-func (m *ledgerMachine) address() netip.Addr {
-	addr := m.next
-	m.next = m.next.Next()
-	return addr
+func (m *ledgerMachine) addresses(f aliyun.Family, n int) (addrs []netip.Addr) {
+	for range n {
+		addrs = append(addrs, m.next[f])
+		m.next[f] = m.next[f].Next()
+	}
+	return addrs
 }
 
 func (m *ledgerMachine) name(kind string) string {
@@ -71,16 +88,36 @@ func (m *ledgerMachine) anyKey(t *rapid.T) Key {
 	return Key{"net", fmt.Sprintf("c%d", rapid.IntRange(0, 12).Draw(t, "container")), "eth0"}
 }
 
+func (m *ledgerMachine) anyPurpose(t *rapid.T) purpose {
+	return rapid.SampledFrom([]purpose{shared, shared, exclusive}).Draw(t, "purpose")
+}
+
 func (m *ledgerMachine) Wait(t *rapid.T) {
 	m.now = m.now.Add(time.Duration(rapid.IntRange(1, 40).Draw(t, "seconds")) * time.Second)
-	m.l.expire(m.now)
+	m.expire()
+}
+
+func (m *ledgerMachine) expire() {
+	m.l.expire(m.now, propertyCooldown)
+	for name, k := range m.kept {
+		if !m.now.Before(k.until) {
+			m.cooled(k.addrs)
+			delete(m.kept, name)
+		}
+	}
+}
+
+func (m *ledgerMachine) cooled(addrs []netip.Addr) {
+	for _, addr := range addrs {
+		m.cooledAt[addr] = m.now
+	}
 }
 
 func (m *ledgerMachine) Intend(t *rapid.T) {
 	v := aliyun.VSwitch{ID: "vsw", CIDR: netip.MustParsePrefix("10.0.0.0/16")}
-	count := rapid.IntRange(0, 7).Draw(t, "count")
-	err := m.l.intend(m.name("token"), v, count, m.now)
-	if legal := count >= 1 && count <= m.l.limits.AddressesPerENI; err == nil && !legal {
+	count, use := rapid.IntRange(0, 7).Draw(t, "count"), m.anyPurpose(t)
+	err := m.l.intend(m.name("token"), v, count, use, m.now)
+	if legal := count >= 1 && count <= m.l.perENI() && (use == shared || count == 1); err == nil && !legal {
 		t.Fatalf("an ENI with %d addresses was planned", count)
 	}
 }
@@ -88,10 +125,8 @@ func (m *ledgerMachine) Intend(t *rapid.T) {
 // Create carries out an intent, and the answer may be lost.
 func (m *ledgerMachine) Create(t *rapid.T) {
 	e := m.pick(t, in(ENIIntent))
-	made := &aliyun.ENI{ID: m.name("eni"), Type: aliyun.TypeSecondary, Status: aliyun.StatusAvailable, VSwitchID: "vsw", Tags: identity{"me", "i-1"}.tags(e.Token)}
-	for range e.Count {
-		made.PrivateIPs = append(made.PrivateIPs, m.address())
-	}
+	made := &aliyun.ENI{ID: m.name("eni"), Type: aliyun.TypeSecondary, Status: aliyun.StatusAvailable, VSwitchID: "vsw", Tags: propertyIdentity.tags(e.Token)}
+	made.PrivateIPs, made.IPv6s = m.addresses(aliyun.IPv4, e.Wish.IPv4), m.addresses(aliyun.IPv6, e.Wish.IPv6)
 	made.PrimaryIP = made.PrivateIPs[0]
 	m.cloud[made.ID] = made
 	if rapid.Bool().Draw(t, "answered") {
@@ -118,77 +153,142 @@ func (m *ledgerMachine) Wire(t *rapid.T) { m.pick(t, in(ENIInUse)).wired = true 
 
 // Assign plans and carries out more addresses; the answer may be lost, refused or given.
 func (m *ledgerMachine) Assign(t *rapid.T) {
-	e := m.pick(t, in(ENIInUse))
+	e, f := m.pick(t, in(ENIInUse)), rapid.SampledFrom(m.l.families).Draw(t, "family")
 	count := rapid.IntRange(1, 4).Draw(t, "count")
-	room := m.l.room(e)
-	if err := m.l.planAssign(e.Token, m.name("token"), count, m.now); err != nil {
-		if e.Assign == nil && count <= room {
+	room, inFlight := m.l.room(e, f), e.assigning(f).Count > 0
+	if err := m.l.planAssign(e.Token, m.name("token"), f, count, m.now); err != nil {
+		if !inFlight && count <= room {
 			t.Fatal(err)
 		}
 		return
 	}
 	m.flush()
-	var addrs []netip.Addr
-	if rapid.Bool().Draw(t, "done") && m.cloud[e.ID] != nil {
-		for range count {
-			addrs = append(addrs, m.address())
-		}
-		m.cloud[e.ID].PrivateIPs = append(m.cloud[e.ID].PrivateIPs, addrs...)
+	if rapid.IntRange(0, 3).Draw(t, "later") == 0 {
+		return // the call is in flight for the rest of the run, or until Assigned
 	}
-	must(t, m.l.assigned(e.Token, addrs, m.now))
+	m.assigned(t, e, f)
 }
 
+// Assigned ends a call in flight.
+func (m *ledgerMachine) Assigned(t *rapid.T) {
+	e := m.pick(t, func(e *eni) bool { return e.State == ENIInUse && len(e.Assigns) > 0 })
+	m.assigned(t, e, rapid.SampledFrom(e.Assigns).Draw(t, "call").Family)
+}
+
+func (m *ledgerMachine) assigned(t *rapid.T, e *eni, f aliyun.Family) {
+	var addrs []netip.Addr
+	if shown := m.cloud[e.ID]; shown != nil && rapid.Bool().Draw(t, "done") {
+		addrs = m.addresses(f, e.assigning(f).Count)
+		if f == aliyun.IPv4 {
+			shown.PrivateIPs = append(shown.PrivateIPs, addrs...)
+		} else {
+			shown.IPv6s = append(shown.IPv6s, addrs...)
+		}
+	}
+	must(t, m.l.assigned(e.Token, f, addrs, m.now))
+}
+
+// Lease reserves for a pod, whose name may have addresses kept for it, and confirms or cancels.
 func (m *ledgerMachine) Lease(t *rapid.T) {
-	k := m.anyKey(t)
-	had := m.l.owner(k)
-	a, err := m.l.reserve(k, Pod{}, m.now)
+	r := Request{Key: m.anyKey(t), Pod: m.anyPod(t), Exclusive: m.anyPurpose(t) == exclusive}
+	had := len(m.l.owned(r.Key)) > 0
+	reuse := rapid.IntRange(0, 4).Draw(t, "reuse") == 0
+	err := m.l.reserve(r, rules{BalanceQueues, reuse}, m.now, propertyCooldown)
 	switch {
-	case had != nil && err == nil:
-		t.Fatalf("%s got a second address", k)
+	case had && err == nil:
+		t.Fatalf("%s got a second address", r.Key)
 	case err != nil:
 		return
 	}
-	if e := m.l.enis[a.ENI]; e.State != ENIInUse || !e.wired {
-		t.Fatalf("%s leased from an ENI that is %s, wired %v", a.Addr, e.State, e.wired)
-	}
-	if cooled, ok := m.cooledAt[a.Addr]; ok && m.now.Sub(cooled) < propertyCooldown {
-		t.Fatalf("%s leased %s after its release", a.Addr, m.now.Sub(cooled))
-	}
-	for other, addr := range m.owners {
-		if addr == a.Addr {
-			t.Fatalf("%s belongs to %s already", addr, other)
-		}
-	}
 	if rapid.IntRange(0, 9).Draw(t, "journal") == 0 {
-		must(t, m.l.cancel(a.Addr, m.now))
+		must(t, m.l.cancel(r.Key, m.now))
+		if left, had := m.kept[r.Pod.name()]; had && len(m.l.byName[r.Pod.name()]) == 0 {
+			m.cooled(left.addrs) // kept on another kind of ENI, so no longer
+			delete(m.kept, r.Pod.name())
+		}
 		return
 	}
+	addrs := slices.Clone(m.l.byKey[r.Key])
+	m.checkLease(t, r, addrs, reuse)
 	m.flush()
-	must(t, m.l.confirm(a.Addr, m.now))
-	m.owners[k] = a.Addr
+	must(t, m.l.confirm(r.Key, m.now))
+	m.owners[r.Key] = addrs
 }
 
+func (m *ledgerMachine) checkLease(t *rapid.T, r Request, addrs []netip.Addr, reuse bool) {
+	if len(addrs) != len(m.l.families) {
+		t.Fatalf("%s got %v for the families %v", r.Key, addrs, m.l.families)
+	}
+	e := m.l.enis[m.l.addrs[addrs[0]].ENI]
+	if !e.usable() || e.Purpose != purposeOf(r.Exclusive) {
+		t.Fatalf("%v leased from an ENI that is %s, wired %v, %q", addrs, e.State, e.wired, e.Purpose)
+	}
+	mine := m.kept[r.Pod.name()]
+	for i, addr := range addrs {
+		a := m.l.addrs[addr]
+		if a.ENI != e.Token || aliyun.FamilyOf(addr) != m.l.families[i] {
+			t.Fatalf("%v are on several ENIs or of one family", addrs)
+		}
+		if cooled, ok := m.cooledAt[addr]; ok && m.now.Sub(cooled) < propertyCooldown && !reuse {
+			t.Fatalf("%s leased %s after its release", addr, m.now.Sub(cooled))
+		}
+		for name, k := range m.kept {
+			if name != r.Pod.name() && slices.Contains(k.addrs, addr) {
+				t.Fatalf("%s is kept for %v", addr, name)
+			}
+		}
+		delete(m.cooledAt, addr)
+	}
+	for other, theirs := range m.owners {
+		shareENI := m.l.addrs[theirs[0]].ENI == e.Token && e.Purpose == exclusive
+		if slices.ContainsFunc(theirs, func(a netip.Addr) bool { return slices.Contains(addrs, a) }) || shareENI {
+			t.Fatalf("%v belong to %s already, or its ENI does", addrs, other)
+		}
+	}
+	if len(mine.addrs) > 0 && !slices.Equal(mine.addrs, addrs) {
+		m.cooled(mine.addrs) // of another kind, or not there any more
+	}
+	delete(m.kept, r.Pod.name())
+}
+
+func (m *ledgerMachine) anyPod(t *rapid.T) Pod {
+	return rapid.SampledFrom([]Pod{{}, {}, {Namespace: "ns", Name: "web-0", UID: "1"}, {Namespace: "ns", Name: "web-1"}}).Draw(t, "pod")
+}
+
+// Release ends a lease, for good or with its addresses kept.
 func (m *ledgerMachine) Release(t *rapid.T) {
 	k := m.anyKey(t)
-	had, err := m.l.cool(k, m.now, propertyCooldown)
+	keep := time.Duration(rapid.SampledFrom([]int{0, 0, 20, 60}).Draw(t, "keep")) * time.Second
+	var pod Pod
+	if list := m.l.owned(k); len(list) > 0 {
+		pod = list[0].Pod
+	}
+	had, err := m.l.end(k, term{keep, propertyCooldown}, m.now)
 	must(t, err)
-	addr, owned := m.owners[k]
+	addrs, owned := m.owners[k]
 	if had != owned {
 		t.Fatalf("release of %s: had %v, owned %v", k, had, owned)
 	}
-	if owned {
-		m.cooledAt[addr] = m.now
-		delete(m.owners, k)
+	if !owned {
+		return
 	}
+	delete(m.owners, k)
+	if keep == 0 || pod.Name == "" {
+		m.cooled(addrs)
+		return
+	}
+	m.cooled(m.kept[pod.name()].addrs)
+	m.kept[pod.name()] = keptModel{addrs: addrs, until: m.now.Add(keep)}
 }
 
 // GiveBack returns free addresses, and the answer may be lost.
 func (m *ledgerMachine) GiveBack(t *rapid.T) {
-	victims := m.l.victims(rapid.IntRange(1, 3).Draw(t, "n"), m.now, 0)
+	victims := m.l.victims(rapid.IntRange(1, 3).Draw(t, "n"), func(*address) bool { return true })
 	must(t, m.l.release(victims, m.now))
 	for _, addr := range victims {
 		if shown := m.cloud[m.l.enis[m.l.addrs[addr].ENI].ID]; shown != nil {
-			shown.PrivateIPs = slices.DeleteFunc(shown.PrivateIPs, func(a netip.Addr) bool { return a == addr })
+			same := func(a netip.Addr) bool { return a == addr }
+			shown.PrivateIPs, shown.IPv6s = slices.DeleteFunc(shown.PrivateIPs, same), slices.DeleteFunc(shown.IPv6s, same)
 		}
 	}
 	if rapid.Bool().Draw(t, "answered") {
@@ -196,11 +296,40 @@ func (m *ledgerMachine) GiveBack(t *rapid.T) {
 	}
 }
 
+// Convert changes what an idle ENI is for, and Drain and Revive whether it stays.
+func (m *ledgerMachine) Convert(t *rapid.T) {
+	e, use := m.pick(t, in(ENIInUse)), m.anyPurpose(t)
+	legal := e.Purpose != use && m.l.idle(e)
+	if err := m.l.convert(e.Token, use); (err == nil) != legal {
+		t.Fatalf("convert %s to %q, legal %v: %v", e.name(), use, legal, err)
+	}
+}
+
+func (m *ledgerMachine) Drain(t *rapid.T) {
+	e := m.pick(t, in(ENIInUse))
+	legal := m.l.idle(e)
+	if err := m.l.moveENI(e.Token, ENIDraining, m.now); (err == nil) != legal {
+		t.Fatalf("drain %s, idle %v: %v", e.name(), legal, err)
+	}
+}
+
+func (m *ledgerMachine) Revive(t *rapid.T) {
+	must(t, m.l.moveENI(m.pick(t, in(ENIDraining)).Token, ENIInUse, m.now))
+}
+
+func (m *ledgerMachine) Delete(t *rapid.T) {
+	e := m.pick(t, in(ENIDraining))
+	for _, to := range []ENIState{ENIDetaching, ENIDeleting, eniGone} {
+		must(t, m.l.moveENI(e.Token, to, m.now))
+	}
+	delete(m.cloud, e.ID)
+}
+
 // Illegal moves must be refused without a change.
 func (m *ledgerMachine) Illegal(rt *rapid.T) {
 	e := m.pick(rt, func(*eni) bool { return true })
 	to := rapid.SampledFrom([]ENIState{ENIIntent, ENICreated, ENIAttaching, ENIInUse, ENIDraining, ENIDetaching, ENIDeleting, eniGone}).Draw(rt, "to")
-	if slices.Contains(eniMoves[e.State], to) && m.l.ownedOn(e.Token) == 0 {
+	if slices.Contains(eniMoves[e.State], to) && m.l.busyOn(e.Token) == 0 {
 		rt.Skip("legal")
 	}
 	if to == ENICreated || to == ENIDraining || to == ENIInUse || to == ENIAttaching {
@@ -210,7 +339,7 @@ func (m *ledgerMachine) Illegal(rt *rapid.T) {
 	}
 	before := *e
 	if err := m.l.moveENI(e.Token, to, m.now); err == nil {
-		rt.Fatalf("%s -> %s with %d owned was allowed", before.State, to, m.l.ownedOn(e.Token))
+		rt.Fatalf("%s -> %s with %d owned was allowed", before.State, to, m.l.busyOn(e.Token))
 	}
 	if diff := cmp.Diff(before, *e, equateAddrs, cmpopts.IgnoreUnexported(eni{})); diff != "" {
 		rt.Fatal(diff)
@@ -221,7 +350,7 @@ func (m *ledgerMachine) Illegal(rt *rapid.T) {
 func (m *ledgerMachine) Steal(t *rapid.T) {
 	e := m.pick(t, in(ENIInUse))
 	if shown := m.cloud[e.ID]; shown != nil && len(shown.PrivateIPs) > 1 {
-		shown.PrivateIPs = shown.PrivateIPs[:len(shown.PrivateIPs)-1]
+		shown.PrivateIPs = shown.PrivateIPs[:len(shown.PrivateIPs)-1] // never the primary one
 	}
 }
 
@@ -232,10 +361,10 @@ func (m *ledgerMachine) Sync(*rapid.T) {
 	}
 	for _, e := range m.cloud {
 		shown := *e
-		shown.PrivateIPs = slices.Clone(e.PrivateIPs)
+		shown.PrivateIPs, shown.IPv6s = slices.Clone(e.PrivateIPs), slices.Clone(e.IPv6s)
 		o.enis = append(o.enis, shown)
 	}
-	m.l.observe(o, identity{"me", "i-1"}, m.now)
+	m.l.observe(o, propertyIdentity, m.now)
 }
 
 func (m *ledgerMachine) flush() {
@@ -255,24 +384,25 @@ func (m *ledgerMachine) Check(t *rapid.T) {
 		t.Fatalf("%d ENIs of %d", len(m.l.enis), m.l.limits.ENIs)
 	}
 	slots := map[int]bool{}
-	for token, e := range m.l.enis {
-		n := len(m.l.addressesOn(token)) + e.Count
-		if e.Assign != nil {
-			n += e.Assign.Count
-		}
-		if n > m.l.limits.AddressesPerENI {
-			t.Fatalf("%s has or awaits %d addresses of %d", e.name(), n, m.l.limits.AddressesPerENI)
+	for _, e := range m.l.enis {
+		for _, f := range m.l.families {
+			if n := m.l.count(e, f) + e.awaited(f); n > m.l.perENI() {
+				t.Fatalf("%s has or awaits %d %v addresses of %d", e.name(), n, f, m.l.perENI())
+			}
 		}
 		if e.ID != "" && (e.Slot < 1 || slots[e.Slot]) {
 			t.Fatalf("slot %d of %s is taken or invalid", e.Slot, e.name())
 		}
 		slots[e.Slot] = true
 	}
-	owned := map[Key]netip.Addr{}
+	owned, keptBy := map[Key][]netip.Addr{}, map[podName][]netip.Addr{}
 	for addr, a := range m.l.addrs {
 		if a.owned() {
-			owned[a.Key] = addr
-		} else if a.Key != (Key{}) {
+			owned[a.Key] = sorted(append(owned[a.Key], addr))
+		} else if a.State == kept {
+			keptBy[a.Pod.name()] = sorted(append(keptBy[a.Pod.name()], addr))
+		}
+		if !a.owned() && a.Key != (Key{}) {
 			t.Fatalf("%s is %s and has the owner %s", addr, a.State, a.Key)
 		}
 	}
@@ -282,27 +412,35 @@ func (m *ledgerMachine) Check(t *rapid.T) {
 	if diff := cmp.Diff(m.owners, m.l.byKey, equateAddrs); diff != "" {
 		t.Fatal("leases were lost or invented:\n", diff)
 	}
+	if diff := cmp.Diff(keptBy, m.l.byName, equateAddrs, cmp.AllowUnexported(podName{})); diff != "" {
+		t.Fatal("what is kept is not found by name:\n", diff)
+	}
+	for name, k := range m.kept {
+		if !slices.Equal(sorted(slices.Clone(k.addrs)), m.l.byName[name]) {
+			t.Fatalf("%v are kept for %v and should be %v", m.l.byName[name], name, k.addrs)
+		}
+	}
 	m.checkDisk(t)
 }
 
 // checkDisk replays what was journalled: it gives the ledger that is in memory.
 func (m *ledgerMachine) checkDisk(t *rapid.T) {
-	replayed := newLedger()
+	replayed := newLedger(m.l.families...)
 	for _, c := range m.disk {
 		if c.bucket == bucketENIs {
-			var e eni
-			must(t, json.Unmarshal(c.value, &e))
+			e, err := decodeENI(c.value)
+			must(t, err)
 			replayed.enis[e.Token] = &e
 		}
 	}
 	for _, c := range m.disk {
 		if c.bucket == bucketAddresses {
 			var a address
-			must(t, json.Unmarshal(c.value, &a))
+			must(t, decode(c.value, &a))
 			replayed.restore(a, propertyCooldown)
 		}
 	}
-	sinceIsNoMatter := cmp.Options{cmpopts.IgnoreUnexported(eni{}, address{}), cmpopts.IgnoreFields(address{}, "Since"), equateAddrs}
+	sinceIsNoMatter := cmp.Options{cmpopts.IgnoreUnexported(eni{}, address{}), cmpopts.EquateEmpty(), cmpopts.IgnoreFields(address{}, "Since"), equateAddrs}
 	if diff := cmp.Diff(m.l.addrs, replayed.addrs, sinceIsNoMatter); diff != "" {
 		t.Fatal("addresses differ after replay:\n", diff)
 	}
@@ -324,8 +462,10 @@ func TestLedgerInvariants(t *testing.T) {
 		t.Repeat(rapid.StateMachineActions(m))
 		// Two looks later the journal and the cloud hold the same.
 		m.Sync(t)
-		m.now = m.now.Add(time.Minute)
-		m.l.expire(m.now)
+		for range 3 {
+			m.now = m.now.Add(time.Minute)
+			m.expire()
+		}
 		for range 3 {
 			m.now = m.now.Add(secondLook)
 			m.Sync(t)
@@ -336,7 +476,7 @@ func TestLedgerInvariants(t *testing.T) {
 			if known == nil {
 				t.Fatalf("%s is in the cloud and not in the journal", e.ID)
 			}
-			for _, addr := range e.PrivateIPs {
+			for _, addr := range m.l.wanted(*e) {
 				if m.l.addrs[addr] == nil {
 					t.Fatalf("%s is in the cloud and not in the journal", addr)
 				}
@@ -344,7 +484,7 @@ func TestLedgerInvariants(t *testing.T) {
 		}
 		for addr, a := range m.l.addrs {
 			shown := m.cloud[m.l.enis[a.ENI].ID]
-			if !a.owned() && (shown == nil || !slices.Contains(shown.PrivateIPs, addr)) {
+			if !a.owned() && (shown == nil || !slices.Contains(m.l.wanted(*shown), addr)) {
 				t.Fatalf("%s is %s in the journal and not in the cloud", addr, a.State)
 			}
 		}
@@ -355,7 +495,7 @@ func TestRestoreResolvesTwoRecordsOfOneKey(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	old, young := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
 	for _, order := range [][]netip.Addr{{old, young}, {young, old}} {
-		l := newLedger()
+		l := newLedger(aliyun.IPv4)
 		for _, addr := range order {
 			since := now
 			if addr == young {
@@ -363,7 +503,7 @@ func TestRestoreResolvesTwoRecordsOfOneKey(t *testing.T) {
 			}
 			l.restore(address{Addr: addr, State: assigned, Key: key(1), Since: since}, time.Minute)
 		}
-		if l.byKey[key(1)] != young || l.addrs[old].State != cooling {
+		if !slices.Equal(l.byKey[key(1)], []netip.Addr{young}) || l.addrs[old].State != cooling {
 			t.Errorf("order %v: owner %s, the old one is %s", order, l.byKey[key(1)], l.addrs[old].State)
 		}
 	}

@@ -27,16 +27,28 @@ var errNoPrimary = errors.New("the listing does not hold the instance's primary 
 type identity struct {
 	owner      string // value of tagOwner
 	instanceID string
+	block      map[string]string // ENIs with one of these tags are left alone
+	filter     map[string]string // unknown ENIs without all of these tags are not adopted
 }
 
 func (id identity) ours(e aliyun.ENI) bool {
-	if e.Type == aliyun.TypePrimary || e.Tags[tagOwner] != id.owner {
+	if e.Type == aliyun.TypePrimary || e.Tags[tagOwner] != id.owner || blocks(id.block, e.Tags) {
 		return false
 	}
 	if e.InstanceID != "" {
 		return e.InstanceID == id.instanceID
 	}
 	return e.Tags[tagInstance] == id.instanceID
+}
+
+// adopts says whether an ENI of ours that the journal does not know becomes one of the pool's.
+func (id identity) adopts(e aliyun.ENI) bool {
+	for key, value := range id.filter {
+		if have, ok := e.Tags[key]; !ok || have != value {
+			return false
+		}
+	}
+	return true
 }
 
 func (id identity) tags(intent string) map[string]string {
@@ -51,6 +63,8 @@ type observation struct {
 	// versions of the ledger's ENIs from before the cloud was asked: an ENI that was worked on since is not judged.
 	versions map[string]int
 	started  time.Time
+	// unproven says that addresses which the journal does not know may be in use.
+	unproven bool
 }
 
 // A finding is a difference that a sync saw, for the log.
@@ -66,7 +80,7 @@ type finding struct {
 func (l *ledger) observe(o observation, id identity, now time.Time) (found []finding, skipped int) {
 	seen := map[string]bool{}
 	for _, shown := range o.enis {
-		if id.ours(shown) {
+		if id.ours(shown) && (l.match(shown) != nil || id.adopts(shown)) {
 			seen[shown.ID] = true
 			found = append(found, l.see(o, shown, now)...)
 		}
@@ -100,12 +114,12 @@ func (l *ledger) see(o observation, shown aliyun.ENI, now time.Time) []finding {
 	e := l.match(shown)
 	if e == nil {
 		e = l.adopt(shown, o.vSwitches[shown.VSwitchID], now)
-		return append([]finding{{what: "ENI adopted", eni: e.ID}}, l.compare(e, shown, now)...)
+		return append([]finding{{what: "ENI adopted", eni: e.ID}}, l.compare(e, shown, o, now)...)
 	}
 	if !o.judges(e) {
 		return nil
 	}
-	return l.compare(e, shown, now)
+	return l.compare(e, shown, o, now)
 }
 
 // match finds the record of an ENI by its ID, or the intent that it answers.
@@ -120,11 +134,11 @@ func (l *ledger) match(shown aliyun.ENI) *eni {
 }
 
 // adopt records an ENI of ours that the journal does not know: its creation was answered after the record was lost or
-// dropped. If there are more than the instance can have, it is deleted instead.
+// dropped. If there are more than allowed, it is deleted instead.
 func (l *ledger) adopt(shown aliyun.ENI, v aliyun.VSwitch, now time.Time) *eni {
 	e := &eni{
 		Token: "adopted-" + shown.ID, ID: shown.ID, MAC: shown.MAC, State: stateShown(shown.Status), Since: now,
-		Slot: l.freeSlot(), VSwitchID: shown.VSwitchID, Subnet: v.CIDR, Gateway: gateway(v.CIDR), Primary: shown.PrimaryIP,
+		Slot: l.freeSlot(), VSwitchID: shown.VSwitchID, Nets: netsOf(v, l.families), Primary: shown.PrimaryIP,
 	}
 	if e.State == ENICreated && len(l.enis) >= l.limits.ENIs {
 		e.State = ENIDeleting
@@ -150,9 +164,10 @@ func stateShown(status string) ENIState {
 }
 
 // compare takes one ENI's addresses and state from the cloud.
-func (l *ledger) compare(e *eni, shown aliyun.ENI, now time.Time) []finding {
+func (l *ledger) compare(e *eni, shown aliyun.ENI, o observation, now time.Time) []finding {
 	var found []finding
 	e.missing = time.Time{}
+	e.shown = &eniShown{groups: shown.SecurityGroupIDs, deleteOnRelease: shown.DeleteOnRelease}
 	if e.State == ENIIntent {
 		// The answer to the creation was lost. The move is legal, so there is no error.
 		_ = l.created(e.Token, shown, now)
@@ -162,14 +177,19 @@ func (l *ledger) compare(e *eni, shown aliyun.ENI, now time.Time) []finding {
 		found = append(found, finding{what: "ENI was detached by somebody else, attaching it again", eni: e.ID})
 		_ = l.moveENI(e.Token, ENICreated, now)
 	}
-	for _, addr := range shown.PrivateIPs {
-		if l.learn(e, addr, now) {
+	if shown.QueueNumber > 0 && shown.QueueNumber != e.Queues {
+		e.Queues = shown.QueueNumber
+		l.touchENI(e)
+	}
+	for _, addr := range l.wanted(shown) {
+		if a := l.learn(e, addr, now); a != nil {
+			a.Unproven = o.unproven && shown.Status == aliyun.StatusInUse
 			found = append(found, finding{what: "address adopted", eni: e.ID, addr: addr})
 		}
 	}
 	for _, addr := range l.addressesOn(e.Token) {
 		a := l.addrs[addr]
-		if slices.Contains(shown.PrivateIPs, addr) {
+		if slices.Contains(shown.PrivateIPs, addr) || slices.Contains(shown.IPv6s, addr) {
 			found = append(found, l.confirmed(a, now)...)
 		} else {
 			found = append(found, l.missed(e, a, now)...)
@@ -188,7 +208,8 @@ func (l *ledger) confirmed(a *address, now time.Time) []finding {
 	return []finding{{what: "address is back", addr: a.Addr}}
 }
 
-// missed handles an address that the cloud does not show on its ENI.
+// missed handles an address that the cloud does not show on its ENI. One that is kept or cools is judged when that is
+// over.
 func (l *ledger) missed(e *eni, a *address, now time.Time) []finding {
 	first := a.missing.IsZero()
 	if first {
@@ -202,8 +223,7 @@ func (l *ledger) missed(e *eni, a *address, now time.Time) []finding {
 	case quarantine, releasing:
 		if a.State == releasing || now.Sub(a.missing) >= secondLook {
 			_ = a.move(gone, now)
-			delete(l.addrs, a.Addr)
-			l.touchAddr(a)
+			l.forget(a)
 			return []finding{{what: "address forgotten", eni: e.ID, addr: a.Addr}}
 		}
 	case assigned:
@@ -220,7 +240,7 @@ func (l *ledger) lose(e *eni, now time.Time) []finding {
 		e.missing = now
 		return []finding{{what: "ENI is missing", eni: e.ID}}
 	}
-	if now.Sub(e.missing) < secondLook || l.ownedOn(e.Token) > 0 {
+	if now.Sub(e.missing) < secondLook || l.busyOn(e.Token) > 0 {
 		return nil
 	}
 	l.touchENI(e)

@@ -1,189 +1,200 @@
 package ipam
 
 import (
-	"cmp"
-	"fmt"
-	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/nearpath/nearpath/internal/aliyun"
 )
 
-// assignBatch is the most addresses one AssignPrivateIpAddresses call asks for; unassignBatch the most one
-// UnassignPrivateIpAddresses call gives back (the API allows 32).
-const (
-	assignBatch   = 10
-	unassignBatch = 10
-)
-
-// Watermarks say how many addresses to keep ready.
-type Watermarks struct {
-	// MinIdle addresses are kept free beyond those in use; more than MaxIdle free ones are given back. MinTotal is kept
-	// whatever is in use. The instance type's capacity bounds all of them.
-	MinIdle, MaxIdle, MinTotal int
-}
-
-func (w Watermarks) validate() error {
-	for _, f := range []struct {
-		name  string
-		value int
-	}{{"MinIdle", w.MinIdle}, {"MaxIdle", w.MaxIdle}, {"MinTotal", w.MinTotal}} {
-		if f.value < 0 {
-			return fmt.Errorf("watermark %s is %d: it cannot be negative", f.name, f.value)
-		}
-	}
-	if w.MinIdle > w.MaxIdle {
-		return fmt.Errorf("watermark MinIdle is %d and MaxIdle %d: MinIdle must not be the larger", w.MinIdle, w.MaxIdle)
-	}
-	return nil
-}
-
-// demand is what the watermarks look at, in addresses.
+// demand is what the watermarks look at, in addresses of shared ENIs or in exclusive ENIs.
 type demand struct {
-	used, idle, cooling, pending int
-	waiting                      int // callers without an address
-	capacity                     int
+	used    int // leased or kept
+	idle    int // can be leased now
+	cooling int // will be idle by itself
+	pending int // will be idle when the cloud or the node has done its part
+	waiting int // callers without a lease
+	// capacity is what there is room for beside the ENIs of the other kind as they are; atMost what there would be if
+	// every idle ENI of the other kind were converted.
+	capacity, atMost int
 }
 
 func (d demand) total() int { return d.used + d.idle + d.cooling + d.pending }
 
-// plan returns how many addresses to ask for and how many free ones to give back; at most one of the two is not 0.
+// plan returns how many to ask for and how many free ones to give back; at most one of the two is not 0.
 //
 // A cooling address counts as one of the pool's, so that churn does not grow it. It is no use to a caller who waits
 // now, though: for those the pool grows past what the marks alone ask for, within the capacity.
 func (w Watermarks) plan(d demand) (grow, shrink int) {
-	want := min(max(d.used+d.waiting+w.MinIdle, w.MinTotal), d.capacity)
+	capacity := d.capacity
+	if d.waiting > 0 {
+		capacity = max(capacity, d.atMost)
+	}
+	want := min(max(d.used+d.waiting+w.MinIdle, w.MinTotal), capacity)
 	grow = max(want-d.total(), d.waiting-d.idle-d.pending)
-	grow = max(min(grow, d.capacity-d.total()), 0)
+	grow = max(min(grow, capacity-d.total()), 0)
 	if grow > 0 || d.waiting > 0 || d.pending > 0 {
 		return grow, 0
 	}
 	// min(MinTotal, capacity): a mark above the capacity must not keep the pool from giving back.
-	return 0, max(min(d.idle-w.MaxIdle, d.total()-min(w.MinTotal, d.capacity)), 0)
+	return 0, max(min(d.idle-w.MaxIdle, d.total()-min(w.MinTotal, capacity)), 0)
 }
 
-// demand counts the ledger's addresses.
-func (l *ledger) demand(waiting int) demand {
-	d := demand{waiting: waiting, capacity: l.limits.capacity()}
-	for _, a := range l.addrs {
-		switch e := l.enis[a.ENI]; {
-		case a.owned():
-			d.used++
-		case a.State == cooling:
-			d.cooling++
-		case a.State == free && a.missing.IsZero() && e.usable():
-			d.idle++
-		case a.State == free && e.coming():
-			d.pending++
+// spare is how many idle ones the marks can do without, all at once: what is left keeps MinIdle and MinTotal.
+func (w Watermarks) spare(d demand) int {
+	if d.waiting > 0 || d.pending > 0 {
+		return 0
+	}
+	return max(min(d.idle-w.MinIdle, d.total()-min(w.MinTotal, d.capacity)), 0)
+}
+
+// A tally counts the addresses of one ENI in one family.
+type tally struct {
+	all, leased, kept, cooling int
+	leasable, unproven         int // free ones
+	releasing                  int
+}
+
+// present counts what is on the ENI and stays there.
+func (t tally) present() int { return t.all - t.releasing }
+
+func (t *tally) add(a *address) {
+	t.all++
+	switch {
+	case a.Unproven:
+		t.unproven++
+	case a.owned():
+		t.leased++
+	case a.State == kept:
+		t.kept++
+	case a.State == cooling:
+		t.cooling++
+	case a.State == releasing:
+		t.releasing++
+	case a.leasable():
+		t.leasable++
+	}
+}
+
+// A census has the tallies of every ENI, by token and family.
+type census map[string]map[aliyun.Family]tally
+
+func (l *ledger) census() census {
+	c := census{}
+	for token := range l.enis {
+		c[token] = map[aliyun.Family]tally{}
+	}
+	for addr, a := range l.addrs {
+		f := aliyun.FamilyOf(addr)
+		t := c[a.ENI][f]
+		t.add(a)
+		c[a.ENI][f] = t
+	}
+	return c
+}
+
+// leases is how many leases an ENI's leasable addresses make: as many as it has in the family with the fewest.
+func (l *ledger) leases(t map[aliyun.Family]tally) int {
+	n := l.limits.AddressesPerENI
+	for _, f := range l.families {
+		n = min(n, t[f].leasable)
+	}
+	return n
+}
+
+// sharedDemand counts the addresses of shared ENIs.
+func (l *ledger) sharedDemand(waiting int) demand {
+	d := demand{waiting: waiting}
+	busy, others, othersBusy := 0, 0, 0
+	for token, t := range l.census() {
+		e, v4 := l.enis[token], t[aliyun.IPv4]
+		if e.Purpose == exclusive {
+			others++
+			if !l.idle(e) || e.State != ENIInUse {
+				othersBusy++
+			}
+			continue
+		}
+		busy++
+		d.used += v4.leased + v4.kept
+		d.cooling += v4.cooling + v4.unproven
+		d.pending += e.awaited(aliyun.IPv4)
+		switch pairs := l.leases(t); {
+		case e.usable():
+			d.idle += pairs
+			// The others wait for an address of the other family, as far as there can be one.
+			d.pending += max(min(v4.leasable, l.perENI()-v4.leased-v4.kept-v4.cooling)-pairs, 0)
+		case e.coming():
+			d.pending += min(v4.leasable, l.perENI())
 		}
 	}
-	for _, e := range l.enis {
-		d.pending += e.Count
-		if e.Assign != nil {
-			d.pending += e.Assign.Count
-		}
-	}
+	d.capacity = max(l.limits.ENIs-others, 0) * l.perENI()
+	d.atMost = max(l.limits.ENIs-othersBusy, 0) * l.perENI()
 	return d
 }
 
-// A growth is one step of making the pool larger: more addresses on an ENI, or a new ENI when eni is empty.
-type growth struct {
-	eni   string // Token
-	count int
-}
-
-func (g growth) String() string {
-	if g.eni == "" {
-		return fmt.Sprintf("create an ENI with %d addresses", g.count)
-	}
-	return fmt.Sprintf("assign %d addresses to ENI %s", g.count, g.eni)
-}
-
-// spread turns a number of addresses into steps: ENIs that are there are filled first, the emptiest first, then ENIs are
-// created. An ENI that cannot be asked now (a call is in flight, or it is on its way) still counts for the room it will
-// have, so that no ENI is created in its place. Those in blocked vSwitches are passed over. left is what no step and no ENI
-// on its way will bring.
-func (l *ledger) spread(n int, blocked func(vSwitchID string) bool) (steps []growth, left int) {
-	for _, e := range l.byRoom() {
-		room := l.room(e)
-		if n <= 0 || room == 0 || blocked(e.VSwitchID) {
+// exclusiveDemand counts exclusive ENIs.
+func (l *ledger) exclusiveDemand(waiting int) demand {
+	d := demand{waiting: waiting}
+	others, othersBusy := 0, 0
+	for token, t := range l.census() {
+		e, v4 := l.enis[token], t[aliyun.IPv4]
+		if e.Purpose != exclusive {
+			others++
+			if !l.idle(e) || e.State != ENIInUse {
+				othersBusy++
+			}
 			continue
 		}
 		switch {
-		case e.State == ENIInUse && e.Assign == nil && e.missing.IsZero():
-			count := min(n, room, assignBatch)
-			steps = append(steps, growth{e.Token, count})
-			n -= room // what the batch leaves is for the ENI's next call
-		case e.coming() || e.State == ENIInUse:
-			n -= room
+		case v4.leased+v4.kept > 0:
+			d.used++
+		case v4.cooling+v4.unproven > 0:
+			d.cooling++
+		case e.usable() && l.leases(t) > 0:
+			d.idle++
+		case e.usable() || e.coming():
+			d.pending++
 		}
 	}
-	for enis := len(l.enis); n > 0 && enis < l.limits.ENIs; enis++ {
-		count := min(n, l.limits.AddressesPerENI)
-		steps = append(steps, growth{"", count})
-		n -= count
-	}
-	return steps, max(n, 0)
+	d.capacity = max(l.limits.ENIs-others, 0)
+	d.atMost = max(l.limits.ENIs-othersBusy, 0)
+	return d
 }
 
-func (l *ledger) byRoom() []*eni {
-	enis := make([]*eni, 0, len(l.enis))
-	for _, e := range l.enis {
-		enis = append(enis, e)
-	}
-	slices.SortFunc(enis, func(a, b *eni) int {
-		return cmp.Or(cmp.Compare(l.room(b), l.room(a)), cmp.Compare(a.Slot, b.Slot), cmp.Compare(a.Token, b.Token))
-	})
-	return enis
-}
-
-// victims picks n free addresses to give back: from the ENI with the fewest in use, at least idle old, none primary.
-func (l *ledger) victims(n int, now time.Time, idle time.Duration) []netip.Addr {
-	var found []*address
-	for _, a := range l.addrs {
-		e := l.enis[a.ENI]
-		if a.State == free && e.State == ENIInUse && a.Addr != e.Primary && now.Sub(a.Since) >= idle {
-			found = append(found, a)
-		}
-	}
-	slices.SortFunc(found, func(a, b *address) int {
-		return cmp.Or(
-			cmp.Compare(l.ownedOn(a.ENI), l.ownedOn(b.ENI)),
-			cmp.Compare(a.ENI, b.ENI),
-			a.Since.Compare(b.Since),
-			a.Addr.Compare(b.Addr),
-		)
-	})
-	addrs := make([]netip.Addr, 0, n)
-	for _, a := range found[:min(n, len(found))] {
-		addrs = append(addrs, a.Addr)
-	}
-	return addrs
-}
-
-// chooseVSwitch picks the one with the most free addresses in the zone, by ID among equals. promised counts addresses
-// that intents not yet carried out will take.
-func chooseVSwitch(all []aliyun.VSwitch, zone string, blocked func(id string) bool, promised map[string]int) (aliyun.VSwitch, bool) {
-	var best aliyun.VSwitch
-	found, most := false, 0
-	for _, v := range all {
-		left := v.AvailableIPs - promised[v.ID]
-		if v.ZoneID != zone || left <= 0 || blocked(v.ID) {
+// follow lists what brings each ENI's families in line with its IPv4 addresses: a shared ENI has as many of each, an
+// exclusive one has one. ok says how many addresses an ENI may be asked for now.
+func (l *ledger) follow(ok func(*eni, aliyun.Family) int) (steps []step) {
+	for token, t := range l.census() {
+		e := l.enis[token]
+		if e.State != ENIInUse || !e.missing.IsZero() {
 			continue
 		}
-		if !found || left > most || left == most && v.ID < best.ID {
-			best, most, found = v, left, true
+		want := min(t[aliyun.IPv4].present()+e.awaited(aliyun.IPv4), l.perENI())
+		if e.Purpose == exclusive {
+			want = min(want, 1)
+		}
+		for _, f := range []aliyun.Family{aliyun.IPv4, aliyun.IPv6} {
+			if !slices.Contains(l.families, f) {
+				want = 0
+			}
+			if s, due := l.align(e, f, want-t[f].present()-e.awaited(f), ok); due {
+				steps = append(steps, s)
+			}
 		}
 	}
-	return best, found
+	slices.SortFunc(steps, compareSteps)
+	return steps
 }
 
-// promised counts, by vSwitch, the addresses of creations that are only intended.
-func (l *ledger) promised() map[string]int {
-	counts := map[string]int{}
-	for _, e := range l.enis {
-		counts[e.VSwitchID] += e.Count
+// align is the step that brings an ENI nearer to having diff more addresses of a family, or -diff fewer.
+func (l *ledger) align(e *eni, f aliyun.Family, diff int, ok func(*eni, aliyun.Family) int) (step, bool) {
+	switch {
+	case diff > 0 && e.assigning(f).Count == 0:
+		n := min(diff, assignBatch, l.room(e, f), ok(e, f))
+		return step{do: stepAssign, eni: e.Token, family: f, count: n}, n > 0
+	case diff < 0:
+		addrs := l.victims(-diff, func(a *address) bool { return a.ENI == e.Token && aliyun.FamilyOf(a.Addr) == f })
+		return step{do: stepRelease, eni: e.Token, addrs: addrs}, len(addrs) > 0
 	}
-	return counts
+	return step{}, false
 }

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/nearpath/nearpath/internal/aliyun"
 )
 
@@ -24,6 +26,7 @@ type Cloud interface {
 	DescribeVSwitches(ctx context.Context, ids []string) ([]aliyun.VSwitch, error)
 	DescribeENIs(ctx context.Context, filter aliyun.ENIFilter) ([]aliyun.ENI, error)
 	CreateENI(ctx context.Context, request aliyun.CreateENI) (aliyun.ENI, error)
+	ModifyENI(ctx context.Context, eniID string, change aliyun.ModifyENI) error
 	AttachENI(ctx context.Context, eniID, instanceID string) error
 	DetachENI(ctx context.Context, eniID, instanceID string) error
 	DeleteENI(ctx context.Context, eniID string) error
@@ -31,11 +34,13 @@ type Cloud interface {
 	UnassignIPs(ctx context.Context, eniID string, addrs []netip.Addr) error
 }
 
-// Links makes the node's side of an ENI. Both methods are idempotent.
+// Links makes the node's side of ENIs. Both methods are idempotent.
 type Links interface {
-	// EnsureENI returns when the ENI's link is up and routed. It is called before an address of the ENI is leased.
+	// EnsureENI returns when the link of a shared ENI is up and routed. It is called before an address of the ENI is leased
+	// and never for an exclusive ENI.
 	EnsureENI(ctx context.Context, e LeaseENI) error
-	// RemoveENI undoes it, before the ENI is detached.
+	// RemoveENI undoes it. It is called before an ENI is detached and before an exclusive ENI is leased, also for one that
+	// was never routed. Whoever has the lease waits for the link and takes it.
 	RemoveENI(ctx context.Context, e LeaseENI) error
 }
 
@@ -47,14 +52,17 @@ type Config struct {
 	Links Links
 	// InstanceID is the machine the pool is for; Owner the value of the tag "nearpath" on its ENIs, empty: InstanceID.
 	InstanceID, Owner string
-	// VSwitches and SecurityGroups for new ENIs; empty means those of the instance. Only vSwitches of the instance's
-	// zone are used.
-	VSwitches, SecurityGroups []string
-	Watermarks                Watermarks
-	// Cooldown is how long a released address rests; zero means 30 seconds. IdleReclaim is how long an address must have
-	// been free before it is given back; zero means 5 minutes.
-	Cooldown, IdleReclaim time.Duration
-	Log                   *slog.Logger
+	// Families that every lease has an address of: IPv4, or IPv4 and IPv6; empty means IPv4.
+	Families []aliyun.Family
+	Settings Settings
+	// InUse lists the addresses that pods on the node use, as its kernel and runtime know them. The pool asks before it
+	// leases an address that was adopted: one on its ENIs that its journal does not know. No such address is leased while
+	// InUse fails. Without InUse (nil) adopted addresses count as free, unless a broken journal was put aside; then they
+	// are never leased.
+	InUse func(context.Context) ([]InUse, error)
+	// Metrics gets the pool's metrics; nil: none.
+	Metrics prometheus.Registerer
+	Log     *slog.Logger
 }
 
 // node is what the cloud says of the instance; the journal keeps it for starts without a cloud.
@@ -65,61 +73,93 @@ type node struct {
 	Limits         limits   `json:"limits"`
 }
 
-// A Pool leases addresses. Allocate, Release and the views are safe for concurrent use, also while Run is not running;
-// then Allocate serves what the journal holds but the pool does not grow.
+// A Pool leases addresses. Allocate, Release, Configure and the views are safe for concurrent use, also while Run is not
+// running; then Allocate serves what the journal holds but the pool does not grow.
 type Pool struct {
-	config   Config
-	identity identity
-	journal  *journal
-	log      *slog.Logger
-	ready    chan struct{}
-	wake     chan struct{} // capacity 1: there is something to do
+	config  Config
+	journal *journal
+	metrics *metrics
+	log     *slog.Logger
+	ready   chan struct{}
+	wake    chan struct{} // capacity 1: there is something to do
 
-	mu      sync.Mutex // guards what follows; never held while waiting for the cloud, the disk or the links
-	ledger  *ledger
-	node    node
-	settled bool          // the first sync was tried: free addresses may be leased
-	waiting int           // callers of Allocate without an address
-	changed chan struct{} // closed and replaced when an address may have become free
-	lanes   map[string]*lane
-	synced  bool             // a sync succeeded: the pool may grow and change ENIs
-	learned bool             // the instance was described by the cloud, not only by the journal
-	resync  time.Time        // when the next sync is due
-	again   bool             // a sync was asked for since the last one began
-	blocked map[string]*lane // vSwitches without free addresses
+	mu       sync.Mutex // guards what follows; never held while waiting for the cloud, the disk or the links
+	ledger   *ledger
+	settings Settings
+	node     node
+	settled  bool      // the first sync was tried: free addresses may be leased
+	queue    []*waiter // callers of Allocate without a lease, in the order in which they came
+	lanes    map[string]*lane
+	synced   bool      // a sync succeeded: the pool may grow and change ENIs
+	learned  bool      // the instance was described by the cloud, not only by the journal
+	rebuild  bool      // the journal was lost, and what is in use is not known yet
+	resync   time.Time // when the next sync is due
+	again    bool      // a sync was asked for since the last one began
+	foreign  int       // attached ENIs of others, the primary one not counted
+	warmed   bool      // Watermarks.WarmUp was reached
+	reclaim  time.Time // when something may be given back again
+	breakers breakers
+	// described are the vSwitches as of the last time they were asked for.
+	described map[string]describedVSwitch
+	noCreate  inhibition
+	asked     gathering
 }
 
-// Open reads the journal. Close must be called after Run has returned.
+type describedVSwitch struct {
+	aliyun.VSwitch
+	asked time.Time
+}
+
+// An inhibition holds something back for a time.
+type inhibition struct {
+	until time.Time
+	err   error
+}
+
+// Open reads the journal. Close must be called after Run has returned. A journal that cannot be read is put aside, under
+// a name with the time, and the pool starts from what the cloud and InUse say.
 func Open(c Config) (*Pool, error) {
-	if err := c.Watermarks.validate(); err != nil {
+	if len(c.Families) == 0 {
+		c.Families = []aliyun.Family{aliyun.IPv4}
+	}
+	settings := c.Settings.withDefaults()
+	if err := errors.Join(c.validate(), settings.validate()); err != nil {
+		return nil, fmt.Errorf("open pool: %w", err)
+	}
+	p := &Pool{
+		config:    c,
+		metrics:   newMetrics(),
+		log:       c.Log,
+		ready:     make(chan struct{}),
+		wake:      make(chan struct{}, 1),
+		settings:  settings,
+		lanes:     map[string]*lane{},
+		breakers:  breakers{},
+		described: map[string]describedVSwitch{},
+	}
+	var err error
+	if p.journal, p.ledger, p.node, err = restoreJournal(c, settings.Cooldown, time.Now()); err != nil {
 		return nil, err
 	}
+	p.rebuild = p.journal.rebuild
+	p.relimit()
+	if c.Metrics != nil {
+		if err := p.metrics.register(c.Metrics, p); err != nil {
+			return nil, errors.Join(fmt.Errorf("register metrics of the pool: %w", err), p.journal.close())
+		}
+	}
+	return p, nil
+}
+
+func (c Config) validate() error {
+	var errs []error
 	if c.InstanceID == "" {
-		return nil, errors.New("open pool: the instance ID is missing")
+		errs = append(errs, errors.New("InstanceID is empty: name the instance"))
 	}
-	c.Cooldown = cmp.Or(c.Cooldown, 30*time.Second)
-	c.IdleReclaim = cmp.Or(c.IdleReclaim, 5*time.Minute)
-	j, err := openJournal(c.Path)
-	if err != nil {
-		return nil, err
+	if !slices.Equal(c.Families, []aliyun.Family{aliyun.IPv4}) && !slices.Equal(c.Families, []aliyun.Family{aliyun.IPv4, aliyun.IPv6}) {
+		errs = append(errs, fmt.Errorf("Families are %v: use IPv4, or IPv4 and IPv6", c.Families))
 	}
-	l, n, err := j.load(c.Cooldown, time.Now())
-	if err != nil {
-		return nil, errors.Join(err, j.close())
-	}
-	return &Pool{
-		config:   c,
-		identity: identity{owner: cmp.Or(c.Owner, c.InstanceID), instanceID: c.InstanceID},
-		journal:  j,
-		log:      c.Log,
-		ready:    make(chan struct{}),
-		wake:     make(chan struct{}, 1),
-		ledger:   l,
-		node:     n,
-		changed:  make(chan struct{}),
-		lanes:    map[string]*lane{},
-		blocked:  map[string]*lane{},
-	}, nil
+	return errors.Join(errs...)
 }
 
 // Close closes the journal.
@@ -131,130 +171,51 @@ func (p *Pool) Ready() <-chan struct{} { return p.ready }
 
 func (p *Pool) String() string { return "address pool of " + p.config.InstanceID }
 
-// Allocate leases an address to the key. A key that has one gets the same again. The lease is on disk when Allocate
-// returns. When no address is free it waits for one, until the context ends or until it is clear that none will come;
-// the error then matches ErrExhausted and says why.
-func (p *Pool) Allocate(ctx context.Context, key Key, pod Pod) (Lease, error) {
-	w := &waiter{pool: p}
-	defer w.leave()
-	for {
-		offer, err := w.ask(key, pod)
-		p.kick() // the pool may be below its marks now
-		switch {
-		case err != nil:
-			return Lease{}, fmt.Errorf("allocate for %s: %w", key, err)
-		case offer.write != nil:
-			return p.settle(offer.lease, offer.write)
-		case offer.lease.Addr.IsValid():
-			return offer.lease, nil
-		}
-		select {
-		case <-offer.changed:
-		case <-ctx.Done():
-			return Lease{}, fmt.Errorf("allocate for %s: %w: %w", key, ErrExhausted, errors.Join(ctx.Err(), p.trouble()))
-		}
+// Configure replaces the settings while the pool works. With an error, which names every fault, the old ones stay.
+func (p *Pool) Configure(s Settings) error {
+	s = s.withDefaults()
+	if err := s.validate(); err != nil {
+		return fmt.Errorf("configure pool: %w", err)
 	}
-}
-
-// A waiter is one call of Allocate; while it waits, the watermarks count it.
-type waiter struct {
-	pool  *Pool
-	waits bool
-}
-
-// An offer is a lease, or a reservation with the write that makes it durable, or the channel to wait on.
-type offer struct {
-	lease   Lease
-	write   *write
-	changed <-chan struct{}
-}
-
-func (w *waiter) ask(key Key, pod Pod) (offer, error) {
-	p := w.pool
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	got, err := p.take(key, pod)
-	switch wait := err == nil && !got.lease.Addr.IsValid(); {
-	case wait && !w.waits:
-		p.waiting++
-		w.waits = true
-	case !wait:
-		w.leaveLocked()
-	}
-	return got, err
-}
-
-func (w *waiter) leave() {
-	w.pool.mu.Lock()
-	defer w.pool.mu.Unlock()
-	w.leaveLocked()
-}
-
-func (w *waiter) leaveLocked() {
-	if w.waits {
-		w.pool.waiting--
-		w.waits = false
-	}
-}
-
-// take runs under the lock.
-func (p *Pool) take(key Key, pod Pod) (offer, error) {
-	if a := p.ledger.owner(key); a != nil {
-		if a.State == reserved {
-			return offer{changed: p.changed}, nil // another call for the same key is about to finish
-		}
-		return offer{lease: p.lease(a)}, nil
-	}
-	if !p.settled {
-		return offer{changed: p.changed}, p.hopeless()
-	}
-	a, err := p.ledger.reserve(key, pod, time.Now())
-	if errors.Is(err, errNoneFree) {
-		return offer{changed: p.changed}, p.hopeless()
-	}
-	if err != nil {
-		return offer{}, err
-	}
-	return offer{lease: p.lease(a), write: p.journal.enqueue(p.ledger.changes())}, nil
-}
-
-// settle waits for the disk and then makes the reservation a lease.
-func (p *Pool) settle(lease Lease, w *write) (Lease, error) {
-	writeErr := p.journal.wait(w)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	defer p.announce()
-	if writeErr != nil {
-		p.ledger.redo()
-		return Lease{}, errors.Join(
-			fmt.Errorf("allocate for %s: %w", lease.Key, writeErr),
-			p.ledger.cancel(lease.Addr, time.Now()))
-	}
-	if err := p.ledger.confirm(lease.Addr, time.Now()); err != nil {
-		return Lease{}, err
-	}
-	return lease, nil
-}
-
-// Release ends the key's lease; a key without one is no error. The address cools down before its next owner. Release
-// waits for the disk but never for the cloud.
-func (p *Pool) Release(_ context.Context, key Key) error {
-	p.mu.Lock()
-	had, err := p.ledger.cool(key, time.Now(), p.config.Cooldown)
-	if err != nil || !had {
-		p.mu.Unlock()
-		if err != nil {
-			return fmt.Errorf("release %s: %w", key, err)
-		}
-		return nil
-	}
-	w := p.journal.enqueue(p.ledger.changes())
+	p.settings = s
+	p.relimit()
+	p.noCreate = inhibition{} // the refusal may have been about the old settings
+	p.announce()
 	p.mu.Unlock()
-	if err := p.flush(w); err != nil {
-		return fmt.Errorf("release %s: %w", key, err)
-	}
-	p.kick() // the cooling must be ended some time
+	p.kick()
 	return nil
+}
+
+// relimit runs under the lock and bounds what the instance type allows by the settings and by the ENIs of others.
+func (p *Pool) relimit() {
+	l := p.node.Limits
+	l.ENIs = max(min(p.settings.ENIs.limit(l.ENIs), l.ENIs-p.foreign), 0)
+	p.ledger.limits = l
+}
+
+// identity runs under the lock.
+func (p *Pool) identity() identity {
+	return identity{
+		owner: cmp.Or(p.config.Owner, p.config.InstanceID), instanceID: p.config.InstanceID,
+		block: p.settings.TagBlock, filter: p.settings.TagFilter,
+	}
+}
+
+// groups runs under the lock: the security groups that ENIs should have.
+func (p *Pool) groups() []string {
+	if len(p.settings.SecurityGroups) > 0 {
+		return p.settings.SecurityGroups
+	}
+	return p.node.SecurityGroups
+}
+
+// vSwitchIDs runs under the lock: where new ENIs may be.
+func (p *Pool) vSwitchIDs() []string {
+	if len(p.settings.VSwitches) > 0 {
+		return p.settings.VSwitches
+	}
+	return []string{p.node.VSwitchID}
 }
 
 // update changes the ledger and returns when the change is on disk.
@@ -277,76 +238,12 @@ func (p *Pool) flush(w *write) error {
 	return err
 }
 
-// announce runs under the lock and wakes the callers of Allocate.
-func (p *Pool) announce() {
-	close(p.changed)
-	p.changed = make(chan struct{})
-}
-
 // kick wakes Run.
 func (p *Pool) kick() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
-}
-
-func (p *Pool) lease(a *address) Lease {
-	return Lease{Key: a.Key, Pod: a.Pod, Addr: a.Addr, ENI: p.ledger.enis[a.ENI].lease()}
-}
-
-// Lookup returns the lease of a key.
-func (p *Pool) Lookup(key Key) (Lease, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	a := p.ledger.owner(key)
-	if a == nil || a.State != assigned {
-		return Lease{}, false
-	}
-	return p.lease(a), true
-}
-
-// Leases returns every lease, by address.
-func (p *Pool) Leases() []Lease {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	leases := make([]Lease, 0, len(p.ledger.byKey))
-	for _, a := range p.ledger.addrs {
-		if a.State == assigned {
-			leases = append(leases, p.lease(a))
-		}
-	}
-	slices.SortFunc(leases, func(a, b Lease) int { return a.Addr.Compare(b.Addr) })
-	return leases
-}
-
-// ENIs returns the pool's ENIs, those without an ID included, by slot.
-func (p *Pool) ENIs() []ENI {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	views := make([]ENI, 0, len(p.ledger.enis))
-	for _, e := range p.ledger.enis {
-		views = append(views, ENI{
-			LeaseENI: e.lease(), VSwitchID: e.VSwitchID, State: e.State, Wired: e.wired,
-			Addresses: p.ledger.addressesOn(e.Token),
-		})
-	}
-	slices.SortFunc(views, func(a, b ENI) int { return cmp.Or(cmp.Compare(a.Slot, b.Slot), cmp.Compare(a.ID, b.ID)) })
-	return views
-}
-
-// Stats returns the pool's counts as of now.
-func (p *Pool) Stats() Stats {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	d := p.ledger.demand(p.waiting)
-	s := Stats{Used: d.used, Idle: d.idle, Cooling: d.cooling, Pending: d.pending, Waiting: d.waiting, Capacity: d.capacity, ENIs: len(p.ledger.enis)}
-	for _, a := range p.ledger.addrs {
-		if a.State == quarantine {
-			s.Quarantined++
-		}
-	}
-	return s
 }
 
 // newToken makes a ClientToken: 32 characters, of which the API allows 64.

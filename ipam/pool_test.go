@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -26,7 +27,7 @@ func testConfig(t *testing.T, cloud Cloud) Config {
 	t.Helper()
 	return Config{
 		Path: filepath.Join(t.TempDir(), "ipam.db"), Cloud: cloud, Links: newFakeLinks(), InstanceID: testInstance,
-		Watermarks: Watermarks{MinIdle: 2, MaxIdle: 5}, Log: slog.New(slog.DiscardHandler),
+		Settings: Settings{Watermarks: Watermarks{MinIdle: 2, MaxIdle: 5}}, Log: slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -64,7 +65,7 @@ func mustAllocate(t *testing.T, p *Pool, i int) Lease {
 	t.Helper()
 	ctx, cancel := within(time.Minute)
 	defer cancel()
-	lease, err := p.Allocate(ctx, key(i), Pod{Name: fmt.Sprintf("pod-%d", i)})
+	lease, err := p.Allocate(ctx, Request{Key: key(i), Pod: Pod{Name: fmt.Sprintf("pod-%d", i)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,13 +80,13 @@ func TestPoolFillsToMinIdleAndServes(t *testing.T) {
 		eventually(t, "two idle addresses", func() bool { return p.Stats().Idle == 2 })
 		before := len(cloud.calls)
 		first := mustAllocate(t, p, 1)
-		if again := mustAllocate(t, p, 1); again != first {
+		if again := mustAllocate(t, p, 1); !reflect.DeepEqual(again, first) {
 			t.Errorf("same key, other lease: %v and %v", first, again)
 		}
 		if len(cloud.calls) != before {
 			t.Errorf("a warm lease took cloud calls: %v", cloud.calls[before:])
 		}
-		if want := netip.MustParseAddr("10.1.255.253"); first.ENI.Slot != 1 || first.ENI.Gateway != want {
+		if want := netip.MustParseAddr("10.1.255.253"); first.ENI.Slot != 1 || first.ENI.Nets[0].Gateway != want {
 			t.Errorf("lease is %+v, want slot 1, gateway %s", first, want)
 		}
 		eventually(t, "two idle addresses again", func() bool { return p.Stats().Idle == 2 })
@@ -106,7 +107,7 @@ func TestPoolLeasesItsWholeCapacity(t *testing.T) {
 		ctx, cancel := within(time.Hour)
 		defer cancel()
 		began := time.Now()
-		_, err := p.Allocate(ctx, key(7), Pod{})
+		_, err := p.Allocate(ctx, Request{Key: key(7), Pod: Pod{}})
 		if !errors.Is(err, ErrExhausted) || time.Since(began) > time.Minute {
 			t.Errorf("seventh of six: %v after %s", err, time.Since(began))
 		}
@@ -115,7 +116,7 @@ func TestPoolLeasesItsWholeCapacity(t *testing.T) {
 		}
 		seen := map[netip.Addr]bool{}
 		for _, l := range p.Leases() {
-			seen[l.Addr] = true
+			seen[l.Addrs[0]] = true
 		}
 		if len(seen) != 6 {
 			t.Errorf("%d different addresses", len(seen))
@@ -126,18 +127,18 @@ func TestPoolLeasesItsWholeCapacity(t *testing.T) {
 func TestReleaseCoolsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := testConfig(t, newFakeCloud(1, 1))
-		c.Watermarks = Watermarks{}
+		c.Settings.Watermarks = Watermarks{}
 		p := mustOpen(t, c)
 		defer start(t, p)()
 		first := mustAllocate(t, p, 1)
 		for range 2 {
-			if err := p.Release(t.Context(), key(1)); err != nil {
+			if err := p.Release(t.Context(), key(1), 0); err != nil {
 				t.Fatal(err)
 			}
 		}
 		began := time.Now()
-		if second := mustAllocate(t, p, 2); second.Addr != first.Addr {
-			t.Errorf("%s after %s, of one address", second.Addr, first.Addr)
+		if second := mustAllocate(t, p, 2); second.Addrs[0] != first.Addrs[0] {
+			t.Errorf("%s after %s, of one address", second.Addrs, first.Addrs)
 		}
 		if waited := time.Since(began); waited < 30*time.Second || waited > 31*time.Second {
 			t.Errorf("second owner came after %s, want 30s", waited)
@@ -170,7 +171,7 @@ func TestRestartKeepsLeasesAndSlots(t *testing.T) {
 		ctx, cancel := within(time.Hour)
 		defer cancel()
 		began := time.Now()
-		if _, err := p.Allocate(ctx, key(9), Pod{}); !errors.Is(err, ErrExhausted) || time.Since(began) > time.Minute {
+		if _, err := p.Allocate(ctx, Request{Key: key(9)}); !errors.Is(err, ErrExhausted) || time.Since(began) > time.Minute {
 			t.Errorf("without a cloud: %v after %s", err, time.Since(began))
 		}
 	})
@@ -190,7 +191,7 @@ func TestCloudDownFailsFastWithReason(t *testing.T) {
 		ctx, cancel := within(time.Hour)
 		defer cancel()
 		began := time.Now()
-		_, err := p.Allocate(ctx, key(3), Pod{})
+		_, err := p.Allocate(ctx, Request{Key: key(3), Pod: Pod{}})
 		if !errors.Is(err, ErrExhausted) || !errors.Is(err, aliyun.ErrUnavailable) || time.Since(began) > time.Minute {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
@@ -202,7 +203,7 @@ func TestFullVSwitchDoesNotStopOthers(t *testing.T) {
 		cloud := newFakeCloud(2, 6)
 		cloud.vSwitches["vsw-b"] = &aliyun.VSwitch{ID: "vsw-b", ZoneID: "z-1", CIDR: netip.MustParsePrefix("10.2.0.0/16"), AvailableIPs: 500}
 		c := testConfig(t, cloud)
-		c.VSwitches = []string{"vsw-a", "vsw-b"}
+		c.Settings.VSwitches = []string{"vsw-a", "vsw-b"}
 		p := mustOpen(t, c)
 		defer start(t, p)()
 		eventually(t, "idle addresses", func() bool { return p.Stats().Idle >= 2 })
@@ -222,18 +223,21 @@ func TestIdleAddressesGoBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cloud := newFakeCloud(1, 10)
 		c := testConfig(t, cloud)
-		c.Watermarks = Watermarks{MinIdle: 1, MaxIdle: 2}
+		c.Settings.Watermarks = Watermarks{MinIdle: 1, MaxIdle: 2}
+		c.Settings.Idle = IdleReclaim{After: 5 * time.Minute}
 		p := mustOpen(t, c)
 		defer start(t, p)()
 		for i := range 8 {
 			mustAllocate(t, p, i)
 		}
 		for i := range 8 {
-			if err := p.Release(t.Context(), key(i)); err != nil {
+			if err := p.Release(t.Context(), key(i), 0); err != nil {
 				t.Fatal(err)
 			}
 		}
-		eventually(t, "two idle addresses", func() bool { return p.Stats() == Stats{Idle: 2, Capacity: 10, ENIs: 1} })
+		eventually(t, "two idle addresses", func() bool {
+			return p.Stats() == Stats{Idle: 2, Capacity: 10, ENIs: 1, Exclusive: ExclusiveStats{Capacity: 1}}
+		})
 		if got := cloud.ours(); len(got["eni-1"]) != 2 {
 			t.Errorf("cloud has %v", got)
 		}
@@ -275,7 +279,7 @@ func TestSyncAdoptsAndForgets(t *testing.T) {
 		defer start(t, p)()
 		eventually(t, "adopted and filled", func() bool { return p.Stats().Idle >= 2 })
 		enis := p.ENIs()
-		if len(enis) != 1 || enis[0].ID != "eni-lost" || enis[0].Gateway != netip.MustParseAddr("10.1.255.253") {
+		if len(enis) != 1 || enis[0].ID != "eni-lost" || enis[0].Nets[0].Gateway != netip.MustParseAddr("10.1.255.253") {
 			t.Fatalf("ENIs are %+v", enis)
 		}
 		if cloud.enis["eni-foreign"].Status != aliyun.StatusInUse || cloud.enis["eni-other"].Status != aliyun.StatusAvailable {
@@ -284,7 +288,7 @@ func TestSyncAdoptsAndForgets(t *testing.T) {
 		// Somebody takes a free address away: not leased any more, forgotten on the second look.
 		lease := mustAllocate(t, p, 1)
 		cloud.mu.Lock()
-		cloud.enis["eni-lost"].PrivateIPs = []netip.Addr{lease.Addr}
+		cloud.enis["eni-lost"].PrivateIPs = []netip.Addr{lease.Addrs[0]}
 		cloud.mu.Unlock()
 		p.mu.Lock()
 		p.resync = time.Now()
@@ -292,7 +296,7 @@ func TestSyncAdoptsAndForgets(t *testing.T) {
 		p.kick()
 		eventually(t, "quarantine", func() bool { return p.Stats().Quarantined > 0 })
 		eventually(t, "forgotten", func() bool { return p.Stats().Quarantined == 0 })
-		if got, _ := p.Lookup(key(1)); got.Addr != lease.Addr {
+		if got, _ := p.Lookup(key(1)); got.Addrs[0] != lease.Addrs[0] {
 			t.Error("a lease was lost")
 		}
 	})
@@ -343,11 +347,11 @@ func TestStuckAttachIsGivenUp(t *testing.T) {
 
 func TestOpenRefuses(t *testing.T) {
 	c := testConfig(t, newFakeCloud(1, 1))
-	c.Watermarks = Watermarks{MinIdle: 3, MaxIdle: 2}
-	if _, err := Open(c); err == nil || !strings.Contains(err.Error(), "MinIdle is 3 and MaxIdle 2") {
+	c.Settings.Watermarks = Watermarks{MinIdle: 3, MaxIdle: 2}
+	if _, err := Open(c); err == nil || !strings.Contains(err.Error(), "Watermarks.MinIdle is 3: use at most MaxIdle, which is 2") {
 		t.Errorf("crossed watermarks: %v", err)
 	}
-	c.Watermarks = Watermarks{}
+	c.Settings.Watermarks = Watermarks{}
 	p := mustOpen(t, c)
 	defer p.Close()
 	if _, err := Open(c); err == nil || !strings.Contains(err.Error(), "another process") {
@@ -361,7 +365,7 @@ func TestAllocateEndsWithItsContext(t *testing.T) {
 		defer p.Close() // Run is not called: nothing can come
 		ctx, cancel := within(time.Second)
 		defer cancel()
-		if _, err := p.Allocate(ctx, key(1), Pod{}); !errors.Is(err, ErrExhausted) || !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := p.Allocate(ctx, Request{Key: key(1)}); !errors.Is(err, ErrExhausted) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
 		if p.Stats().Waiting != 0 {
@@ -376,7 +380,7 @@ func TestAssignIsRepeatedWithItsToken(t *testing.T) {
 		cloud := newFakeCloud(1, 10)
 		lossy := &lossyCloud{fakeCloud: cloud, at: -1}
 		c := testConfig(t, lossy)
-		c.Watermarks = Watermarks{MinIdle: 1, MaxIdle: 1}
+		c.Settings.Watermarks = Watermarks{MinIdle: 1, MaxIdle: 1}
 		p := mustOpen(t, c)
 		defer start(t, p)()
 		eventually(t, "one idle address", func() bool { return p.Stats().Idle == 1 })
@@ -400,10 +404,10 @@ func TestMissingENIWithPodsStays(t *testing.T) {
 		delete(cloud.enis, "eni-1")
 		cloud.mu.Unlock()
 		time.Sleep(20 * time.Minute) // several syncs; the bubble's clock jumps
-		if got, ok := p.Lookup(key(1)); !ok || got != lease {
+		if got, ok := p.Lookup(key(1)); !ok || !reflect.DeepEqual(got, lease) {
 			t.Errorf("lease is %+v, want %+v", got, lease)
 		}
-		if err := p.Release(t.Context(), key(1)); err != nil {
+		if err := p.Release(t.Context(), key(1), 0); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "replaced", func() bool { e := p.ENIs(); return len(e) == 1 && e[0].ID == "eni-2" && e[0].Wired })

@@ -17,10 +17,10 @@ const (
 	lookAgain    = 5 * time.Second // after a sync that had to leave out ENIs at work
 	tickEvery    = time.Minute     // bounds how late idle addresses are given back
 	callTimeout  = 45 * time.Second
-	fullVSwitch  = time.Minute      // first pause of a vSwitch without addresses, doubled up to maxFull
-	maxFull      = 10 * time.Minute // reference: IpNotEnough inhibits for as long elsewhere
 	maxBackoff   = 32 * time.Second
+	maxThrottled = 8 * time.Second // the client paces its calls by itself when the cloud throttles
 	maxPoll      = 4 * time.Second
+	holdFor      = time.Minute           // after a refusal that only time or a person ends
 	minPause     = 10 * time.Millisecond // between two steps of a lane, so that no mistake makes a loop hot
 	stuckAfter   = 3                     // failures in a row after which callers need not wait for a lane
 	intentMaxAge = 10 * time.Minute
@@ -28,24 +28,43 @@ const (
 	attachSettle = 5 * time.Second // how long a listing may still show the state from before a call
 )
 
-// errNotYet says that the cloud is still at work; it is polled again soon.
-var errNotYet = errors.New("not yet")
+var (
+	// errNotYet says that the cloud is still at work; it is polled again soon.
+	errNotYet = errors.New("not yet")
+	// errHeld says that the cloud has refused something that has been dropped and is not tried again for holdFor.
+	errHeld = errors.New("refused")
+)
 
 // A lane is a sequence of attempts at one thing, one attempt at a time: an ENI's next step, the sync, growing.
 type lane struct {
 	busy      bool
-	failures  int // in a row
-	polls     int // in a row, answered by errNotYet
+	held      bool // the last attempt was refused; until notBefore
+	failures  int  // in a row
+	polls     int  // in a row, answered by errNotYet
 	err       error
 	notBefore time.Time
 }
 
 const (
-	laneNode = "node"
-	laneSync = "sync"
-	laneGrow = "grow"
-	laneENI  = "eni/" // + Token
+	laneNode  = "node"
+	laneSync  = "sync"
+	laneGrow  = "grow"
+	laneProve = "prove"
 )
+
+// The lanes of an ENI, so that nothing about it waits for something else: its life, its assignments by family, giving
+// back, and repairs.
+const (
+	laneLife   = "life"
+	laneBack   = "back"
+	laneRepair = "repair"
+)
+
+func laneAssign(f aliyun.Family) string { return "assign " + f.String() }
+
+func laneOf(token, what string) string { return "eni/" + token + "/" + what }
+
+var lanesOfENI = []string{laneLife, laneBack, laneRepair, laneAssign(aliyun.IPv4), laneAssign(aliyun.IPv6)}
 
 // A job is an attempt that is due.
 type job struct {
@@ -92,13 +111,15 @@ func (p *Pool) due(now time.Time) (jobs []job, next time.Time, w *write) {
 			next = t
 		}
 	}
-	freed, cools := p.ledger.expire(now)
-	earliest(cools)
-	if freed > 0 {
+	ended, ends := p.ledger.expire(now, p.settings.Cooldown)
+	earliest(ends)
+	if ended > 0 {
 		w = p.journal.enqueue(p.ledger.changes())
 		p.announce()
 	}
-	earliest(p.resync)
+	for _, t := range []time.Time{p.resync, p.reclaim, p.asked.over()} {
+		earliest(t)
+	}
 	for _, j := range p.wanted(now) {
 		l := p.lane(j.lane)
 		if l.busy {
@@ -127,29 +148,57 @@ func (p *Pool) wanted(now time.Time) []job {
 	if known := p.node.Limits.AddressesPerENI > 0; known && !now.Before(p.resync) {
 		jobs = append(jobs, job{lane: laneSync, run: p.sync})
 	}
-	for token, e := range p.ledger.enis {
-		if p.hasWork(e) {
-			jobs = append(jobs, job{lane: laneENI + token, token: token, run: func(ctx context.Context) error { return p.drive(ctx, token) }})
-		}
+	if p.config.InUse != nil && (len(p.ledger.unproven()) > 0 || p.rebuild && p.synced) {
+		jobs = append(jobs, job{lane: laneProve, run: p.prove})
 	}
-	if p.synced {
-		steps, left, shrink := p.steps(now)
-		if len(steps) > 0 || left > 0 || shrink > 0 && len(p.ledger.victims(1, now, p.config.IdleReclaim)) > 0 {
+	for token, e := range p.ledger.enis {
+		jobs = append(jobs, p.jobsOf(token, e)...)
+	}
+	if p.synced && !now.Before(p.asked.over()) {
+		if steps, unmet := p.plan(now); len(steps) > 0 || unmet > 0 {
 			jobs = append(jobs, job{lane: laneGrow, run: p.resize})
+		} else {
+			p.asked = gathering{}
 		}
 	}
 	return jobs
 }
 
-// hasWork says whether the ENI has a next step. Wiring needs no cloud, everything else waits for the first sync.
-func (p *Pool) hasWork(e *eni) bool {
+// jobsOf lists an ENI's next steps. Wiring needs no cloud, everything else waits for the first sync.
+func (p *Pool) jobsOf(token string, e *eni) (jobs []job) {
+	add := func(what string, run func(context.Context, eni) error) {
+		jobs = append(jobs, job{lane: laneOf(token, what), token: token, run: func(ctx context.Context) error {
+			p.mu.Lock()
+			now, ok := p.ledger.enis[token]
+			if !ok {
+				p.mu.Unlock()
+				return nil
+			}
+			record := *now
+			p.mu.Unlock()
+			return run(ctx, record)
+		}})
+	}
+	if e.State == ENIInUse && !e.wired {
+		add(laneLife, p.wire)
+	}
+	if !p.synced {
+		return jobs
+	}
 	if e.State != ENIInUse {
-		return p.synced
+		add(laneLife, p.live)
+		return jobs
 	}
-	if !e.wired {
-		return true
+	for _, a := range e.Assigns {
+		add(laneAssign(a.Family), func(ctx context.Context, e eni) error { return p.assign(ctx, e, a.Family) })
 	}
-	return p.synced && (e.Assign != nil || len(p.ledger.releasingOn(e.Token)) > 0)
+	if len(p.ledger.releasingOn(token)) > 0 {
+		add(laneBack, p.giveBack)
+	}
+	if _, unlike := p.repairs(e); unlike {
+		add(laneRepair, p.repair)
+	}
+	return jobs
 }
 
 // attempt runs a job and books its outcome.
@@ -166,24 +215,48 @@ func (p *Pool) attempt(ctx context.Context, j job) {
 	if e := p.ledger.enis[j.token]; e != nil {
 		e.version++
 	} else if j.token != "" {
-		delete(p.lanes, j.lane)
+		for _, what := range lanesOfENI {
+			delete(p.lanes, laneOf(j.token, what))
+		}
 	}
-	switch {
-	case err == nil && j.lane != laneGrow: // growing has succeeded only when the cloud has given something, see grew
-		*l = lane{notBefore: time.Now().Add(minPause)}
-	case errors.Is(err, errNotYet):
-		*l = lane{polls: l.polls + 1, notBefore: time.Now().Add(delay(l.polls+1, maxPoll))}
-	case err != nil:
-		l.fail(err, maxBackoff)
+	p.book(l, j.lane == laneGrow, err)
+	if err != nil && !errors.Is(err, errNotYet) {
+		p.metrics.refused(err)
 		if ctx.Err() == nil {
 			p.log.Warn("pool step failed, trying again", "op", j.lane, "err", err, "failures", l.failures)
 		}
 	}
 }
 
-func (l *lane) fail(err error, limit time.Duration) {
+// book sets when a lane is due again. Growing has succeeded only when the cloud has given something, see grew.
+func (p *Pool) book(l *lane, growing bool, err error) {
+	now := time.Now()
+	switch {
+	case err == nil && growing:
+		l.notBefore = now.Add(minPause)
+	case err == nil:
+		*l = lane{notBefore: now.Add(minPause)}
+	case errors.Is(err, errNotYet):
+		*l = lane{polls: l.polls + 1, notBefore: now.Add(delay(l.polls+1, maxPoll))}
+	case errors.Is(err, errHeld):
+		*l = lane{failures: l.failures + 1, err: err, held: true, notBefore: now.Add(holdFor)}
+	default:
+		l.fail(err)
+	}
+}
+
+func (l *lane) fail(err error) {
+	limit := maxBackoff
+	if errors.Is(err, aliyun.ErrThrottled) {
+		limit = maxThrottled
+	}
 	l.failures, l.polls, l.err = l.failures+1, 0, err
 	l.notBefore = time.Now().Add(delay(l.failures, limit))
+}
+
+// stuck says that the lane is not about to succeed. A cloud that throttles is there, and its turn will come.
+func (l *lane) stuck() bool {
+	return l.err != nil && l.failures >= stuckAfter && !errors.Is(l.err, aliyun.ErrThrottled)
 }
 
 // delay doubles from half a second, with a quarter of it left to chance so that nodes do not fall into step.
@@ -206,19 +279,22 @@ func (p *Pool) checkReady() {
 	select {
 	case <-p.ready:
 	default:
-		if p.synced || p.settled && p.ledger.demand(0).idle > 0 {
+		if p.synced || p.settled && p.ledger.sharedDemand(0).idle > 0 {
 			close(p.ready)
 		}
 	}
 }
 
-// hopeless runs under the lock and says why waiting for an address is of no use, or nil.
-func (p *Pool) hopeless() error {
-	d := p.ledger.demand(p.waiting)
-	if p.node.Limits.AddressesPerENI > 0 && d.used >= d.capacity {
-		return fmt.Errorf("%w: all %d that the instance type allows are in use", ErrExhausted, d.capacity)
+// hopeless runs under the lock and says why waiting for a lease is of no use, or nil.
+func (p *Pool) hopeless(isExclusive bool) error {
+	d, what := p.demand(isExclusive), "addresses"
+	if isExclusive {
+		what = "exclusive ENIs"
 	}
-	if d.cooling > 0 && p.settled {
+	if most := max(d.capacity, d.atMost); p.node.Limits.AddressesPerENI > 0 && d.used >= most {
+		return fmt.Errorf("%w: all %d %s that the instance type and the settings allow are in use", ErrExhausted, most, what)
+	}
+	if d.cooling > 0 && p.settled && len(p.ledger.unproven()) == 0 {
 		return nil
 	}
 	if err := p.stuck(); err != nil {
@@ -227,28 +303,47 @@ func (p *Pool) hopeless() error {
 	return nil
 }
 
+// demand runs under the lock.
+func (p *Pool) demand(isExclusive bool) demand {
+	if isExclusive {
+		return p.ledger.exclusiveDemand(p.waiting(true))
+	}
+	return p.ledger.sharedDemand(p.waiting(false))
+}
+
 // stuck returns the error that keeps the pool from growing, once it has come several times in a row.
 func (p *Pool) stuck() error {
 	var err error
-	for _, name := range []string{laneNode, laneSync, laneGrow} {
-		if l, ok := p.lanes[name]; ok && l.failures >= stuckAfter && l.err != nil {
+	for _, name := range []string{laneNode, laneSync, laneProve, laneGrow} {
+		if l, ok := p.lanes[name]; ok && l.stuck() {
 			err = l.err
 		}
 	}
 	for token, e := range p.ledger.enis {
-		if !e.coming() && e.Assign == nil {
-			continue
-		}
-		l, ok := p.lanes[laneENI+token]
-		if !ok || l.failures < stuckAfter || l.err == nil {
-			if p.synced || e.State == ENIInUse {
+		for _, what := range p.hopesOf(e) {
+			switch l, ok := p.lanes[laneOf(token, what)]; {
+			case ok && (l.stuck() || l.held):
+				err = l.err
+			case p.synced || e.State == ENIInUse && what == laneLife:
 				return nil // this one may still bring addresses
 			}
-			continue
 		}
-		err = l.err
 	}
 	return err
+}
+
+// hopesOf lists the lanes of an ENI that may bring something to lease.
+func (p *Pool) hopesOf(e *eni) (lanes []string) {
+	if e.coming() {
+		lanes = append(lanes, laneLife)
+	}
+	for _, f := range p.config.Families {
+		l := p.lanes[laneOf(e.Token, laneAssign(f))]
+		if e.assigning(f).Count > 0 || l != nil && l.held && time.Now().Before(l.notBefore) {
+			lanes = append(lanes, laneAssign(f))
+		}
+	}
+	return lanes
 }
 
 // trouble returns the errors of the last attempts, or nil.
@@ -260,135 +355,4 @@ func (p *Pool) trouble() error {
 		errs = append(errs, l.err)
 	}
 	return errors.Join(errs...)
-}
-
-// learn asks the cloud about the instance.
-func (p *Pool) learn(ctx context.Context) error {
-	instance, err := p.config.Cloud.DescribeInstance(ctx, p.config.InstanceID)
-	if err != nil {
-		return fmt.Errorf("describe instance %s: %w", p.config.InstanceID, err)
-	}
-	kind, err := p.config.Cloud.DescribeInstanceType(ctx, instance.Type)
-	if err != nil {
-		return fmt.Errorf("describe instance type %s: %w", instance.Type, err)
-	}
-	if kind.ENIs < 2 || kind.AddressesPerENI < 1 {
-		return fmt.Errorf("instance type %s allows %d ENIs with %d addresses each: pods need at least one beside the primary ENI",
-			instance.Type, kind.ENIs, kind.AddressesPerENI)
-	}
-	n := node{
-		ZoneID: instance.ZoneID, VSwitchID: instance.VSwitchID, SecurityGroups: instance.SecurityGroupIDs,
-		Limits: limits{ENIs: kind.ENIs - 1, AddressesPerENI: kind.AddressesPerENI},
-	}
-	p.mu.Lock()
-	p.node, p.ledger.limits, p.learned = n, n.Limits, true
-	w := p.journal.enqueue([]change{{bucketMeta, metaNode, encode(n)}})
-	p.mu.Unlock()
-	return p.flush(w)
-}
-
-// sync compares the ledger with the cloud.
-func (p *Pool) sync(ctx context.Context) error {
-	p.mu.Lock()
-	p.again = false
-	p.mu.Unlock()
-	skipped, err := p.look(ctx)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.settled = true
-	if err != nil {
-		return err
-	}
-	p.synced = true
-	p.resync = time.Now().Add(syncEvery - rand.N(syncEvery/10))
-	switch {
-	case p.again:
-		p.resync = time.Time{}
-	case skipped > 0:
-		p.resync = time.Now().Add(lookAgain)
-	case p.ledger.doubtful():
-		p.resync = time.Now().Add(secondLook)
-	}
-	return nil
-}
-
-func (p *Pool) look(ctx context.Context) (skipped int, err error) {
-	o := observation{versions: map[string]int{}, started: time.Now()}
-	p.mu.Lock()
-	for token, e := range p.ledger.enis {
-		if l := p.lanes[laneENI+token]; l == nil || !l.busy {
-			o.versions[token] = e.version
-		}
-	}
-	p.mu.Unlock()
-	if err := p.list(ctx, &o); err != nil {
-		return 0, err
-	}
-	var found []finding
-	err = p.update(func(l *ledger) error {
-		found, skipped = l.observe(o, p.identity, time.Now())
-		return nil
-	})
-	for _, f := range found {
-		p.log.Warn("pool and cloud differed", "what", f.what, "eni", f.eni, "ip", f.addr)
-	}
-	return skipped, err
-}
-
-// list asks for the ENIs of the instance, for ours that are attached nowhere, and for the vSwitches of unknown ones.
-func (p *Pool) list(ctx context.Context, o *observation) error {
-	attached, err := p.config.Cloud.DescribeENIs(ctx, aliyun.ENIFilter{InstanceID: p.config.InstanceID})
-	if err != nil {
-		return fmt.Errorf("list ENIs of instance %s: %w", p.config.InstanceID, err)
-	}
-	if !hasPrimary(attached) {
-		return fmt.Errorf("list ENIs of instance %s: %w", p.config.InstanceID, errNoPrimary)
-	}
-	tags := map[string]string{tagOwner: p.identity.owner, tagInstance: p.identity.instanceID}
-	tagged, err := p.config.Cloud.DescribeENIs(ctx, aliyun.ENIFilter{Tags: tags})
-	if err != nil {
-		return fmt.Errorf("list ENIs tagged for instance %s: %w", p.config.InstanceID, err)
-	}
-	known := map[string]bool{}
-	for _, e := range append(attached, tagged...) {
-		if !known[e.ID] {
-			known[e.ID] = true
-			o.enis = append(o.enis, e)
-		}
-	}
-	o.vSwitches, err = p.strange(ctx, o.enis)
-	return err
-}
-
-func hasPrimary(enis []aliyun.ENI) bool {
-	for _, e := range enis {
-		if e.Type == aliyun.TypePrimary {
-			return true
-		}
-	}
-	return false
-}
-
-// strange describes the vSwitches of ENIs that are ours but not in the ledger.
-func (p *Pool) strange(ctx context.Context, enis []aliyun.ENI) (map[string]aliyun.VSwitch, error) {
-	var ids []string
-	p.mu.Lock()
-	for _, e := range enis {
-		if p.identity.ours(e) && p.ledger.eniByID(e.ID) == nil {
-			ids = append(ids, e.VSwitchID)
-		}
-	}
-	p.mu.Unlock()
-	if len(ids) == 0 {
-		return nil, nil
-	}
-	list, err := p.config.Cloud.DescribeVSwitches(ctx, ids)
-	if err != nil {
-		return nil, fmt.Errorf("describe vSwitches of unknown ENIs: %w", err)
-	}
-	byID := map[string]aliyun.VSwitch{}
-	for _, v := range list {
-		byID[v.ID] = v
-	}
-	return byID, nil
 }

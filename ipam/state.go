@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/nearpath/nearpath/internal/aliyun"
 )
 
 // An ENIState is a step of an ENI's life; the empty state is gone.
@@ -29,6 +31,7 @@ const (
 	free       addressState = "free"
 	reserved   addressState = "reserved"
 	assigned   addressState = "assigned"
+	kept       addressState = "kept"
 	cooling    addressState = "cooling"
 	releasing  addressState = "releasing"
 	quarantine addressState = "quarantine"
@@ -36,54 +39,93 @@ const (
 )
 
 // eniMoves lists the legal moves. InUse -> Created is an ENI that somebody else detached; it is attached again.
+// Draining -> InUse is one that is needed after all.
 var eniMoves = map[ENIState][]ENIState{
 	ENIIntent:    {ENICreated, eniGone},
 	ENICreated:   {ENIAttaching, ENIDeleting, eniGone},
 	ENIAttaching: {ENIInUse, ENIDetaching, eniGone},
 	ENIInUse:     {ENIDraining, ENICreated, eniGone},
-	ENIDraining:  {ENIDetaching, eniGone},
+	ENIDraining:  {ENIInUse, ENIDetaching, eniGone},
 	ENIDetaching: {ENIDeleting, eniGone},
 	ENIDeleting:  {eniGone},
 }
 
 // addressMoves lists the legal moves. A reserved or assigned address has an owner and so never goes to quarantine:
-// only its owner can end the ownership.
+// only its owner can end the ownership. A cooling address is reserved only for lack of others.
 var addressMoves = map[addressState][]addressState{
 	free:       {reserved, releasing, quarantine},
-	reserved:   {assigned, free},
-	assigned:   {cooling},
-	cooling:    {free},
+	reserved:   {assigned, free, kept, cooling},
+	assigned:   {cooling, kept},
+	kept:       {reserved, cooling},
+	cooling:    {free, reserved},
 	releasing:  {gone, quarantine},
 	quarantine: {free, gone},
+}
+
+// A purpose is what an ENI is for.
+type purpose string
+
+const (
+	shared    purpose = "" // many pods, each with an address
+	exclusive purpose = "exclusive"
+)
+
+func purposeOf(isExclusive bool) purpose {
+	if isExclusive {
+		return exclusive
+	}
+	return shared
 }
 
 // An eni is the journal's record of one ENI. The exported fields are what is on disk.
 type eni struct {
 	// Token is the ClientToken of the creation and the key of the record; adopted ENIs get one from their ID.
-	Token     string       `json:"token"`
-	ID        string       `json:"id,omitempty"`
-	MAC       string       `json:"mac,omitempty"`
-	State     ENIState     `json:"state"`
-	Since     time.Time    `json:"since"`
-	Slot      int          `json:"slot,omitempty"`
-	VSwitchID string       `json:"vSwitchID"`
-	Subnet    netip.Prefix `json:"subnet"`
-	Gateway   netip.Addr   `json:"gateway"`
-	Primary   netip.Addr   `json:"primary,omitzero"`
-	// Count is how many addresses the creation asks for, the primary one included.
-	Count int `json:"count,omitempty"`
-	// Assign is the AssignIPs call in flight, at most one per ENI.
-	Assign *assignment `json:"assign,omitempty"`
+	Token     string     `json:"token"`
+	ID        string     `json:"id,omitempty"`
+	MAC       string     `json:"mac,omitempty"`
+	State     ENIState   `json:"state"`
+	Purpose   purpose    `json:"purpose,omitempty"`
+	Since     time.Time  `json:"since"`
+	Slot      int        `json:"slot,omitempty"`
+	VSwitchID string     `json:"vSwitchID"`
+	Nets      []Net      `json:"nets,omitempty"`
+	Primary   netip.Addr `json:"primary,omitzero"`
+	Queues    int        `json:"queues,omitempty"`
+	// Wish is how many addresses the creation asks for, the primary one included; it ends with the creation.
+	Wish amount `json:"wish,omitzero"`
+	// Assigns are the AssignIPs calls in flight, at most one of each family. The slice is replaced, never changed.
+	Assigns []assignment `json:"assigns,omitempty"`
 
 	wired   bool
 	missing time.Time // when a sync first did not see the ENI; zero: it is there
 	version int       // grows with each cloud call's start and end, so that a sync can tell that its view is stale
+	// shown is what the cloud was last seen to have, for repairs; nil: not seen since the start.
+	shown *eniShown
+}
+
+type eniShown struct {
+	groups          []string
+	deleteOnRelease bool
+}
+
+// An amount counts addresses of each family.
+type amount struct {
+	IPv4 int `json:"ipv4,omitempty"`
+	IPv6 int `json:"ipv6,omitempty"`
+}
+
+func (a amount) of(f aliyun.Family) int {
+	if f == aliyun.IPv6 {
+		return a.IPv6
+	}
+	return a.IPv4
 }
 
 type assignment struct {
-	Token string    `json:"token"`
-	Count int       `json:"count"`
-	Since time.Time `json:"since"`
+	Family aliyun.Family `json:"family"`
+	Token  string        `json:"token"`
+	Count  int           `json:"count"`
+	Since  time.Time     `json:"since"`
 }
 
 // An address is the journal's record of one address.
@@ -94,9 +136,12 @@ type address struct {
 	Since time.Time    `json:"since"`
 	Key   Key          `json:"key,omitzero"`
 	Pod   Pod          `json:"pod,omitzero"`
-	Until time.Time    `json:"until,omitzero"` // end of cooling
+	Until time.Time    `json:"until,omitzero"` // end of cooling or keeping
+	// Unproven says that the address was adopted, and that a pod may use it that the journal does not know.
+	Unproven bool `json:"unproven,omitempty"`
 
 	missing time.Time
+	before  *address // the record from before a reservation
 }
 
 // onDisk is the record as the journal holds it. A reservation is written as the assignment it is about to become: if
@@ -109,6 +154,14 @@ func (a address) onDisk() address {
 }
 
 func (a *address) owned() bool { return a.State == reserved || a.State == assigned }
+
+// busy says that a pod has the address, may get it back, or may still use it.
+func (a *address) busy() bool {
+	return a.owned() || a.State == kept || a.State == cooling || a.Unproven
+}
+
+// leasable says that nothing about the address itself keeps it from being leased.
+func (a *address) leasable() bool { return a.State == free && a.missing.IsZero() && !a.Unproven }
 
 func (e *eni) move(to ENIState, now time.Time) error {
 	if !slices.Contains(eniMoves[e.State], to) {
@@ -134,7 +187,7 @@ func (e *eni) name() string {
 	return e.ID
 }
 
-// usable says that traffic of the ENI's addresses flows, so its free addresses may be leased.
+// usable says that the node is ready for leases of the ENI's addresses.
 func (e *eni) usable() bool { return e.State == ENIInUse && e.wired && e.missing.IsZero() }
 
 // coming says that the ENI is on its way to being usable.
@@ -149,6 +202,19 @@ func (e *eni) coming() bool {
 	}
 }
 
+// assigning is the call in flight for a family, the zero value if there is none.
+func (e *eni) assigning(f aliyun.Family) assignment {
+	for _, a := range e.Assigns {
+		if a.Family == f {
+			return a
+		}
+	}
+	return assignment{}
+}
+
+// awaited counts the addresses of a family that were asked for and have not come.
+func (e *eni) awaited(f aliyun.Family) int { return e.Wish.of(f) + e.assigning(f).Count }
+
 func (e *eni) lease() LeaseENI {
-	return LeaseENI{ID: e.ID, MAC: e.MAC, Slot: e.Slot, Gateway: e.Gateway, Subnet: e.Subnet}
+	return LeaseENI{ID: e.ID, MAC: e.MAC, Slot: e.Slot, Nets: slices.Clone(e.Nets)}
 }

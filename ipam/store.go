@@ -4,15 +4,23 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"net/netip"
 	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/nearpath/nearpath/internal/aliyun"
 )
 
-// layout is the version of what the store holds. A store of another layout is refused, not guessed at.
-const layout = "1"
+// layout is the version of what the store holds; a store of layout 1, from before there were two families, is read as
+// well and becomes one of this layout. Any other is refused, not guessed at.
+const (
+	layout    = "2"
+	oldLayout = "1"
+)
 
 // Buckets of the store.
 const (
@@ -24,6 +32,8 @@ const (
 const (
 	metaLayout = "layout"
 	metaNode   = "node" // node, as last learned from the cloud
+	// metaRebuild holds where the broken journal is that this one replaces, until what pods use is known again.
+	metaRebuild = "rebuild"
 )
 
 // A change is one record to write, or to delete when value is nil.
@@ -43,6 +53,9 @@ type journal struct {
 	// queue holds writes in order. It is bounded by the callers, each of whom waits for its own.
 	queue []*write
 
+	// rebuild says, as of opening, that the journal replaces a broken one.
+	rebuild bool
+
 	// fault, if set, is asked before and after each commit and stands for a crash there. Tests set it.
 	fault func(committed bool) error
 }
@@ -59,13 +72,17 @@ func openJournal(path string) (*journal, error) {
 		return nil, fmt.Errorf("open %s: another process holds it: %w", path, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, fmt.Errorf("open %s: %w", path, openFault(err))
 	}
 	j := &journal{db: db}
 	if err := db.Update(j.prepare); err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare %s: %w", path, err), db.Close())
 	}
-	return j, nil
+	err = db.View(func(tx *bolt.Tx) error {
+		j.rebuild = tx.Bucket([]byte(bucketMeta)).Get([]byte(metaRebuild)) != nil
+		return nil
+	})
+	return j, err
 }
 
 func (j *journal) prepare(tx *bolt.Tx) error {
@@ -76,7 +93,7 @@ func (j *journal) prepare(tx *bolt.Tx) error {
 	}
 	meta := tx.Bucket([]byte(bucketMeta))
 	switch found := meta.Get([]byte(metaLayout)); {
-	case found == nil:
+	case found == nil || string(found) == oldLayout:
 		return meta.Put([]byte(metaLayout), []byte(layout))
 	case string(found) != layout:
 		return fmt.Errorf("its layout is %q and this program knows %q", found, layout)
@@ -179,11 +196,11 @@ func (l *ledger) redo() {
 }
 
 // load fills a ledger from the store.
-func (j *journal) load(cooldown time.Duration, now time.Time) (*ledger, node, error) {
-	l, n := newLedger(), node{}
+func (j *journal) load(l *ledger, cooldown time.Duration, now time.Time) (node, error) {
+	var n node
 	err := j.db.View(func(tx *bolt.Tx) error {
 		if raw := tx.Bucket([]byte(bucketMeta)).Get([]byte(metaNode)); raw != nil {
-			if err := json.Unmarshal(raw, &n); err != nil {
+			if err := decode(raw, &n); err != nil {
 				return fmt.Errorf("read the node's record: %w", err)
 			}
 		}
@@ -193,17 +210,16 @@ func (j *journal) load(cooldown time.Duration, now time.Time) (*ledger, node, er
 		return tx.Bucket([]byte(bucketAddresses)).ForEach(l.loadAddress(cooldown))
 	})
 	if err != nil {
-		return nil, node{}, fmt.Errorf("load journal: %w", err)
+		return node{}, fmt.Errorf("load journal: %w: %w", errBroken, err)
 	}
-	l.limits = n.Limits
-	return l, n, nil
+	return n, nil
 }
 
 func (l *ledger) loadENI(now time.Time) func(key, raw []byte) error {
 	return func(key, raw []byte) error {
-		var e eni
-		if err := json.Unmarshal(raw, &e); err != nil {
-			return fmt.Errorf("read ENI record %s: %w", key, err)
+		e, err := decodeENI(raw)
+		if err != nil || e.Token != string(key) {
+			return fmt.Errorf("read ENI record %s: its token is %q: %w", key, e.Token, err)
 		}
 		if e.State == ENIAttaching {
 			e.Since = now // the time it was not polled in does not count against it
@@ -213,11 +229,37 @@ func (l *ledger) loadENI(now time.Time) func(key, raw []byte) error {
 	}
 }
 
+// decodeENI reads a record of this layout or of the one before, which had one subnet and one assignment, of IPv4.
+func decodeENI(raw []byte) (eni, error) {
+	var record struct {
+		eni
+		Subnet  netip.Prefix `json:"subnet"`
+		Gateway netip.Addr   `json:"gateway"`
+		Count   int          `json:"count"`
+		Assign  *assignment  `json:"assign"`
+	}
+	if err := decode(raw, &record); err != nil {
+		return eni{}, err
+	}
+	e := record.eni
+	if record.Subnet.IsValid() {
+		e.Nets = []Net{{record.Subnet, record.Gateway}}
+	}
+	if record.Count > 0 {
+		e.Wish.IPv4 = record.Count
+	}
+	if record.Assign != nil {
+		record.Assign.Family = aliyun.IPv4
+		e.Assigns = []assignment{*record.Assign}
+	}
+	return e, nil
+}
+
 func (l *ledger) loadAddress(cooldown time.Duration) func(key, raw []byte) error {
 	return func(key, raw []byte) error {
 		var a address
-		if err := json.Unmarshal(raw, &a); err != nil {
-			return fmt.Errorf("read address record %s: %w", key, err)
+		if err := decode(raw, &a); err != nil || a.Addr.String() != string(key) {
+			return fmt.Errorf("read address record %s: it is about %s: %w", key, a.Addr, err)
 		}
 		if l.enis[a.ENI] == nil {
 			return fmt.Errorf("address record %s names ENI record %s, which is not there", key, a.ENI)
@@ -227,11 +269,27 @@ func (l *ledger) loadAddress(cooldown time.Duration) func(key, raw []byte) error
 	}
 }
 
+// sumLength is that of what encode adds: a line end and a CRC-32C in hexadecimal.
+const sumLength = 1 + 8
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 // encode cannot fail: the records hold nothing that JSON lacks.
 func encode(record any) []byte {
 	raw, err := json.Marshal(record)
 	if err != nil {
 		panic(fmt.Sprintf("encode %T: %v", record, err))
 	}
-	return raw
+	return fmt.Appendf(raw, "\n%08x", crc32.Checksum(raw, castagnoli))
+}
+
+// decode reads a record and its checksum. Records of the earlier layout have none and end with the JSON.
+func decode(raw []byte, record any) error {
+	if text := len(raw) - sumLength; text > 0 && raw[text] == '\n' {
+		if want := fmt.Sprintf("%08x", crc32.Checksum(raw[:text], castagnoli)); want != string(raw[text+1:]) {
+			return fmt.Errorf("its checksum is %s and should be %s", raw[text+1:], want)
+		}
+		raw = raw[:text]
+	}
+	return json.Unmarshal(raw, record)
 }

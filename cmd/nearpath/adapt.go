@@ -2,11 +2,12 @@ package main
 
 import (
 	"context"
-	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/cni"
+	"github.com/nearpath/nearpath/internal/aliyun"
 	"github.com/nearpath/nearpath/internal/hostnet"
 	"github.com/nearpath/nearpath/ipam"
 )
@@ -21,23 +22,58 @@ func (h hostLinks) EnsureENI(ctx context.Context, e ipam.LeaseENI) error {
 }
 
 func eniOf(e ipam.LeaseENI) hostnet.ENI {
-	return hostnet.ENI{MAC: e.MAC, Slot: e.Slot, Nets: []hostnet.Net{{Subnet: e.Subnet, Gateway: e.Gateway}}}
+	out := hostnet.ENI{MAC: e.MAC, Slot: e.Slot}
+	for _, n := range e.Nets {
+		out.Nets = append(out.Nets, hostnet.Net(n))
+	}
+	return out
 }
 
 func (h hostLinks) RemoveENI(ctx context.Context, e ipam.LeaseENI) error {
 	return h.host.RemoveENI(ctx, e.MAC)
 }
 
+// poolSettings are what the configuration says of the pool and may change while the agent runs.
+func poolSettings(c config) ipam.Settings {
+	p := c.Pool
+	return ipam.Settings{
+		Watermarks:     ipam.Watermarks{MinIdle: p.MinIdle, MaxIdle: p.MaxIdle, MinTotal: p.MinTotal, WarmUp: p.WarmUp},
+		Exclusive:      ipam.Watermarks{MinIdle: p.Exclusive.MinIdle, MaxIdle: p.Exclusive.MaxIdle},
+		ENIs:           ipam.ENILimits{Min: p.MinENIs, Max: p.MaxENIs, Ratio: p.ENIRatio, Shift: p.ENIShift},
+		VSwitches:      c.Cloud.VSwitches,
+		VSwitchPolicy:  ipam.VSwitchPolicy(c.Cloud.VSwitchPolicy),
+		SecurityGroups: c.Cloud.SecurityGroups,
+		ENIPolicy:      ipam.ENIPolicy(p.ENIPolicy),
+		Tags:           c.Cloud.ENITags, TagFilter: c.Cloud.ENITagFilter, TagBlock: c.Cloud.ENITagBlock,
+		ResourceGroupID: c.Cloud.ResourceGroup,
+		Cooldown:        time.Duration(p.Cooldown), ReuseCooling: p.ReuseCooling,
+		Idle: ipam.IdleReclaim{
+			After: time.Duration(p.IdleReclaim.After), Interval: time.Duration(p.IdleReclaim.Interval),
+			Batch: p.IdleReclaim.Batch, Jitter: p.IdleReclaim.Jitter,
+		},
+	}
+}
+
+// poolFamilies are those of every pod's addresses.
+func poolFamilies(c config) []aliyun.Family {
+	if c.Pool.Stack == "dual" {
+		return []aliyun.Family{aliyun.IPv4, aliyun.IPv6}
+	}
+	return []aliyun.Family{aliyun.IPv4}
+}
+
 // poolAddresses lets CNI take addresses from the pool.
 type poolAddresses struct{ pool *ipam.Pool }
 
 func (p poolAddresses) Acquire(ctx context.Context, a cni.Attachment) (cni.Lease, error) {
-	lease, err := p.pool.Allocate(ctx, ipam.Key(a.Key), ipam.Pod{Namespace: a.Pod.Namespace, Name: a.Pod.Name, UID: a.Pod.UID})
+	lease, err := p.pool.Allocate(ctx, ipam.Request{
+		Key: ipam.Key(a.Key), Pod: ipam.Pod{Namespace: a.Pod.Namespace, Name: a.Pod.Name, UID: a.Pod.UID},
+	})
 	return leaseOf(lease), err
 }
 
 func (p poolAddresses) Release(ctx context.Context, k cni.Key) error {
-	return p.pool.Release(ctx, ipam.Key(k))
+	return p.pool.Release(ctx, ipam.Key(k), 0)
 }
 
 func (p poolAddresses) Lookup(k cni.Key) (cni.Lease, bool) {
@@ -53,7 +89,7 @@ func (p poolAddresses) List() (out []cni.Leased) {
 	return out
 }
 
-func leaseOf(l ipam.Lease) cni.Lease { return cni.Lease{Addrs: []netip.Addr{l.Addr}, Slot: l.ENI.Slot} }
+func leaseOf(l ipam.Lease) cni.Lease { return cni.Lease{Addrs: l.Addrs, Slot: l.ENI.Slot} }
 
 // kernelPods lets CNI tell the datapath of pods.
 type kernelPods struct{ pods *bpf.Pods }

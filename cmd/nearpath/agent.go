@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/cni"
@@ -197,9 +196,7 @@ func (a *agent) buildPool(ctx context.Context) error {
 	a.closers = append(a.closers, a.host.Close)
 	a.pool, err = ipam.Open(ipam.Config{
 		Path: filepath.Join(a.cfg.StateDir, "ipam.db"), Cloud: cloud, Links: hostLinks{a.host}, InstanceID: instance.ID,
-		VSwitches: a.cfg.Cloud.VSwitches, SecurityGroups: a.cfg.Cloud.SecurityGroups,
-		Watermarks: ipam.Watermarks{MinIdle: a.cfg.Pool.MinIdle, MaxIdle: a.cfg.Pool.MaxIdle, MinTotal: a.cfg.Pool.MinTotal},
-		Cooldown:   time.Duration(a.cfg.Pool.Cooldown), Log: a.log,
+		Families: poolFamilies(a.cfg), Settings: poolSettings(a.cfg), Metrics: a.metrics, Log: a.log,
 	})
 	if err != nil {
 		return err
@@ -207,7 +204,7 @@ func (a *agent) buildPool(ctx context.Context) error {
 	a.closers = append(a.closers, a.pool.Close)
 	// Pods go on using the routes of an earlier agent: the host network must know them before it looks for stale ones.
 	for _, e := range a.pool.ENIs() {
-		if e.State == ipam.ENIInUse || e.State == ipam.ENIDraining {
+		if !e.Exclusive && (e.State == ipam.ENIInUse || e.State == ipam.ENIDraining) {
 			a.host.Want(eniOf(e.LeaseENI))
 		}
 	}

@@ -22,7 +22,7 @@ func (a *agent) podViews() []podView {
 	views := []podView{}
 	for _, l := range a.pool.Leases() {
 		views = append(views, podView{
-			Namespace: l.Pod.Namespace, Name: l.Pod.Name, Address: l.Addr.String(), ENI: l.ENI.ID, ContainerID: l.Key.ContainerID,
+			Namespace: l.Pod.Namespace, Name: l.Pod.Name, Address: l.Addrs[0].String(), ENI: l.ENI.ID, ContainerID: l.Key.ContainerID,
 		})
 	}
 	slices.SortFunc(views, func(x, y podView) int {

@@ -1,0 +1,80 @@
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime/debug"
+	"syscall"
+	"time"
+)
+
+// errBroken says that the journal's file cannot be believed.
+var errBroken = errors.New("the journal is broken")
+
+// restoreJournal opens the journal and reads it. A broken one is put aside, never deleted, and a new one is begun that
+// remembers the loss.
+func restoreJournal(c Config, cooldown time.Duration, now time.Time) (*journal, *ledger, node, error) {
+	j, l, n, err := readJournal(c, cooldown, now)
+	if !errors.Is(err, errBroken) {
+		return j, l, n, err
+	}
+	aside := c.Path + ".broken-" + now.UTC().Format("20060102T150405.000000000Z")
+	if renameErr := os.Rename(c.Path, aside); renameErr != nil {
+		return nil, nil, node{}, errors.Join(err, fmt.Errorf("put the broken journal aside: %w", renameErr))
+	}
+	c.Log.Error("the journal is broken; it was put aside, and what pods use is found out anew", "file", aside, "err", err)
+	j, l, n, err = readJournal(c, cooldown, now)
+	if err != nil {
+		return nil, nil, node{}, err
+	}
+	j.rebuild = true
+	if err := j.wait(j.enqueue([]change{{bucketMeta, metaRebuild, []byte(aside)}})); err != nil {
+		return nil, nil, node{}, errors.Join(err, j.close())
+	}
+	return j, l, n, nil
+}
+
+func readJournal(c Config, cooldown time.Duration, now time.Time) (*journal, *ledger, node, error) {
+	var (
+		j *journal
+		l = newLedger(c.Families...)
+		n node
+	)
+	err := guard(func() (err error) {
+		if j, err = openJournal(c.Path); err != nil {
+			return err
+		}
+		n, err = j.load(l, cooldown, now)
+		return err
+	})
+	if err != nil && j != nil {
+		err = errors.Join(err, guard(j.close))
+	}
+	if err != nil {
+		return nil, nil, node{}, err
+	}
+	return j, l, n, nil
+}
+
+// guard makes an error of a panic: pages of a broken file lead bbolt astray, also to addresses outside of the file.
+func guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("%w: %v", errBroken, fault)
+		}
+	}()
+	return f()
+}
+
+// openFault classes an error of bolt.Open: what the system says of the file does not make it broken.
+func openFault(err error) error {
+	var path *fs.PathError
+	var system syscall.Errno
+	if errors.As(err, &path) || errors.As(err, &system) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errBroken, err)
+}
