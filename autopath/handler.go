@@ -1,0 +1,248 @@
+package autopath
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/metadata"
+	"github.com/coredns/coredns/request"
+	"github.com/miekg/dns"
+)
+
+// maxSpawned bounds the lookups that a Handler has under way beyond one for each question; above it, searches ask for
+// one name after the other.
+const maxSpawned = 1024
+
+// Scopes knows how clients search. It is asked for every question about an address, so it must be quick.
+type Scopes interface {
+	// Scope returns the Scope of the client at an address as it is now, or false when that is not known for certain:
+	// a client of another Scope would get wrong answers, one without any just asks more often.
+	Scope(ctx context.Context, client netip.Addr) (Scope, bool)
+}
+
+// An Event is what became of a question.
+type Event struct {
+	Reason  Reason  // why it was not searched for
+	Outcome Outcome // of the search, when Reason is NoReason
+	// Elsewhere is whether the answer is that of another name of the search.
+	Elsewhere bool
+}
+
+// Config configures a [Handler].
+type Config struct {
+	Scopes Scopes
+	// Observe is called after every question, unless nil. It must be quick and safe for concurrent use.
+	Observe func(context.Context, Event)
+}
+
+// A Handler is a plugin.Handler that searches for clients. The plugins behind it see every name of a search, and should
+// have a cache among them.
+type Handler struct {
+	Next plugin.Handler
+
+	config  Config
+	memory  memory
+	spawned chan struct{}
+}
+
+// New returns a Handler, whose Next is to be set before it serves.
+func New(c Config) *Handler {
+	return &Handler{config: c, memory: memory{limit: maxRemembered}, spawned: make(chan struct{}, maxSpawned)}
+}
+
+// Name implements plugin.Handler.
+func (h *Handler) Name() string { return "autopath" }
+
+// Forget drops what is remembered of searches, all of which is at most 30 s old. Call it when names have come into being
+// and must be found at once.
+func (h *Handler) Forget() { h.memory.clear() }
+
+// ServeDNS implements plugin.Handler.
+func (h *Handler) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	if reason := Searchable(r); reason != NoReason {
+		return h.pass(ctx, w, r, reason)
+	}
+	var scope Scope
+	state := request.Request{W: w, Req: r}
+	if client, err := netip.ParseAddr(state.IP()); err == nil {
+		scope, _ = h.config.Scopes.Scope(ctx, client.Unmap().WithZone(""))
+	}
+	return h.ServeScope(ctx, w, r, scope)
+}
+
+// ServeScope serves a question of a client whose Scope the caller knows; the zero Scope is one that nobody knows.
+func (h *Handler) ServeScope(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, scope Scope) (int, error) {
+	if reason := Searchable(r); reason != NoReason {
+		return h.pass(ctx, w, r, reason)
+	}
+	plan, reason := scope.Plan(r.Question[0].Name, r.Question[0].Qtype)
+	switch {
+	case reason == EnoughDots:
+		h.leave(scope, plan.Base, time.Now()) // the name as it is has failed
+	case reason == NoReason && h.continued(scope, r):
+		reason = Continued
+	}
+	if reason != NoReason {
+		return h.pass(ctx, w, r, reason)
+	}
+	s := &session{h: h, w: w, r: r, plan: plan, of: searched{scope, lower(plan.Base)}}
+	s.replies = make([][2]reply, len(plan.Candidates))
+	choice, ttl := s.search(ctx)
+	h.observe(ctx, Event{Outcome: choice.Outcome, Elsewhere: choice.Candidate > 0})
+	return s.write(ctx, choice, ttl)
+}
+
+// leave remembers what a client will ask for that goes on with a search for base.
+func (h *Handler) leave(scope Scope, base string, now time.Time) {
+	for _, name := range scope.s.continuations(base) {
+		h.memory.keep(searched{scope, name}, asAsked, now, maxTTL)
+	}
+}
+
+func (h *Handler) continued(scope Scope, r *dns.Msg) bool {
+	candidate, _, ok := h.memory.recall(searched{scope, lower(r.Question[0].Name)}, time.Now())
+	return ok && candidate == asAsked
+}
+
+// Searchable returns why a message is not one that a search makes, or NoReason.
+func Searchable(r *dns.Msg) Reason {
+	if r.Response || r.Opcode != dns.OpcodeQuery || r.CheckingDisabled || len(r.Question) != 1 || r.Question[0].Qclass != dns.ClassINET {
+		return NotQuery
+	}
+	if t := r.Question[0].Qtype; t != dns.TypeA && t != dns.TypeAAAA {
+		return NotAddress
+	}
+	return NoReason
+}
+
+func (h *Handler) pass(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, reason Reason) (int, error) {
+	h.observe(ctx, Event{Reason: reason})
+	return plugin.NextOrFailure(h.Name(), h.Next, ctx, w, r)
+}
+
+func (h *Handler) observe(ctx context.Context, e Event) {
+	if h.config.Observe != nil {
+		h.config.Observe(ctx, e)
+	}
+}
+
+func (h *Handler) spawn(f func()) bool {
+	select {
+	case h.spawned <- struct{}{}:
+		go func() {
+			defer func() { <-h.spawned }()
+			f()
+		}()
+		return true
+	default:
+		return false
+	}
+}
+
+// A session is the search for one question.
+type session struct {
+	h    *Handler
+	w    dns.ResponseWriter
+	r    *dns.Msg
+	plan Plan
+	of   searched
+	// replies has one place for each candidate and type. A lookup writes its own and nobody reads it before Choose has
+	// taken its status.
+	replies [][2]reply
+}
+
+// search returns the end of the search and how long it holds.
+func (s *session) search(ctx context.Context) (Choice, time.Duration) {
+	now := time.Now()
+	if choice, ttl, ok := s.recall(ctx, now); ok {
+		return choice, ttl
+	}
+	choice := s.plan.Choose(ctx, s.lookup, s.h.spawn)
+	if choice.Outcome != Found {
+		s.h.leave(s.of.scope, s.plan.Base, now)
+	}
+	if choice.Candidate == 0 {
+		return choice, 0
+	}
+	holds, ttl := s.holds(choice)
+	// An empty candidate ends the search for both types only where nothing follows.
+	if choice.Outcome != Empty || choice.Candidate == len(s.plan.Candidates)-1 {
+		s.h.memory.keep(s.of, choice.Candidate, now, holds)
+	}
+	return choice, ttl
+}
+
+// recall ends the search where it ended before, when the name there still exists.
+func (s *session) recall(ctx context.Context, now time.Time) (Choice, time.Duration, bool) {
+	candidate, ttl, ok := s.h.memory.recall(s.of, now)
+	if !ok {
+		return Choice{}, 0, false
+	}
+	switch s.lookup(ctx, candidate, s.plan.Type) {
+	case Data:
+		return Choice{Found, candidate}, ttl, true
+	case NoData, Alias:
+		return Choice{Empty, candidate}, ttl, true
+	}
+	s.h.memory.drop(s.of)
+	return Choice{}, 0, false
+}
+
+// holds returns how long the end of the search may be remembered, zero when a reply does not say, and how long clients
+// may take it for known.
+func (s *session) holds(c Choice) (remember, ttl time.Duration) {
+	remember, ttl = maxTTL, maxTTL
+	for i, both := range s.replies[:c.Candidate+1] {
+		for _, r := range both {
+			if r.msg == nil {
+				continue
+			}
+			l := lifetime(r.msg)
+			remember = min(remember, l)
+			if l > 0 || i == c.Candidate {
+				ttl = min(ttl, l)
+			}
+		}
+	}
+	return remember, ttl
+}
+
+// lookup asks the plugins behind us, with everything of the question but the name and the type.
+func (s *session) lookup(ctx context.Context, candidate int, qtype uint16) Status {
+	r := s.r.Copy()
+	r.Question[0].Name, r.Question[0].Qtype = s.plan.Candidates[candidate].Name, qtype
+	w, ctx := newCapture(s.w), ownMetadata(ctx)
+	code, err := plugin.NextOrFailure(s.h.Name(), s.h.Next, ctx, w, r)
+	got := reply{w.msg, code, err, metadata.ValueFuncs(ctx)}
+	s.replies[candidate][slot(qtype)] = got
+	return got.status(qtype)
+}
+
+func slot(qtype uint16) int {
+	if qtype == dns.TypeA {
+		return 0
+	}
+	return 1
+}
+
+// write answers with the reply of the choice. That of the first candidate is the answer to the question as it was
+// asked, whatever it is.
+func (s *session) write(ctx context.Context, c Choice, ttl time.Duration) (int, error) {
+	got := s.replies[c.Candidate][slot(s.plan.Type)]
+	for label, value := range got.metadata {
+		metadata.SetValueFunc(ctx, label, value)
+	}
+	if c.Candidate == 0 {
+		if got.msg == nil || !plugin.ClientWrite(got.code) {
+			return got.code, got.err
+		}
+		if err := s.w.WriteMsg(got.msg); err != nil {
+			return got.code, err
+		}
+		return got.code, got.err
+	}
+	m := compose(s.r, got.msg, s.plan.Candidates[c.Candidate].Name, ttl)
+	return m.Rcode, s.w.WriteMsg(m)
+}
