@@ -6,10 +6,21 @@
 // touches. Readers that want the present take [Store.Snapshot]; readers that follow take a [Subscription], which
 // tells them the keys touched since they last looked, of the kinds they follow.
 //
+// In the other direction a [NodeReporter] keeps capacity, conditions and annotations of the node in line with what the
+// agent says, and [Events] tells users what only they can put right.
+//
 // Invariants:
 //   - A Snapshot and all it points to never change.
 //   - A Snapshot is Synced only when every kind has been listed, and stays so from then on. Nobody may conclude from
 //     an object's absence before that.
 //   - An object that cannot be converted is refused whole: its last good state stays, the refusal is counted, and the
 //     error names the object and the field.
+//
+// What an agent's role must allow, and nothing else:
+//
+//	list, watch    namespaces, services, endpointslices.discovery.k8s.io
+//	list, watch    pods     field selector spec.nodeName: APISource with a NodeName
+//	list, watch    nodes    field selector metadata.name: NodeReporter
+//	patch          nodes/status                           NodeReporter
+//	create, patch  events                                 Events
 package cluster

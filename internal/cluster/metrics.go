@@ -25,6 +25,13 @@ func newRefusedMetric() *prometheus.CounterVec {
 	return refused
 }
 
+func newReportFailuresMetric() prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "nearpath_cluster_node_report_failures_total",
+		Help: "Writes of this node's capacity, conditions and annotations that the Kubernetes API refused or did not take.",
+	})
+}
+
 type manifestMetrics struct {
 	refused  prometheus.Counter
 	stale    prometheus.Gauge

@@ -1,0 +1,119 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+)
+
+func listEvents(t *testing.T, client *fake.Clientset, namespace string) []corev1.Event {
+	t.Helper()
+	synctest.Wait()
+	list, err := client.CoreV1().Events(namespace).List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list.Items
+}
+
+func TestEventsAreAboutPodsAndTheNode(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		e := newEvents(client, EventsConfig{NodeName: testNode, Log: slog.New(slog.DiscardHandler)})
+		e.Warn(Object{}, "VSwitchFull", "vsw-a has no address left") // before it runs
+		defer run(t, e)()
+		pod := Pod{Name: Name{"shop", "cart-0"}, UID: "u1"}
+		e.Warn(pod.Object(), "UnknownAnnotation", strings.Repeat("ä", maxEventMessage))
+
+		about := listEvents(t, client, "shop")
+		if len(about) != 1 || about[0].InvolvedObject.Kind != "Pod" || about[0].InvolvedObject.Name != "cart-0" || about[0].InvolvedObject.UID != "u1" {
+			t.Fatalf("events %+v", about)
+		}
+		if got := about[0].Message; got != strings.Repeat("ä", maxEventMessage/2) {
+			t.Errorf("a long message became %d bytes", len(got))
+		}
+		about = listEvents(t, client, metav1.NamespaceDefault)
+		if len(about) != 1 {
+			t.Fatalf("events %+v", about)
+		}
+		ev := about[0]
+		ref := corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: testNode, UID: testNode}
+		if ev.InvolvedObject != ref || ev.Reason != "VSwitchFull" || ev.Type != corev1.EventTypeWarning || ev.Source.Host != testNode {
+			t.Errorf("event %+v", ev)
+		}
+	})
+}
+
+func TestEventsAreCountedAndLimited(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		e := newEvents(client, EventsConfig{NodeName: testNode, Log: slog.New(slog.DiscardHandler)})
+		defer run(t, e)()
+		for range 5 {
+			e.Warn(Object{}, "VSwitchFull", "vsw-a has no address left")
+			time.Sleep(time.Second)
+		}
+		if got := listEvents(t, client, metav1.NamespaceDefault); len(got) != 1 || got[0].Count != 5 {
+			t.Errorf("5 times the same are %d events: %+v", len(got), got)
+		}
+		client.ClearActions()
+		for i := range 1000 {
+			e.Warn(Object{}, "CloudCallFailed", fmt.Sprint("request ", i))
+			time.Sleep(time.Millisecond)
+		}
+		synctest.Wait()
+		if n := len(client.Actions()); n > 25 {
+			t.Errorf("1000 events made %d calls", n)
+		}
+	})
+}
+
+func TestEventsSurviveAnAPIOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		client, away, log := fake.NewClientset(), true, newLogLines()
+		client.PrependReactor("create", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
+			if away {
+				return true, nil, errors.New("away")
+			}
+			return false, nil, nil
+		})
+		e := newEvents(client, EventsConfig{NodeName: testNode, Log: slog.New(slog.NewTextHandler(log, nil))})
+		for range eventQueue + 1 { // must not block, running or not
+			e.Warn(Object{}, "VSwitchFull", "vsw-a has no address left")
+		}
+		if log.count("event dropped") != 1 {
+			t.Errorf("dropped %d", log.count("event dropped"))
+		}
+		defer run(t, e)()
+		time.Sleep(30 * time.Second)
+		away = false
+		time.Sleep(time.Minute)
+		if got := listEvents(t, client, metav1.NamespaceDefault); len(got) != 1 {
+			t.Errorf("%d events after the API came back", len(got))
+		}
+	})
+}
+
+// Whoever records events declares what it needs; both satisfy it.
+func TestNoEvents(t *testing.T) {
+	t.Parallel()
+	type recorder interface {
+		Warn(about Object, reason, message string)
+	}
+	for _, r := range []recorder{NoEvents{}, newEvents(fake.NewClientset(), EventsConfig{})} {
+		r.Warn(Object{}, "VSwitchFull", "vsw-a has no address left")
+	}
+}
