@@ -63,7 +63,10 @@ func poolFamilies(c config) []aliyun.Family {
 }
 
 // poolAddresses lets CNI take addresses from the pool.
-type poolAddresses struct{ pool *ipam.Pool }
+type poolAddresses struct {
+	pool *ipam.Pool
+	keep func(namespace, name string) time.Duration // how long a pod's addresses stay reserved for its name
+}
 
 func (p poolAddresses) Acquire(ctx context.Context, a cni.Attachment) (cni.Lease, error) {
 	lease, err := p.pool.Allocate(ctx, ipam.Request{
@@ -73,7 +76,11 @@ func (p poolAddresses) Acquire(ctx context.Context, a cni.Attachment) (cni.Lease
 }
 
 func (p poolAddresses) Release(ctx context.Context, k cni.Key) error {
-	return p.pool.Release(ctx, ipam.Key(k), 0)
+	var keep time.Duration
+	if lease, ok := p.pool.Lookup(ipam.Key(k)); ok {
+		keep = p.keep(lease.Pod.Namespace, lease.Pod.Name)
+	}
+	return p.pool.Release(ctx, ipam.Key(k), keep)
 }
 
 func (p poolAddresses) Lookup(k cni.Key) (cni.Lease, bool) {

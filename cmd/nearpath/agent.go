@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -35,19 +34,24 @@ into the kernel goes on without it.
 
 The configuration file holds every setting; flags that are given override it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := readConfig(path)
+			read := func(path string) (config, error) {
+				cfg, err := readConfig(path)
+				if err != nil {
+					return cfg, err
+				}
+				override(&cfg, flags)
+				return cfg, cfg.check()
+			}
+			cfg, err := read(path)
 			if err != nil {
 				return usageError{err}
 			}
-			override(&cfg, flags)
-			if err := cfg.check(); err != nil {
-				return usageError{err}
-			}
-			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: cfg.LogLevel}))
+			level := new(slog.LevelVar)
+			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 			// What libraries log by themselves comes out the same way: CoreDNS through package log, client-go through klog.
 			slog.SetDefault(log)
 			klog.SetSlogLogger(log)
-			return runAgent(cmd.Context(), cfg, log)
+			return runAgent(cmd.Context(), newAgentOf(cfg, level, log), path, read)
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "", "configuration file (YAML)")
@@ -76,7 +80,14 @@ type agent struct {
 	metrics *prometheus.Registry
 	closers []func() error
 
+	live     atomic.Pointer[config] // cfg with what has changed since
+	logLevel *slog.LevelVar
+	instance aliyun.Instance
+	client   *aliyun.Client
 	store    *cluster.Store
+	events   warner
+	recheck  func() // looks at the network around the node soon
+	egress   *egress
 	datapath *bpf.Datapath
 	host     *hostnet.Host
 	pool     *ipam.Pool
@@ -88,26 +99,39 @@ type agent struct {
 	forADD   tasks // what must be ready before a pod may be wired
 }
 
-func runAgent(ctx context.Context, cfg config, log *slog.Logger) (err error) {
-	a := &agent{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), store: cluster.NewStore()}
+func newAgentOf(cfg config, level *slog.LevelVar, log *slog.Logger) *agent {
+	a := &agent{cfg: cfg, log: log, logLevel: level, metrics: prometheus.NewRegistry(), store: cluster.NewStore(), events: cluster.NoEvents{}}
 	a.served.Store(a.store.Snapshot())
+	a.live.Store(&cfg)
+	level.Set(cfg.LogLevel)
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	return a
+}
+
+// runAgent builds the parts and runs them. The configuration is what read makes of the files at path.
+func runAgent(ctx context.Context, a *agent, path string, read func(string) (config, error)) (err error) {
 	defer func() { err = errors.Join(err, a.close()) }()
-	lock, err := lockNode(filepath.Join(filepath.Dir(cfg.Socket), "agent.lock"))
+	lock, err := lockNode(filepath.Join(filepath.Dir(a.cfg.Socket), "agent.lock"))
 	if err != nil {
 		return err
 	}
 	a.closers = append(a.closers, lock.Close)
+	for _, note := range a.cfg.notes {
+		a.log.Warn("configuration", "key", note)
+	}
 	for _, build := range []func(context.Context) error{
-		a.buildSource, a.buildDatapath, a.buildPool, a.buildDNS, a.buildCNI, a.buildHealth,
+		a.buildSource, a.buildDatapath, a.buildCloud, a.buildPool, a.buildNetwork, a.buildDNS, a.buildCNI, a.buildHealth,
 	} {
 		if err := build(ctx); err != nil {
 			return err
 		}
 	}
-	log.Info("agent starts", "version", version, "node", cfg.NodeName)
-	err = a.tasks.run(ctx, log)
-	log.Info("agent stops; what it programmed into the kernel goes on", "err", err)
+	if path != "" {
+		a.tasks = append(a.tasks, newReloader(path, a.cfg, read, a.applyConfig, a.log, a.metrics))
+	}
+	a.log.Info("agent starts", "version", version, "node", a.cfg.NodeName)
+	err = a.tasks.run(ctx, a.log)
+	a.log.Info("agent stops; what it programmed into the kernel goes on", "err", err)
 	return err
 }
 
@@ -129,7 +153,7 @@ func buildInfo() prometheus.Collector {
 
 func (a *agent) buildSource(context.Context) error {
 	if a.cfg.Manifests != "" {
-		source, err := cluster.NewFileSource(cluster.FileConfig{Dir: a.cfg.Manifests, Store: a.store, Log: a.log, Registerer: a.metrics})
+		source, err := cluster.NewFileSource(cluster.FileConfig{Dir: a.cfg.Manifests, Store: a.store, NodeName: a.cfg.NodeName, Log: a.log, Registerer: a.metrics})
 		a.tasks = append(a.tasks, source)
 		return err
 	}
@@ -138,9 +162,14 @@ func (a *agent) buildSource(context.Context) error {
 		return fmt.Errorf("find the Kubernetes API: %w", err)
 	}
 	restConfig.UserAgent = "nearpath-agent/" + version
-	source, err := cluster.NewAPISource(cluster.APIConfig{REST: restConfig, Store: a.store, Log: a.log, Registerer: a.metrics})
+	source, err := cluster.NewAPISource(cluster.APIConfig{
+		REST: restConfig, Store: a.store, NodeName: a.cfg.NodeName, Log: a.log, Registerer: a.metrics,
+	})
+	if err != nil {
+		return err
+	}
 	a.tasks = append(a.tasks, source)
-	return err
+	return a.buildReports(restConfig)
 }
 
 func (a *agent) buildDatapath(context.Context) error {
@@ -175,58 +204,6 @@ func (a *agent) buildDatapath(context.Context) error {
 	a.tasks = append(a.tasks, services, attach)
 	a.forADD = append(a.forADD, attach)
 	return nil
-}
-
-func (a *agent) buildPool(ctx context.Context) error {
-	if err := os.MkdirAll(a.cfg.StateDir, 0o700); err != nil {
-		return err
-	}
-	metadata := aliyun.NewMetadata(a.cfg.Cloud.Metadata)
-	instance, err := identify(ctx, metadata, filepath.Join(a.cfg.StateDir, "instance.json"), a.log)
-	if err != nil {
-		return fmt.Errorf("learn which instance this is from %s: %w", a.cfg.Cloud.Metadata, err)
-	}
-	cloud, err := a.cloud(instance.RegionID, metadata)
-	if err != nil {
-		return err
-	}
-	if a.host, err = hostnet.New(hostnet.Config{NodeDNS: a.cfg.DNS.Address, Log: a.log}); err != nil {
-		return err
-	}
-	a.closers = append(a.closers, a.host.Close)
-	a.pool, err = ipam.Open(ipam.Config{
-		Path: filepath.Join(a.cfg.StateDir, "ipam.db"), Cloud: cloud, Links: hostLinks{a.host}, InstanceID: instance.ID,
-		Families: poolFamilies(a.cfg), Settings: poolSettings(a.cfg), Metrics: a.metrics, Log: a.log,
-	})
-	if err != nil {
-		return err
-	}
-	a.closers = append(a.closers, a.pool.Close)
-	// Pods go on using the routes of an earlier agent: the host network must know them before it looks for stale ones.
-	for _, e := range a.pool.ENIs() {
-		if !e.Exclusive && (e.State == ipam.ENIInUse || e.State == ipam.ENIDraining) {
-			a.host.Want(eniOf(e.LeaseENI))
-		}
-	}
-	a.tasks = append(a.tasks, a.host, a.pool)
-	a.forADD = append(a.forADD, a.host, a.pool)
-	return nil
-}
-
-func (a *agent) cloud(region string, metadata *aliyun.Metadata) (*aliyun.Client, error) {
-	c := a.cfg.Cloud
-	creds, source, err := aliyun.ChooseCredentials(aliyun.CredentialConfig{
-		AccessKeyID: c.AccessKeyID, AccessKeySecret: c.AccessKeySecret, File: c.CredentialFile, Metadata: metadata,
-		RegionID: region, STSEndpoint: c.STSEndpoint, Internal: c.Internal, InsecureHTTP: c.InsecureHTTP, Logger: a.log,
-	})
-	if err != nil {
-		return nil, err
-	}
-	a.log.Info("cloud credentials chosen", "source", source)
-	return aliyun.NewClient(aliyun.Config{
-		RegionID: region, Endpoint: c.Endpoint, VPCEndpoint: c.VPCEndpoint, Internal: c.Internal, InsecureHTTP: c.InsecureHTTP,
-		Credentials: creds, RateLimits: c.RateLimits, Metrics: a.metrics, Logger: a.log,
-	})
 }
 
 func (a *agent) buildHealth(context.Context) error {

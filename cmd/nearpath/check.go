@@ -176,7 +176,7 @@ func (c *checkCommand) facts(cmd *cobra.Command, cfg config) (preflight.Facts, e
 	}
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	connected := &agent{cfg: cfg, log: log, metrics: prometheus.NewRegistry()} // to the cloud, and to nothing else
-	cloud, err := connected.cloud(instance.RegionID, metadata)
+	cloud, err := connected.connect(instance.RegionID, metadata)
 	if err != nil {
 		return preflight.Facts{}, usageError{err}
 	}

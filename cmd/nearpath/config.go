@@ -106,6 +106,8 @@ type poolConfig struct {
 	ENIShift int     `json:"eniShift"`
 	// ENIPolicy chooses the ENI of a pod.
 	ENIPolicy string `json:"eniPolicy"`
+	// SpreadIRQs spreads the interrupts of ENIs' queues over the CPUs.
+	SpreadIRQs bool `json:"spreadIRQs"`
 	// Exclusive are the watermarks of ENIs that one pod has for itself.
 	Exclusive exclusiveConfig `json:"exclusive"`
 	// KeepFor is how long the address of a pod whose controller is of a kind in KeepKinds stays reserved for the pod's
@@ -166,7 +168,7 @@ func defaultConfig() config {
 		CgroupRoot: cgroup2Root(),
 		Cloud:      cloudConfig{Metadata: "http://100.100.100.200", VSwitchPolicy: "most-free"},
 		Pool: poolConfig{
-			Stack: "ipv4", MinIdle: 2, MaxIdle: 10, Cooldown: duration(30 * time.Second), ENIRatio: 1, ENIPolicy: "balance-queues",
+			Stack: "ipv4", MinIdle: 2, MaxIdle: 10, Cooldown: duration(30 * time.Second), ENIRatio: 1, ENIPolicy: "balance-queues", SpreadIRQs: true,
 			IdleReclaim: idleReclaim{After: duration(10 * time.Minute), Interval: duration(time.Minute), Batch: 5, Jitter: 0.1},
 			KeepFor:     duration(5 * time.Minute), KeepKinds: []string{"StatefulSet"},
 		},

@@ -67,7 +67,13 @@ func (c poolConfig) check() []strict.Rule {
 }
 
 func (c egressConfig) check() []strict.Rule {
-	return []strict.Rule{oneOf("egress.mode", c.Mode, "vpc", "node-snat", "none")}
+	rules := []strict.Rule{oneOf("egress.mode", c.Mode, "vpc", "node-snat", "none")}
+	for i, p := range c.Exempt {
+		rules = append(rules, strict.Rule{
+			OK: p == p.Masked(), Path: fmt.Sprintf("egress.exempt[%d]", i), Value: p, Fix: fmt.Sprintf("use the network, %s", p.Masked()),
+		})
+	}
+	return rules
 }
 
 func (c dnsConfig) check() []strict.Rule {

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/nearpath/nearpath/internal/agentapi"
 	"github.com/spf13/cobra"
@@ -16,11 +18,11 @@ import (
 
 // A podView is a pod of this node.
 type podView struct {
-	Namespace   string `json:"namespace"`
-	Name        string `json:"name"`
-	Address     string `json:"address"`
-	ENI         string `json:"eni"`
-	ContainerID string `json:"containerID"`
+	Namespace   string   `json:"namespace"`
+	Name        string   `json:"name"`
+	Addresses   []string `json:"addresses"` // IPv4 first
+	ENI         string   `json:"eni"`
+	ContainerID string   `json:"containerID"`
 }
 
 // A serviceView is a Service port in one address family, as the kernel has it.
@@ -38,8 +40,57 @@ type eniView struct {
 	MAC       string   `json:"mac"`
 	VSwitch   string   `json:"vSwitch"`
 	State     string   `json:"state"`
+	Exclusive bool     `json:"exclusive,omitempty"`
 	Slot      int      `json:"slot"`
+	Queues    int      `json:"queues,omitempty"`
+	Pods      int      `json:"pods"`
 	Addresses []string `json:"addresses"`
+}
+
+// A poolView is the address pool: how many pods fit and what is ready for them.
+type poolView struct {
+	Capacity   capacityView      `json:"capacity"`
+	Shared     addressesView     `json:"shared"`
+	Exclusive  addressesView     `json:"exclusive"`
+	Unproven   int               `json:"unproven"`
+	Quarantine int               `json:"quarantine"`
+	ENIs       int               `json:"enis"`
+	VSwitches  []vSwitchView     `json:"vSwitches"`
+	Kept       []keptAddressView `json:"kept"`
+}
+
+// A capacityView is how many pods fit if all are of one kind.
+type capacityView struct {
+	Shared    int `json:"shared"`
+	Exclusive int `json:"exclusive"`
+}
+
+// An addressesView counts addresses of shared ENIs, or exclusive ENIs.
+type addressesView struct {
+	Used    int `json:"used"`
+	Kept    int `json:"kept"`
+	Idle    int `json:"idle"`
+	Cooling int `json:"cooling"`
+	Pending int `json:"pending"`
+	Waiting int `json:"waiting"`
+}
+
+// A vSwitchView is where addresses come from.
+type vSwitchView struct {
+	ID      string    `json:"id"`
+	Zone    string    `json:"zone"`
+	Free    int       `json:"free"`
+	ENIs    int       `json:"enis"`
+	Breaker string    `json:"breaker"`
+	Until   time.Time `json:"until,omitzero"`
+	Error   string    `json:"error,omitempty"`
+}
+
+// A keptAddressView is an address that waits for a pod of its name.
+type keptAddressView struct {
+	Pod     string    `json:"pod"`
+	Address string    `json:"address"`
+	Until   time.Time `json:"until"`
 }
 
 // A readyView says what is not ready yet; empty means that the agent is.
@@ -55,15 +106,41 @@ type noun struct {
 }
 
 var nouns = map[string]noun{
-	"pods": {"/v1/pods", "pods of this node with their addresses and ENIs", table("NAMESPACE\tNAME\tADDRESS\tENI",
-		func(p podView) []any { return []any{p.Namespace, p.Name, p.Address, p.ENI} })},
+	"pods": {"/v1/pods", "pods of this node with their addresses and ENIs", table("NAMESPACE\tNAME\tADDRESSES\tENI",
+		func(p podView) []any { return []any{p.Namespace, p.Name, strings.Join(p.Addresses, " "), p.ENI} })},
 	"services": {"/v1/services", "Service ports as the kernel has them", table("FRONTEND\tPROTOCOL\tRECORD\tBACKENDS",
 		func(s serviceView) []any { return []any{s.Frontend, s.Protocol, s.Record, backendsText(s)} })},
-	"enis": {"/v1/enis", "ENIs of the address pool", table("ENI\tMAC\tVSWITCH\tSTATE\tSLOT\tADDRESSES",
+	"enis": {"/v1/enis", "ENIs of the address pool", table("ENI\tMAC\tVSWITCH\tSTATE\tSLOT\tPODS\tADDRESSES",
 		func(e eniView) []any {
-			return []any{e.ID, e.MAC, e.VSwitch, e.State, e.Slot, strings.Join(e.Addresses, " ")}
+			return []any{e.ID, e.MAC, e.VSwitch, e.State, e.Slot, e.Pods, strings.Join(e.Addresses, " ")}
 		})},
+	"pool":  {"/v1/pool", "how many pods fit on this node and what is ready for them", printPool},
 	"ready": {"/v1/ready", "what the agent still waits for", printReady},
+}
+
+func printPool(out io.Writer, body json.RawMessage) error {
+	var p poolView
+	if err := json.Unmarshal(body, &p); err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "KIND\tCAPACITY\tUSED\tKEPT\tIDLE\tCOOLING\tPENDING\tWAITING")
+	for _, kind := range []struct {
+		name     string
+		capacity int
+		addressesView
+	}{{"shared", p.Capacity.Shared, p.Shared}, {"exclusive", p.Capacity.Exclusive, p.Exclusive}} {
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n",
+			kind.name, kind.capacity, kind.Used, kind.Kept, kind.Idle, kind.Cooling, kind.Pending, kind.Waiting)
+	}
+	fmt.Fprintln(w, "\nVSWITCH\tZONE\tFREE\tENIS\tBREAKER\tERROR")
+	for _, v := range p.VSwitches {
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\n", v.ID, v.Zone, v.Free, v.ENIs, v.Breaker, cmp.Or(v.Error, "-"))
+	}
+	if p.Unproven+p.Quarantine > 0 {
+		fmt.Fprintf(w, "\n%d addresses not known to be unused, %d not confirmed by the cloud\n", p.Unproven, p.Quarantine)
+	}
+	return w.Flush()
 }
 
 func backendsText(s serviceView) string {

@@ -46,23 +46,30 @@ func execute(t *testing.T, args ...string) (string, error) {
 func TestGet(t *testing.T) {
 	t.Parallel()
 	socket := serveViews(t, map[string]any{
-		"pods":     []podView{{Namespace: "shop", Name: "web-0", Address: "10.0.64.2", ENI: "eni-1"}},
+		"pods":     []podView{{Namespace: "shop", Name: "web-0", Addresses: []string{"10.0.64.2", "fd00::2"}, ENI: "eni-1"}},
 		"services": []serviceView{{Frontend: "10.96.0.10:53", Protocol: "UDP", Record: 3, Backends: []string{"10.0.64.9:53"}, NodeDNS: true}},
-		"enis":     []eniView{{ID: "eni-1", MAC: "02:00:00:00:00:01", VSwitch: "vsw-1", State: "in-use", Slot: 1, Addresses: []string{"10.0.64.2"}}},
-		"ready":    readyView{},
+		"enis":     []eniView{{ID: "eni-1", MAC: "02:00:00:00:00:01", VSwitch: "vsw-1", State: "in-use", Slot: 1, Pods: 1, Addresses: []string{"10.0.64.2"}}},
+		"pool": poolView{
+			Capacity: capacityView{10, 2}, Shared: addressesView{Used: 3, Kept: 1, Idle: 2, Cooling: 4, Pending: 5, Waiting: 6}, Quarantine: 1,
+			VSwitches: []vSwitchView{{ID: "vsw-1", Zone: "zone-a", Free: 7, ENIs: 1, Breaker: "open", Error: "full"}},
+		},
+		"ready": readyView{},
 	})
 	for noun, want := range map[string]string{
-		"pods":     "NAMESPACE  NAME   ADDRESS    ENI\nshop       web-0  10.0.64.2  eni-1\n",
+		"pods":     "NAMESPACE  NAME   ADDRESSES          ENI\nshop       web-0  10.0.64.2 fd00::2  eni-1\n",
 		"services": "FRONTEND       PROTOCOL  RECORD  BACKENDS\n10.96.0.10:53  UDP       3       (node DNS) 10.0.64.9:53\n",
-		"enis":     "ENI    MAC                VSWITCH  STATE   SLOT  ADDRESSES\neni-1  02:00:00:00:00:01  vsw-1    in-use  1     10.0.64.2\n",
-		"ready":    "ready\n",
+		"enis":     "ENI    MAC                VSWITCH  STATE   SLOT  PODS  ADDRESSES\neni-1  02:00:00:00:00:01  vsw-1    in-use  1     1     10.0.64.2\n",
+		"pool": "KIND       CAPACITY  USED  KEPT  IDLE  COOLING  PENDING  WAITING\nshared     10        3     1     2     4        5        6\n" +
+			"exclusive  2         0     0     0     0        0        0\n\nVSWITCH  ZONE    FREE  ENIS  BREAKER  ERROR\nvsw-1    zone-a  7     1     open     full\n" +
+			"\n0 addresses not known to be unused, 1 not confirmed by the cloud\n",
+		"ready": "ready\n",
 	} {
 		got, err := execute(t, "get", noun, "--socket", socket)
 		if err != nil || got != want {
 			t.Errorf("get %s: %v\n%s\nwant\n%s", noun, err, got, want)
 		}
 	}
-	if got, err := execute(t, "get", "pods", "-o", "json", "--socket", socket); err != nil || !strings.Contains(got, `"address":"10.0.64.2"`) {
+	if got, err := execute(t, "get", "pods", "-o", "json", "--socket", socket); err != nil || !strings.Contains(got, `"addresses":["10.0.64.2","fd00::2"]`) {
 		t.Errorf("get pods -o json: %v\n%s", err, got)
 	}
 	if _, err := execute(t, "get", "pods", "-o", "xml", "--socket", socket); err == nil || !strings.Contains(err.Error(), "xml") {

@@ -41,7 +41,7 @@ func TestTerwayKeys(t *testing.T) {
 	}
 	pool := poolConfig{
 		Stack: "dual", MinIdle: 3, MaxIdle: 9 /* the agent's own key wins */, WarmUp: 12, MinENIs: 1, MaxENIs: 4, ENIRatio: 0.5, ENIShift: 1,
-		ENIPolicy: "least-ips", Cooldown: duration(30 * time.Second),
+		ENIPolicy: "least-ips", SpreadIRQs: true, Cooldown: duration(30 * time.Second),
 		IdleReclaim: idleReclaim{After: duration(30 * time.Minute), Interval: duration(2 * time.Minute), Batch: 3, Jitter: 0.2},
 		KeepFor:     duration(5 * time.Minute), KeepKinds: []string{"StatefulSet", "CloneSet"},
 	}

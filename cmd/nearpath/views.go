@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/nearpath/nearpath/internal/agentapi"
@@ -15,6 +16,7 @@ func (a *agent) registerViews(api *agentapi.Server) {
 	api.Handle(nouns["pods"].path, func(context.Context) (any, error) { return a.podViews(), nil })
 	api.Handle(nouns["services"].path, func(context.Context) (any, error) { return a.serviceViews() })
 	api.Handle(nouns["enis"].path, func(context.Context) (any, error) { return a.eniViews(), nil })
+	api.Handle(nouns["pool"].path, func(context.Context) (any, error) { return a.poolView(), nil })
 	api.Handle(nouns["ready"].path, func(context.Context) (any, error) { return readyView{Waiting: a.tasks.waiting()}, nil })
 }
 
@@ -22,7 +24,7 @@ func (a *agent) podViews() []podView {
 	views := []podView{}
 	for _, l := range a.pool.Leases() {
 		views = append(views, podView{
-			Namespace: l.Pod.Namespace, Name: l.Pod.Name, Address: l.Addrs[0].String(), ENI: l.ENI.ID, ContainerID: l.Key.ContainerID,
+			Namespace: l.Pod.Namespace, Name: l.Pod.Name, Addresses: texts(l.Addrs), ENI: l.ENI.ID, ContainerID: l.Key.ContainerID,
 		})
 	}
 	slices.SortFunc(views, func(x, y podView) int {
@@ -54,11 +56,40 @@ func (a *agent) serviceViews() ([]serviceView, error) {
 func (a *agent) eniViews() []eniView {
 	views := []eniView{}
 	for _, e := range a.pool.ENIs() {
-		v := eniView{ID: e.ID, MAC: e.MAC, VSwitch: e.VSwitchID, State: fmt.Sprint(e.State), Slot: e.Slot, Addresses: []string{}}
-		for _, addr := range e.Addresses {
-			v.Addresses = append(v.Addresses, addr.String())
-		}
-		views = append(views, v)
+		views = append(views, eniView{
+			ID: e.ID, MAC: e.MAC, VSwitch: e.VSwitchID, State: fmt.Sprint(e.State), Exclusive: e.Exclusive, Slot: e.Slot,
+			Queues: e.Queues, Pods: e.Pods, Addresses: texts(e.Addresses),
+		})
 	}
 	return views
+}
+
+func texts(addrs []netip.Addr) []string {
+	out := make([]string, len(addrs))
+	for i, a := range addrs {
+		out[i] = a.String()
+	}
+	return out
+}
+
+func (a *agent) poolView() poolView {
+	s, c := a.pool.Stats(), a.pool.Capacity()
+	x := s.Exclusive
+	view := poolView{
+		Capacity:  capacityView{c.Shared, c.Exclusive},
+		Shared:    addressesView{s.Used, s.Kept, s.Idle, s.Cooling, s.Pending, s.Waiting},
+		Exclusive: addressesView{x.Used, x.Kept, x.Idle, x.Cooling, x.Pending, x.Waiting},
+		Unproven:  s.Unproven, Quarantine: s.Quarantined, ENIs: s.ENIs, VSwitches: []vSwitchView{}, Kept: []keptAddressView{},
+	}
+	for _, v := range a.pool.VSwitches() {
+		one := vSwitchView{ID: v.ID, Zone: v.Zone, Free: v.Free, ENIs: v.ENIs, Breaker: string(v.Breaker), Until: v.Until}
+		if v.Err != nil {
+			one.Error = v.Err.Error()
+		}
+		view.VSwitches = append(view.VSwitches, one)
+	}
+	for _, k := range a.pool.Kept() {
+		view.Kept = append(view.Kept, keptAddressView{k.Namespace + "/" + k.Name, k.Addr.String(), k.Until})
+	}
+	return view
 }

@@ -163,13 +163,16 @@ func (r *rig) leases(ctx context.Context, n *kube.Node) (map[string]string, erro
 	if err != nil {
 		return nil, err
 	}
-	var pods []struct{ Name, Address string }
+	var pods []struct {
+		Name      string
+		Addresses []string
+	}
 	if err := json.Unmarshal(out, &pods); err != nil {
 		return nil, err
 	}
 	byName := map[string]string{}
 	for _, p := range pods {
-		byName[p.Name] = p.Address
+		byName[p.Name] = p.Addresses[0]
 	}
 	return byName, nil
 }

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/nearpath/nearpath/internal/aliyun"
+	"github.com/nearpath/nearpath/internal/cluster"
+	"github.com/nearpath/nearpath/internal/hostnet"
+	"github.com/nearpath/nearpath/internal/preflight"
+)
+
+// buildNetwork makes what watches the network around the node and the way out of it.
+func (a *agent) buildNetwork(context.Context) error {
+	watcher, err := preflight.NewWatcher(preflight.Config{
+		Cloud: a.client, Query: func() preflight.Query { return queryOf(*a.live.Load(), a.instance) },
+		Report: a.reportFindings, Metrics: a.metrics, Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.recheck = watcher.Recheck
+	a.egress = &egress{
+		config: func() config { return *a.live.Load() },
+		vpc:    func(ctx context.Context) (aliyun.VPC, error) { return a.client.DescribeVPC(ctx, a.instance.VPCID) },
+		apply:  a.host.SetEgress, log: a.log.Warn, changed: make(chan struct{}, 1), ready: make(chan struct{}),
+	}
+	a.tasks = append(a.tasks, watcher, a.egress)
+	return nil
+}
+
+// reportFindings makes events of what a user can put right.
+func (a *agent) reportFindings(changes []preflight.Change) {
+	for _, c := range changes {
+		if !c.Resolved && (c.Severity == preflight.Error || c.Severity == preflight.Warning) {
+			a.events.Warn(cluster.Object{}, "NetworkCheckFailed", c.Finding.String())
+		}
+	}
+}
+
+// applyConfig makes what can change at once so. The pool refuses settings that contradict each other, and then nothing
+// has changed.
+func (a *agent) applyConfig(c config) error {
+	if err := a.client.SetRateLimits(c.Cloud.RateLimits); err != nil {
+		return fmt.Errorf("cloud.rateLimits: %w", err)
+	}
+	if err := a.pool.Configure(poolSettings(c)); err != nil {
+		return err
+	}
+	a.logLevel.Set(c.LogLevel)
+	a.live.Store(&c)
+	a.recheck()
+	a.egress.wake()
+	return nil
+}
+
+const (
+	// vpcEvery is how often the VPC is asked for its networks: it may get further ones.
+	vpcEvery = 10 * time.Minute
+	vpcRetry = 10 * time.Second
+)
+
+// An egress is a Task that keeps the node's way out as configured. To tell the outside from the VPC it must know the
+// VPC's networks; until it does, the kernel's state stays as it is.
+type egress struct {
+	config  func() config
+	vpc     func(context.Context) (aliyun.VPC, error)
+	apply   func(hostnet.Egress) error
+	log     func(msg string, args ...any)
+	changed chan struct{} // capacity 1
+	ready   chan struct{}
+}
+
+func (e *egress) String() string         { return "way out" }
+func (e *egress) Ready() <-chan struct{} { return e.ready }
+
+func (e *egress) wake() {
+	select {
+	case e.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (e *egress) Run(ctx context.Context) error {
+	close(e.ready) // pods need not wait: what is within the VPC works without
+	for {
+		pause := vpcEvery
+		if err := e.once(ctx); err != nil && ctx.Err() == nil {
+			e.log("way out not as configured", "err", err)
+			pause = vpcRetry
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		case <-e.changed:
+			timer.Stop()
+		}
+	}
+}
+
+func (e *egress) once(ctx context.Context) error {
+	c := e.config()
+	if c.Egress.Mode != string(hostnet.EgressNodeSNAT) {
+		return e.apply(hostnet.Egress{Mode: hostnet.EgressNone})
+	}
+	vpc, err := e.vpc(ctx)
+	if err != nil {
+		return fmt.Errorf("learn the networks of the VPC: %w", err)
+	}
+	networks := slices.Clone(vpc.CIDRs)
+	if vpc.IPv6CIDR.IsValid() {
+		networks = append(networks, vpc.IPv6CIDR)
+	}
+	return e.apply(hostnet.Egress{
+		Mode: hostnet.EgressNodeSNAT, VPC: networks, Services: c.ServiceCIDRs, Exempt: slices.Concat(c.Egress.Exempt, vendorNetworks),
+	})
+}
+
+// vendorNetworks are where the vendor's own services are, which know instances and pods by their addresses (Alibaba
+// Cloud, "reserved CIDR blocks": 100.64.0.0/10).
+var vendorNetworks = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10")}

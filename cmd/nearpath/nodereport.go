@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/nearpath/nearpath/internal/cluster"
+	"github.com/nearpath/nearpath/ipam"
+)
+
+// A warner takes what a user can put right.
+type warner interface {
+	Warn(about cluster.Object, reason, message string)
+}
+
+// buildReports makes what the agent tells the Kubernetes API.
+func (a *agent) buildReports(restConfig *rest.Config) error {
+	events, err := cluster.NewEvents(cluster.EventsConfig{REST: restConfig, NodeName: a.cfg.NodeName, Log: a.log})
+	if err != nil {
+		return err
+	}
+	reporter, err := cluster.NewNodeReporter(cluster.NodeReporterConfig{REST: restConfig, NodeName: a.cfg.NodeName, Log: a.log, Registerer: a.metrics})
+	if err != nil {
+		return err
+	}
+	a.events = events
+	a.tasks = append(a.tasks, events, reporter, &poolReport{
+		read: func() poolState { return poolState{a.pool.Stats(), a.pool.Capacity(), a.pool.VSwitches()} },
+		set:  reporter.Set, warn: a.events.Warn, ready: make(chan struct{}),
+	})
+	return nil
+}
+
+// Names of what a node shows of its addresses.
+const (
+	resourceIP    = "nearpath.io/ip"  // pods on shared ENIs
+	resourceENI   = "nearpath.io/eni" // pods with an ENI for themselves
+	annotationMax = "k8s.aliyun.com/max-available-ip"
+	reportEvery   = 2 * time.Second
+)
+
+// A poolState is what a node's report is made of.
+type poolState struct {
+	stats     ipam.Stats
+	capacity  ipam.Capacity
+	vSwitches []ipam.VSwitchView
+}
+
+// report says what the scheduler and people should know of the node's addresses.
+func (s poolState) report() cluster.NodeReport {
+	r := cluster.NodeReport{
+		Resources:   map[string]int64{resourceIP: int64(s.capacity.Shared)},
+		Annotations: map[string]string{annotationMax: strconv.Itoa(s.capacity.Shared)},
+		Conditions:  []cluster.NodeCondition{s.condition()},
+	}
+	if s.stats.Exclusive != (ipam.ExclusiveStats{Capacity: s.stats.Exclusive.Capacity}) { // somebody asks for such ENIs
+		r.Resources[resourceENI] = int64(s.capacity.Exclusive)
+	}
+	return r
+}
+
+// condition says whether a new pod would find an address.
+func (s poolState) condition() cluster.NodeCondition {
+	c := cluster.NodeCondition{Type: cluster.ConditionSufficientIP}
+	full, blocked := s.blocked()
+	switch {
+	case s.stats.Used+s.stats.Kept >= s.stats.Capacity:
+		c.Reason = "CapacityReached"
+		c.Message = fmt.Sprintf("all %d addresses that the node can have are in use: use a larger instance type, or fewer pods on the node", s.stats.Capacity)
+	case s.stats.Idle+s.stats.Pending == 0 && blocked:
+		c.Reason = "VSwitchFull"
+		c.Message = fmt.Sprintf("no idle address is left and vSwitch %s has none: add a vSwitch of the zone to cloud.vSwitches", full)
+	case s.stats.Waiting > s.stats.Idle+s.stats.Pending:
+		c.Reason = "InsufficientIP"
+		c.Message = fmt.Sprintf("%d pods wait for an address", s.stats.Waiting)
+	default:
+		c.OK, c.Reason = true, "SufficientIP"
+		c.Message = fmt.Sprintf("%d of %d addresses are in use", s.stats.Used, s.stats.Capacity)
+	}
+	return c
+}
+
+// blocked names the last of the vSwitches if all of them are without addresses.
+func (s poolState) blocked() (id string, all bool) {
+	for _, v := range s.vSwitches {
+		if v.Breaker == ipam.BreakerClosed {
+			return "", false
+		}
+		id = v.ID
+	}
+	return id, id != ""
+}
+
+// A poolReport is a Task that keeps the node's report as the pool is.
+type poolReport struct {
+	read  func() poolState
+	set   func(cluster.NodeReport)
+	warn  func(about cluster.Object, reason, message string)
+	ready chan struct{}
+}
+
+func (p *poolReport) String() string         { return "report of addresses" }
+func (p *poolReport) Ready() <-chan struct{} { return p.ready }
+
+func (p *poolReport) Run(ctx context.Context) error {
+	close(p.ready)
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	last := cluster.NodeCondition{OK: true}
+	for {
+		if s := p.read(); s.capacity.Shared > 0 { // the instance type is known
+			p.set(s.report())
+			now := s.condition()
+			if !now.OK && now.Reason != last.Reason {
+				p.warn(cluster.Object{}, now.Reason, now.Message)
+			}
+			last = now
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nearpath/nearpath/internal/aliyun"
+	"github.com/nearpath/nearpath/internal/cluster"
+	"github.com/nearpath/nearpath/internal/hostnet"
+	"github.com/nearpath/nearpath/ipam"
+)
+
+func TestNodeReport(t *testing.T) {
+	t.Parallel()
+	full := []ipam.VSwitchView{{ID: "vsw-1", Breaker: ipam.BreakerOpen}, {ID: "vsw-2", Breaker: ipam.BreakerHalfOpen}}
+	for name, tt := range map[string]struct {
+		stats     ipam.Stats
+		vSwitches []ipam.VSwitchView
+		reason    string
+		names     string // what the message must name
+	}{
+		"room":             {ipam.Stats{Used: 3, Idle: 2, Capacity: 10}, nil, "SufficientIP", "3 of 10"},
+		"all used":         {ipam.Stats{Used: 8, Kept: 2, Capacity: 10}, nil, "CapacityReached", "10"},
+		"vSwitches full":   {ipam.Stats{Used: 3, Capacity: 10}, full, "VSwitchFull", "vsw-2"},
+		"full, idle left":  {ipam.Stats{Used: 3, Idle: 1, Capacity: 10}, full, "SufficientIP", ""},
+		"one full":         {ipam.Stats{Used: 3, Capacity: 10}, []ipam.VSwitchView{full[0], {ID: "vsw-3", Breaker: ipam.BreakerClosed}}, "SufficientIP", ""},
+		"pods wait":        {ipam.Stats{Used: 3, Waiting: 4, Pending: 2, Capacity: 10}, nil, "InsufficientIP", "4 pods"},
+		"pods will be had": {ipam.Stats{Used: 3, Waiting: 2, Pending: 2, Capacity: 10}, nil, "SufficientIP", ""},
+	} {
+		s := poolState{tt.stats, ipam.Capacity{Shared: 10, Exclusive: 2}, tt.vSwitches}
+		r := s.report()
+		c := r.Conditions[0]
+		if c.Reason != tt.reason || c.OK != (tt.reason == "SufficientIP") || !strings.Contains(c.Message, tt.names) {
+			t.Errorf("%s: condition %+v, want %s", name, c, tt.reason)
+		}
+		if r.Resources[resourceIP] != 10 || r.Annotations[annotationMax] != "10" {
+			t.Errorf("%s: report %+v", name, r)
+		}
+		if _, ok := r.Resources[resourceENI]; ok {
+			t.Errorf("%s: exclusive ENIs are offered and nobody asked for any", name)
+		}
+	}
+	s := poolState{stats: ipam.Stats{Capacity: 10, Exclusive: ipam.ExclusiveStats{Idle: 1, Capacity: 2}}, capacity: ipam.Capacity{Shared: 10, Exclusive: 2}}
+	if got := s.report().Resources[resourceENI]; got != 2 {
+		t.Errorf("%d exclusive ENIs offered, want 2", got)
+	}
+}
+
+// TestPoolReport: the report follows the pool, and a shortage is an event once.
+func TestPoolReport(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		state := poolState{}
+		var reports []cluster.NodeReport
+		var warned []string
+		p := &poolReport{
+			read: func() poolState { return state }, set: func(r cluster.NodeReport) { reports = append(reports, r) },
+			warn:  func(_ cluster.Object, reason, _ string) { warned = append(warned, reason) },
+			ready: make(chan struct{}),
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx) }()
+		time.Sleep(10 * reportEvery)
+		if len(reports) != 0 {
+			t.Error("a capacity nobody knows was reported")
+		}
+		state = poolState{stats: ipam.Stats{Used: 4, Capacity: 4}, capacity: ipam.Capacity{Shared: 4}}
+		time.Sleep(10 * reportEvery)
+		if len(reports) == 0 || !slices.Equal(warned, []string{"CapacityReached"}) {
+			t.Errorf("%d reports, warned of %v", len(reports), warned)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestKeepFor(t *testing.T) {
+	t.Parallel()
+	c := poolConfig{KeepFor: duration(time.Minute), KeepKinds: []string{"StatefulSet"}}
+	for name, tt := range map[string]struct {
+		pod  *cluster.Pod
+		want time.Duration
+	}{
+		"gone":        {nil, 0},
+		"Deployment":  {&cluster.Pod{Owner: cluster.Owner{Kind: "ReplicaSet"}}, 0},
+		"StatefulSet": {&cluster.Pod{Owner: cluster.Owner{Kind: "StatefulSet"}}, time.Minute},
+		"asked for":   {&cluster.Pod{Annotations: map[string]string{annotationKeep: "true"}}, time.Minute},
+		"not asked":   {&cluster.Pod{Annotations: map[string]string{annotationKeep: "false"}}, 0},
+	} {
+		if got := keepFor(c, tt.pod); got != tt.want {
+			t.Errorf("%s: kept for %s, want %s", name, got, tt.want)
+		}
+	}
+}
+
+// TestEgress: the kernel is left alone until the VPC's networks are known, and follows the configuration then.
+func TestEgress(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := defaultConfig()
+		c.Egress = egressConfig{Mode: "node-snat", Exempt: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")}}
+		var away error = errors.New("no answer")
+		var applied []hostnet.Egress
+		e := &egress{
+			config: func() config { return c },
+			vpc: func(context.Context) (aliyun.VPC, error) {
+				return aliyun.VPC{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, IPv6CIDR: netip.MustParsePrefix("fd00::/56")}, away
+			},
+			apply: func(e hostnet.Egress) error { applied = append(applied, e); return e.Check() },
+			log:   func(string, ...any) {}, changed: make(chan struct{}, 1), ready: make(chan struct{}),
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- e.Run(ctx) }()
+		time.Sleep(3 * vpcRetry)
+		if len(applied) != 0 {
+			t.Errorf("applied %v without knowing the VPC", applied)
+		}
+		away = nil
+		time.Sleep(2 * vpcRetry)
+		if len(applied) != 1 || len(applied[0].VPC) != 2 || len(applied[0].Exempt) != 2 || applied[0].Mode != hostnet.EgressNodeSNAT {
+			t.Errorf("applied %+v", applied)
+		}
+		c.Egress.Mode = "vpc"
+		e.wake()
+		synctest.Wait()
+		if len(applied) != 2 || applied[1].Mode != hostnet.EgressNone {
+			t.Errorf("applied %+v after the change", applied)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/nearpath/nearpath/cni"
+	"github.com/nearpath/nearpath/internal/aliyun"
+	"github.com/nearpath/nearpath/internal/cluster"
+	"github.com/nearpath/nearpath/internal/hostnet"
+	"github.com/nearpath/nearpath/ipam"
+)
+
+// buildCloud learns which instance this is and makes the client of the cloud's API.
+func (a *agent) buildCloud(ctx context.Context) error {
+	if err := os.MkdirAll(a.cfg.StateDir, 0o700); err != nil {
+		return err
+	}
+	metadata := aliyun.NewMetadata(a.cfg.Cloud.Metadata)
+	instance, err := identify(ctx, metadata, filepath.Join(a.cfg.StateDir, "instance.json"), a.log)
+	if err != nil {
+		return fmt.Errorf("learn which instance this is from %s: %w", a.cfg.Cloud.Metadata, err)
+	}
+	if region := a.cfg.Cloud.Region; region != "" && region != instance.RegionID {
+		return usageError{fmt.Errorf("cloud.region: %q: the instance is in %q: use that, or leave the key out", region, instance.RegionID)}
+	}
+	a.instance = instance
+	a.client, err = a.connect(instance.RegionID, metadata)
+	return err
+}
+
+func (a *agent) connect(region string, metadata *aliyun.Metadata) (*aliyun.Client, error) {
+	c := a.cfg.Cloud
+	creds, source, err := aliyun.ChooseCredentials(aliyun.CredentialConfig{
+		AccessKeyID: c.AccessKeyID, AccessKeySecret: c.AccessKeySecret, File: c.CredentialFile, Metadata: metadata,
+		RegionID: region, STSEndpoint: c.STSEndpoint, Internal: c.Internal, InsecureHTTP: c.InsecureHTTP, Logger: a.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.log.Info("cloud credentials chosen", "source", source)
+	return aliyun.NewClient(aliyun.Config{
+		RegionID: region, Endpoint: c.Endpoint, VPCEndpoint: c.VPCEndpoint, Internal: c.Internal, InsecureHTTP: c.InsecureHTTP,
+		Credentials: creds, RateLimits: c.RateLimits, Metrics: a.metrics, Logger: a.log,
+	})
+}
+
+func (a *agent) buildPool(context.Context) (err error) {
+	if a.host, err = hostnet.New(hostnet.Config{NodeDNS: a.cfg.DNS.Address, SpreadIRQs: a.cfg.Pool.SpreadIRQs, Log: a.log}); err != nil {
+		return err
+	}
+	a.closers = append(a.closers, a.host.Close)
+	a.pool, err = ipam.Open(ipam.Config{
+		Path: filepath.Join(a.cfg.StateDir, "ipam.db"), Cloud: a.client, Links: hostLinks{a.host},
+		InstanceID: a.instance.ID, Owner: a.cfg.Cloud.ClusterID,
+		Families: poolFamilies(a.cfg), Settings: poolSettings(a.cfg), InUse: addressesInUse, Metrics: a.metrics, Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.closers = append(a.closers, a.pool.Close)
+	// Pods go on using the routes of an earlier agent: the host network must know them before it looks for stale ones.
+	for _, e := range a.pool.ENIs() {
+		if !e.Exclusive && (e.State == ipam.ENIInUse || e.State == ipam.ENIDraining) {
+			a.host.Want(eniOf(e.LeaseENI))
+		}
+	}
+	a.tasks = append(a.tasks, a.host, a.pool)
+	a.forADD = append(a.forADD, a.host, a.pool)
+	return nil
+}
+
+// addressesInUse is what the links of the node say, for addresses that the journal does not know.
+func addressesInUse(context.Context) ([]ipam.InUse, error) {
+	wired, err := cni.Wired("")
+	if err != nil {
+		return nil, err
+	}
+	var found []ipam.InUse
+	for _, w := range wired {
+		for _, addr := range w.Lease.Addrs {
+			found = append(found, ipam.InUse{Addr: addr, Key: ipam.Key(w.Attachment.Key)})
+		}
+	}
+	return found, nil
+}
+
+// annotationKeep asks for what pods of a StatefulSet have anyway; the name is Terway's.
+const annotationKeep = "k8s.aliyun.com/pod-ip-reservation"
+
+func (a *agent) keepFor(namespace, name string) time.Duration {
+	return keepFor(a.live.Load().Pool, a.store.Snapshot().Pod(cluster.Name{Namespace: namespace, Name: name}))
+}
+
+// keepFor is how long the addresses of a pod stay reserved for its name. A pod that has left the API already leaves
+// nothing: it was not deleted in the ordinary way, in which the object outlives the network.
+func keepFor(c poolConfig, pod *cluster.Pod) time.Duration {
+	if pod == nil || !slices.Contains(c.KeepKinds, pod.Owner.Kind) && pod.Annotations[annotationKeep] != "true" {
+		return 0
+	}
+	return time.Duration(c.KeepFor)
+}
