@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,9 +84,11 @@ func TestEventsAreCountedAndLimited(t *testing.T) {
 func TestEventsSurviveAnAPIOutage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		client, away, log := fake.NewClientset(), true, newLogLines()
+		client, log := fake.NewClientset(), newLogLines()
+		var away atomic.Bool
+		away.Store(true)
 		client.PrependReactor("create", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
-			if away {
+			if away.Load() {
 				return true, nil, errors.New("away")
 			}
 			return false, nil, nil
@@ -99,7 +102,7 @@ func TestEventsSurviveAnAPIOutage(t *testing.T) {
 		}
 		defer run(t, e)()
 		time.Sleep(30 * time.Second)
-		away = false
+		away.Store(false)
 		time.Sleep(time.Minute)
 		if got := listEvents(t, client, metav1.NamespaceDefault); len(got) != 1 {
 			t.Errorf("%d events after the API came back", len(got))

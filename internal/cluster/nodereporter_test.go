@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -176,9 +177,12 @@ func TestNodeReporterHoldsAShortage(t *testing.T) {
 func TestNodeReporterTriesAgainMoreAndMoreSlowly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		client, tries, away := fake.NewClientset(apiNode()), 0, true
+		client := fake.NewClientset(apiNode())
+		var tries atomic.Int64
+		var away atomic.Bool
+		away.Store(true)
 		client.PrependReactor("patch", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
-			if tries++; away {
+			if tries.Add(1); away.Load() {
 				return true, nil, errors.New("away")
 			}
 			return false, nil, nil
@@ -188,13 +192,14 @@ func TestNodeReporterTriesAgainMoreAndMoreSlowly(t *testing.T) {
 		f.reporter.Set(report(30, ips(true)))
 		time.Sleep(30 * time.Minute)
 		synctest.Wait()
-		if tries < 25 || tries > 40 {
-			t.Errorf("%d tries in 30 minutes", tries)
+		n := tries.Load()
+		if n < 25 || n > 40 {
+			t.Errorf("%d tries in 30 minutes", n)
 		}
-		if got := metricValue(t, f.reporter.failures); got != float64(tries) {
-			t.Errorf("%v failures counted of %d", got, tries)
+		if got := metricValue(t, f.reporter.failures); got != float64(n) {
+			t.Errorf("%v failures counted of %d", got, n)
 		}
-		away = false
+		away.Store(false)
 		time.Sleep(2 * time.Minute)
 		if c := f.shows(ConditionSufficientIP); c.Status != corev1.ConditionTrue {
 			t.Errorf("after the API came back %+v", c)
