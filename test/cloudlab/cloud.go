@@ -3,6 +3,7 @@
 package cloudlab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,10 +20,20 @@ import (
 
 // A Cloud is a simulated cloud in a lab. Its methods may be called from one goroutine at a time.
 type Cloud struct {
-	lab    *netlab.Lab
-	sim    *sim.Cloud
-	guard  *bpf.SourceGuard
-	server *http.Server
+	lab          *netlab.Lab
+	sim          *sim.Cloud
+	guard        *bpf.SourceGuard
+	server       *http.Server
+	instanceType string
+}
+
+// Options say what a cloud is like.
+type Options struct {
+	Sim sim.Config // without its Fabric, which Open makes; sim.DefaultConfig is a complete one
+	// InstanceType is that of the machines; empty: ecs.sim.medium.
+	InstanceType string
+	// Wrap stands between the machines and what the cloud serves, the API at / and the metadata below /latest/; nil: nothing.
+	Wrap func(http.Handler) http.Handler
 }
 
 // A Machine is an instance and the network namespace that is its network stack.
@@ -32,14 +43,21 @@ type Machine struct {
 	NetNS *netlab.NetNS
 }
 
-// Start makes the VPC, in a namespace of the lab called vpc, and serves the API and the metadata service in it. Close
-// must be called before the lab is closed.
+// Start opens the default cloud.
 func Start(lab *netlab.Lab, log *slog.Logger) (*Cloud, error) {
+	config := sim.DefaultConfig()
+	config.Logger = log
+	return Open(lab, Options{Sim: config})
+}
+
+// Open makes the VPC, in a namespace of the lab called vpc, and serves the API and the metadata service in it. Close
+// must be called before the lab is closed.
+func Open(lab *netlab.Lab, o Options) (*Cloud, error) {
 	vpc, err := lab.NetNS("vpc")
 	if err != nil {
 		return nil, err
 	}
-	c := &Cloud{lab: lab}
+	c := &Cloud{lab: lab, instanceType: cmp.Or(o.InstanceType, "ecs.sim.medium")}
 	if c.guard, err = bpf.NewSourceGuard(); err != nil {
 		return nil, err
 	}
@@ -47,10 +65,13 @@ func Start(lab *netlab.Lab, log *slog.Logger) (*Cloud, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	config := sim.DefaultConfig()
-	config.Fabric, config.Logger = fabric, log
-	if c.sim, err = sim.New(config); err != nil {
+	o.Sim.Fabric = fabric
+	if c.sim, err = sim.New(o.Sim); err != nil {
 		return nil, errors.Join(err, c.Close())
+	}
+	handler := c.sim.Handler()
+	if o.Wrap != nil {
+		handler = o.Wrap(handler)
 	}
 	var listener net.Listener
 	err = vpc.Do(func() (err error) {
@@ -60,7 +81,7 @@ func Start(lab *netlab.Lab, log *slog.Logger) (*Cloud, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	c.server = &http.Server{Handler: c.sim.Handler(), ReadHeaderTimeout: 5 * time.Second}
+	c.server = &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = c.server.Serve(listener) }() // Close ends it
 	return c, nil
 }
@@ -77,6 +98,9 @@ func (c *Cloud) Close() error {
 	return errors.Join(append(errs, c.guard.Close())...)
 }
 
+// Sim is the simulated cloud itself: what there is in it, and faults.
+func (c *Cloud) Sim() *sim.Cloud { return c.sim }
+
 // Machine runs an instance whose network stack is a new namespace of the lab with the given name.
 func (c *Cloud) Machine(ctx context.Context, name string) (Machine, error) {
 	ns, err := c.lab.NetNS(name)
@@ -84,7 +108,7 @@ func (c *Cloud) Machine(ctx context.Context, name string) (Machine, error) {
 		return Machine{}, err
 	}
 	instance, eni, err := c.sim.RunInstance(ctx, sim.InstanceSpec{
-		Type: "ecs.sim.medium", VSwitchID: sim.DefaultNodeVSwitch, NetNS: ns.Path(),
+		Type: c.instanceType, VSwitchID: sim.DefaultNodeVSwitch, NetNS: ns.Path(),
 	})
 	if err != nil {
 		return Machine{}, fmt.Errorf("run an instance for %s: %w", name, err)
