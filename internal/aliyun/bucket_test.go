@@ -9,13 +9,17 @@ import (
 )
 
 // Whatever is asked when and throttled when: no window gives out more than a burst and what the full rate makes of its
-// length, the rate stays within its bounds, and a minute without throttling makes it whole.
+// length, the rate stays within its bounds, and a time without throttling makes it whole.
 func TestBucketKeepsItsBudget(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		perMinute := rapid.IntRange(1, 600).Draw(t, "rate")
+		pace := nodeStandard().pacing
+		if rapid.Bool().Draw(t, "zone") {
+			pace = zoneStandard().pacing
+		}
 		now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-		b := newBucket(perMinute, now)
+		b := newBucket(perMinute, pace, now)
 		var drawn []time.Time
 		for range rapid.IntRange(1, 200).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * time.Millisecond)
@@ -40,9 +44,9 @@ func TestBucketKeepsItsBudget(t *testing.T) {
 				}
 			}
 		}
-		b.advance(now.Add(recovery))
-		if b.rate != b.full || b.tokens < min(b.burst, b.full*recovery.Seconds()/2)-1e-6 {
-			t.Fatalf("after a minute of quiet the bucket is %+v", b)
+		b.advance(now.Add(pace.recovery))
+		if b.rate != b.full || b.tokens < min(b.burst, b.full*pace.recovery.Seconds()/2)-1e-6 {
+			t.Fatalf("after its time of recovery the bucket is %+v", b)
 		}
 	})
 }
@@ -50,7 +54,7 @@ func TestBucketKeepsItsBudget(t *testing.T) {
 func TestBucketHalvesOncePerFlight(t *testing.T) {
 	t.Parallel()
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	b := newBucket(60, start)
+	b := newBucket(60, nodeStandard().pacing, start)
 	for range 10 { // ten calls leave together, and all are throttled
 		if _, ok := b.take(start); !ok {
 			t.Fatal("the burst is smaller than 10")

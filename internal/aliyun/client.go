@@ -16,6 +16,8 @@ type Config struct {
 	Endpoint string
 	// VPCEndpoint of the VPC API, in the same forms. Empty means Endpoint if that is set, else the vendor's.
 	VPCEndpoint string
+	// PVTZEndpoint of the PrivateZone API, in the same forms. Empty means Endpoint if that is set, else the vendor's.
+	PVTZEndpoint string
 	// Internal chooses those of the vendor's endpoints that are reached from inside a VPC without a way to the Internet.
 	Internal bool
 	// InsecureHTTP allows endpoints with http:// that are not on loopback. The keys' secrets stay secret, but requests can
@@ -23,7 +25,7 @@ type Config struct {
 	InsecureHTTP bool
 	Credentials  Credentials
 	// RateLimits are calls per minute by action, such as "AssignPrivateIpAddresses": 30, each with a burst of a third of
-	// it. Actions it lacks have 30, DescribeNetworkInterfaces 60. While the cloud throttles an action its limit falls.
+	// it. Actions it lacks have 30, DescribeNetworkInterfaces 60. For a PrivateZone's actions see NewPrivateZone. While the cloud throttles an action its limit falls.
 	RateLimits map[string]int
 	Backoff    Backoff
 	Metrics    prometheus.Registerer // nil: none

@@ -16,16 +16,45 @@ const (
 	defaultRate = 30 // calls per minute and action
 	// describeENIRate is for the one action that is polled, while ENIs come and go.
 	describeENIRate = 60
-	// recovery is how long a rate takes from zero to its whole.
-	recovery = time.Minute
 	// recheck bounds how long the first in the queue sleeps: its rate grows meanwhile.
 	recheck = time.Second
 )
+
+// A pacing is the temper of buckets.
+type pacing struct {
+	saved    time.Duration // how much of the rate is saved up in a pause, to be called at once
+	recovery time.Duration // how long a rate takes from zero to its whole
+}
+
+// A standard is the budget of actions that the configuration does not name.
+type standard struct {
+	perMinute int
+	others    map[string]int // calls per minute of actions that have another
+	pacing
+}
+
+// nodeStandard is for the APIs that every node of a cluster calls.
+func nodeStandard() standard {
+	return standard{
+		perMinute: defaultRate, others: map[string]int{"DescribeNetworkInterfaces": describeENIRate},
+		pacing: pacing{saved: 20 * time.Second, recovery: time.Minute},
+	}
+}
+
+func (s *standard) rateOf(rates map[string]int, action string) int {
+	for _, m := range []map[string]int{rates, s.others} {
+		if n, ok := m[action]; ok {
+			return n
+		}
+	}
+	return s.perMinute
+}
 
 // A bucket is the budget of one action: tokens that come at a rate, up to a burst. The rate is halved when the cloud
 // throttles and grows back linearly (AIMD, RFC 5681 in spirit), so that what many nodes ask for together settles at
 // what the account has. It knows no clock; times are arguments and never go back.
 type bucket struct {
+	pacing
 	full   float64 // tokens per second when nothing was throttled for long
 	rate   float64 // tokens per second at the time at
 	burst  float64
@@ -34,22 +63,21 @@ type bucket struct {
 	cut    time.Time // last halving
 }
 
-func newBucket(perMinute int, now time.Time) bucket {
+func newBucket(perMinute int, p pacing, now time.Time) bucket {
 	full := float64(perMinute) / 60
-	b := bucket{full: full, rate: full, burst: burstOf(perMinute), at: now}
+	b := bucket{pacing: p, full: full, rate: full, burst: p.burstOf(full), at: now}
 	b.tokens = b.burst
 	return b
 }
 
-// burstOf is what may be called at once after a pause: twenty seconds' worth.
-func burstOf(perMinute int) float64 { return max(1, float64(perMinute)/3) }
+func (p pacing) burstOf(perSecond float64) float64 { return max(1, perSecond*p.saved.Seconds()) }
 
 func (b *bucket) advance(now time.Time) {
 	seconds := now.Sub(b.at).Seconds()
 	if seconds <= 0 {
 		return
 	}
-	grown := min(b.full, b.rate+b.full*seconds/recovery.Seconds())
+	grown := min(b.full, b.rate+b.full*seconds/b.recovery.Seconds())
 	b.tokens = min(b.burst, b.tokens+seconds*(b.rate+grown)/2)
 	b.rate, b.at = grown, now
 }
@@ -79,7 +107,8 @@ func (b *bucket) throttled(drawn, now time.Time) {
 // resize gives the bucket another full rate.
 func (b *bucket) resize(perMinute int, now time.Time) {
 	b.advance(now)
-	b.full, b.burst = float64(perMinute)/60, burstOf(perMinute)
+	b.full = float64(perMinute) / 60
+	b.burst = b.burstOf(b.full)
 	b.rate, b.tokens = min(b.rate, b.full), min(b.tokens, b.burst)
 }
 
@@ -172,7 +201,8 @@ func (q *queue) resize(perMinute int, now time.Time) {
 
 // A limiter has a queue for each action. There are as many as this package has actions.
 type limiter struct {
-	calls atomic.Uint64
+	standard standard // never changed after the first call
+	calls    atomic.Uint64
 
 	mu     sync.Mutex // guards the fields below
 	rates  map[string]int
@@ -193,17 +223,7 @@ func newLimiter(rates map[string]int) (*limiter, error) {
 	if err := checkRates(rates); err != nil {
 		return nil, err
 	}
-	return &limiter{rates: maps.Clone(rates), queues: map[string]*queue{}}, nil
-}
-
-func rateOf(rates map[string]int, action string) int {
-	switch n, ok := rates[action]; {
-	case ok:
-		return n
-	case action == "DescribeNetworkInterfaces":
-		return describeENIRate
-	}
-	return defaultRate
+	return &limiter{standard: nodeStandard(), rates: maps.Clone(rates), queues: map[string]*queue{}}, nil
 }
 
 func (l *limiter) queue(action string) *queue {
@@ -211,7 +231,7 @@ func (l *limiter) queue(action string) *queue {
 	defer l.mu.Unlock()
 	q := l.queues[action]
 	if q == nil {
-		q = &queue{bucket: newBucket(rateOf(l.rates, action), time.Now())}
+		q = &queue{bucket: newBucket(l.standard.rateOf(l.rates, action), l.standard.pacing, time.Now())}
 		l.queues[action] = q
 	}
 	return q
@@ -226,7 +246,7 @@ func (l *limiter) resize(rates map[string]int) error {
 	l.rates = maps.Clone(rates)
 	now := time.Now()
 	for action, q := range l.queues {
-		q.resize(rateOf(rates, action), now)
+		q.resize(l.standard.rateOf(rates, action), now)
 	}
 	return nil
 }

@@ -61,6 +61,7 @@ func outcome(err error) string {
 	}{
 		{ErrThrottled, "throttled"}, {ErrNotFound, "not_found"}, {ErrVSwitchFull, "vswitch_full"}, {ErrQuota, "quota"},
 		{ErrForbidden, "forbidden"}, {ErrConflict, "conflict"}, {ErrUnavailable, "unavailable"},
+		{ErrRecordConflict, "record_conflict"}, {ErrInvalidRecord, "invalid_record"}, {ErrZoneGone, "zone_gone"},
 		{context.Canceled, "canceled"}, {context.DeadlineExceeded, "canceled"},
 	} {
 		if errors.Is(err, c.class) {
