@@ -86,7 +86,8 @@ type agent struct {
 	client   *aliyun.Client
 	store    *cluster.Store
 	events   warner
-	recheck  func() // looks at the network around the node soon
+	nodes    func(context.Context) (map[string]bool, error) // instances of the cluster's nodes; nil: not known
+	recheck  func()                                         // looks at the network around the node soon
 	egress   *egress
 	datapath *bpf.Datapath
 	host     *hostnet.Host

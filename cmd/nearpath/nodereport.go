@@ -28,6 +28,7 @@ func (a *agent) buildReports(restConfig *rest.Config) error {
 		return err
 	}
 	a.events = events
+	a.nodes = func(ctx context.Context) (map[string]bool, error) { return cluster.NodeInstances(ctx, restConfig) }
 	a.tasks = append(a.tasks, events, reporter, &poolReport{
 		read: func() poolState { return poolState{a.pool.Stats(), a.pool.Capacity(), a.pool.VSwitches()} },
 		set:  reporter.Set, warn: a.events.Warn, ready: make(chan struct{}),

@@ -69,6 +69,13 @@ func (a *agent) buildPool(context.Context) (err error) {
 			a.host.Want(eniOf(e.LeaseENI))
 		}
 	}
+	if id := a.cfg.Cloud.ClusterID; id != "" && a.nodes != nil {
+		sweeper, err := ipam.NewSweeper(ipam.SweeperConfig{Cloud: a.client, Owner: id, InstanceID: a.instance.ID, Nodes: a.nodes, Log: a.log})
+		if err != nil {
+			return err
+		}
+		a.tasks = append(a.tasks, sweeper)
+	}
 	a.tasks = append(a.tasks, a.host, a.pool)
 	a.forADD = append(a.forADD, a.host, a.pool)
 	return nil

@@ -21,6 +21,7 @@
 //	list, watch    namespaces, services, endpointslices.discovery.k8s.io
 //	list, watch    pods     field selector spec.nodeName: APISource with a NodeName
 //	list, watch    nodes    field selector metadata.name: NodeReporter
+//	list           nodes    all, when an ENI looks orphaned: NodeInstances
 //	patch          nodes/status                           NodeReporter
 //	create, patch  events                                 Events
 package cluster
