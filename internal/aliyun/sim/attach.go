@@ -1,31 +1,65 @@
 package sim
 
-import "github.com/nearpath/nearpath/internal/aliyun"
+import (
+	"strings"
+	"time"
 
-var attachENIParams = []string{"NetworkInterfaceId", "InstanceId"}
+	"github.com/nearpath/nearpath/internal/aliyun"
+)
+
+var (
+	attachENIParams = []string{
+		"NetworkInterfaceId", "InstanceId", "TrunkNetworkInstanceId", "NetworkCardIndex", "WaitForNetworkConfigurationReady",
+	}
+	detachENIParams = []string{"NetworkInterfaceId", "InstanceId", "TrunkNetworkInstanceId"}
+)
+
+// readAttachment reads which ENI and instance a request is about.
+func readAttachment(in input) (eniID, instanceID string, err error) {
+	if eniID, err = in.need("NetworkInterfaceId"); err != nil {
+		return "", "", err
+	}
+	if instanceID, err = in.need("InstanceId"); err != nil {
+		return "", "", err
+	}
+	if !strings.HasPrefix(instanceID, "i-") {
+		return "", "", refuse(codeEcsMalformed, "The specified InstanceId %q is malformed.", instanceID)
+	}
+	if t := in.text("TrunkNetworkInstanceId"); t != "" {
+		return "", "", refuse(codeUnsupportedParameter, "The parameter %q is not supported: no instance type here has trunk ENIs.", "TrunkNetworkInstanceId")
+	}
+	if card := in.text("NetworkCardIndex"); card != "" && card != "0" {
+		return "", "", invalid("NetworkCardIndex", card)
+	}
+	_, err = in.flag("WaitForNetworkConfigurationReady", false)
+	return eniID, instanceID, err
+}
 
 func (c *Cloud) attachENI(in input) (object, error) {
-	id, err := in.need("NetworkInterfaceId")
-	if err != nil {
-		return nil, err
-	}
-	instanceID, err := in.need("InstanceId")
+	id, instanceID, err := readAttachment(in)
 	if err != nil {
 		return nil, err
 	}
 	err = c.withENI(id, func(e *eni) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if err := c.mayAttach(e, c.instances[instanceID]); err != nil {
+		i := c.instances[instanceID]
+		if err := c.mayAttach(e, i); err != nil {
 			return err
 		}
+		if e.queuesAsked == 0 {
+			e.QueueNumber = c.defaultQueues(i)
+		}
+		e.device = c.freeDevice(i)
 		e.Status, e.InstanceID = aliyun.StatusAttaching, instanceID
+		c.note(e)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	c.later(c.cfg.Delays.Attach, func() { c.finishAttach(id, instanceID) })
+	failBack := c.fallsBack()
+	c.later(c.lasts(aliyun.StatusAttaching), func() { c.finishAttach(id, instanceID, failBack) })
 	return object{}, nil
 }
 
@@ -34,20 +68,54 @@ func (c *Cloud) mayAttach(e *eni, in *instance) error {
 	switch {
 	case in == nil:
 		return refuse(codeEcsNotFound, "The specified InstanceId does not exist.")
-	case in.leaving:
-		return refuse(codeEcsState, "The instance %s is being released.", in.ID)
+	case in.leaving || in.status != StatusRunning && in.status != StatusStopped:
+		return refuse(codeEcsState, "The instance %s is %s, which does not allow to attach an ENI.", in.ID, in.shownStatus())
 	case e.Type == aliyun.TypePrimary:
 		return refuse(codeEniType, "The ENI %s is primary.", e.ID)
 	case e.Status != aliyun.StatusAvailable:
 		return refuse(codeEniState, "The ENI %s is %s, which does not allow to attach it.", e.ID, e.Status)
+	case e.VPCID != in.VPCID:
+		return refuse(codeVPCMismatch, "The ENI %s is in the VPC %s, the instance in %s.", e.ID, e.VPCID, in.VPCID)
 	case e.ZoneID != in.ZoneID:
 		return refuse(codeZoneMismatch, "The ENI %s is in %s, the instance in %s.", e.ID, e.ZoneID, in.ZoneID)
-	case len(e.PrivateIPs) > in.limits.AddressesPerENI:
-		return refuse(codeIPv4Exceeded, "The ENI %s has %d addresses, the instance type allows %d.", e.ID, len(e.PrivateIPs), in.limits.AddressesPerENI)
 	case len(c.attached(in.ID)) >= in.limits.ENIs:
 		return refuse(codeEniPerInstance, "The instance type of %s allows %d ENIs.", in.ID, in.limits.ENIs)
 	}
-	return nil
+	for _, f := range []aliyun.Family{aliyun.IPv4, aliyun.IPv6} {
+		limit, have := in.limits.limit(f), e.slots(f)
+		if have > 0 && limit == 0 {
+			return refuse(codeNoIPv6, "The instanceType of %s not support ipv6.", in.ID)
+		}
+		if have > limit {
+			return refuse(namesOf[f].exceeded, "The ENI %s has %d %v addresses, the instance type allows %d.", e.ID, have, f, limit)
+		}
+	}
+	return c.queuesFit(e, in, e.queuesAsked)
+}
+
+// defaultQueues is what an ENI gets on an instance without asking. The caller holds c.mu.
+func (c *Cloud) defaultQueues(in *instance) int {
+	left := in.limits.TotalQueues
+	for _, e := range c.attached(in.ID) {
+		left -= e.QueueNumber
+	}
+	if in.limits.TotalQueues == 0 {
+		return in.limits.QueuesPerENI
+	}
+	return min(in.limits.QueuesPerENI, max(left, 1))
+}
+
+// freeDevice is the lowest index no ENI of the instance has; the primary one has 0. The caller holds c.mu.
+func (c *Cloud) freeDevice(in *instance) int {
+	taken := map[int]bool{}
+	for _, e := range c.attached(in.ID) {
+		taken[e.device] = true
+	}
+	index := 1
+	for taken[index] {
+		index++
+	}
+	return index
 }
 
 // attached returns the ENIs of an instance, those on the way in or out included. The caller holds c.mu.
@@ -61,8 +129,8 @@ func (c *Cloud) attached(instanceID string) []*eni {
 	return all
 }
 
-// finishAttach ends Attaching: in use, or available again if the link cannot be made.
-func (c *Cloud) finishAttach(id, instanceID string) {
+// finishAttach ends Attaching: in use, or available again if it shall fail or the link cannot be made.
+func (c *Cloud) finishAttach(id, instanceID string, failBack bool) {
 	// The ENI may be gone with its instance meanwhile; then there is nothing to finish.
 	_ = c.withENI(id, func(e *eni) error {
 		c.mu.Lock()
@@ -72,16 +140,26 @@ func (c *Cloud) finishAttach(id, instanceID string) {
 		if !wanted {
 			return nil
 		}
-		err := c.plug(e, in)
+		failed := failBack
+		if !failed {
+			failed = c.plug(e, in) != nil // plug has logged why
+		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if err != nil {
-			e.Status, e.InstanceID = aliyun.StatusAvailable, ""
-			return nil
+		if failed {
+			e.detached()
+		} else {
+			e.Status, e.attachedAt = aliyun.StatusInUse, c.cfg.Now()
 		}
-		e.Status = aliyun.StatusInUse
+		c.note(e)
 		return nil
 	})
+}
+
+// detached makes the ENI one without an instance. The caller holds e.op and c.mu.
+func (e *eni) detached() {
+	e.Status, e.InstanceID, e.device, e.attachedAt = aliyun.StatusAvailable, "", 0, time.Time{}
+	e.QueueNumber = e.queuesAsked
 }
 
 // plug makes the link. The caller holds e.op and not c.mu; the fields it reads change only under e.op.
@@ -91,7 +169,7 @@ func (c *Cloud) plug(e *eni, in *instance) error {
 	}
 	err := c.cfg.Fabric.Plug(Port{
 		ENIID: e.ID, MAC: e.MAC, NetNS: in.netns, Primary: e.Type == aliyun.TypePrimary,
-		Addrs: e.PrivateIPs, Subnet: e.subnet.CIDR, Gateway: e.subnet.gateway,
+		Addrs: e.holdings().all(), Nets: e.subnet.nets(),
 	})
 	if err != nil {
 		return c.fabricError("plug", e.ID, err)
@@ -113,11 +191,7 @@ func (c *Cloud) unplug(e *eni) error {
 }
 
 func (c *Cloud) detachENI(in input) (object, error) {
-	id, err := in.need("NetworkInterfaceId")
-	if err != nil {
-		return nil, err
-	}
-	instanceID, err := in.need("InstanceId")
+	id, instanceID, err := readAttachment(in)
 	if err != nil {
 		return nil, err
 	}
@@ -133,12 +207,13 @@ func (c *Cloud) detachENI(in input) (object, error) {
 			return refuse(codeEniState, "The ENI %s is %s, which does not allow to detach it.", e.ID, e.Status)
 		}
 		e.Status = aliyun.StatusDetaching
+		c.note(e)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	c.later(c.cfg.Delays.Detach, func() { c.finishDetach(id, instanceID) })
+	c.later(c.lasts(aliyun.StatusDetaching), func() { c.finishDetach(id, instanceID) })
 	return object{}, nil
 }
 
@@ -157,9 +232,10 @@ func (c *Cloud) finishDetach(id, instanceID string) {
 		defer c.mu.Unlock()
 		if err != nil {
 			e.Status = aliyun.StatusInUse
-			return nil
+		} else {
+			e.detached()
 		}
-		e.Status, e.InstanceID = aliyun.StatusAvailable, ""
+		c.note(e)
 		return nil
 	})
 }

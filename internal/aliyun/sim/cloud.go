@@ -24,14 +24,20 @@ type Cloud struct {
 	closed    bool
 	seq       int // of the last object made
 	subnets   map[string]*subnet
+	groups    map[string]*SecurityGroup
 	enis      map[string]*eni
+	ghosts    []*eni // gone, but still seen
 	instances map[string]*instance
 	network   network
 	byAddr    map[netip.Addr]*eni // every private address in use
 	once      onceTable
 	nonces    nonceTable
-	faults    []*Fault
-	calls     map[string]int
+	injected  []*Injection
+	buckets   []*bucket
+	calls     map[string]int // by action
+	log       callLog
+	changing  map[string]bool      // ENIs that a call changes, while conflicts are refused
+	events    map[string]int       // random choices made, by kind
 	sessions  map[string]*session  // temporary keys by key ID
 	mdTokens  map[string]time.Time // metadata tokens by text, with their end
 }
@@ -46,32 +52,49 @@ func New(cfg Config) (*Cloud, error) {
 		actions:   actions(),
 		done:      make(chan struct{}),
 		subnets:   map[string]*subnet{},
+		groups:    map[string]*SecurityGroup{},
 		enis:      map[string]*eni{},
 		instances: map[string]*instance{},
 		byAddr:    map[netip.Addr]*eni{},
 		once:      onceTable{},
 		nonces:    nonceTable{seen: map[string]struct{}{}},
+		buckets:   newBuckets(cfg.RateLimits),
 		calls:     map[string]int{},
+		log:       callLog{most: cfg.MaxCalls},
+		changing:  map[string]bool{},
+		events:    map[string]int{},
 		sessions:  map[string]*session{},
 		mdTokens:  map[string]time.Time{},
 	}
+	for _, g := range cfg.SecurityGroups {
+		c.groups[g.ID] = &g
+	}
 	for _, v := range cfg.VSwitches {
-		if v.ZoneID == "" {
-			v.ZoneID = cfg.ZoneID
-		}
-		s := newSubnet(v)
-		c.subnets[v.ID] = s
-		if cfg.Fabric == nil {
-			continue
-		}
-		if err := cfg.Fabric.AddVSwitch(v.CIDR, s.gateway); err != nil {
-			return nil, fmt.Errorf("add vSwitch %s: %w", v.ID, err)
+		if err := c.addVSwitch(v); err != nil {
+			return nil, err
 		}
 	}
 	if err := c.newNetwork(); err != nil {
 		return nil, fmt.Errorf("configure the simulated cloud: %w", err)
 	}
+	for _, f := range cfg.Faults {
+		c.Inject(f)
+	}
 	return c, nil
+}
+
+func (c *Cloud) addVSwitch(v VSwitch) error {
+	s := newSubnet(v)
+	c.subnets[v.ID] = s
+	if c.cfg.Fabric == nil {
+		return nil
+	}
+	for _, n := range s.nets() {
+		if err := c.cfg.Fabric.AddVSwitch(n); err != nil {
+			return fmt.Errorf("add %s of vSwitch %s: %w", n.Subnet, v.ID, err)
+		}
+	}
+	return nil
 }
 
 // Close ends pending transitions where they are and waits for Fabric calls under way. It does not unplug anything.
@@ -86,15 +109,23 @@ func (c *Cloud) Close() error {
 	return nil
 }
 
-// Handler serves the RPC API at "/" and the metadata service under "/latest/".
+// Handler serves the API at "/", the metadata service under "/latest/", that of one instance under
+// "/instances/ID/latest/", and the control of the simulation under "/sim/".
 func (c *Cloud) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/{$}", c.serveRPC)
-	mux.HandleFunc("/latest/", c.serveMetadata)
+	mux.HandleFunc("/latest/", func(w http.ResponseWriter, r *http.Request) { c.serveMetadata(w, r, "") })
+	mux.HandleFunc("/instances/{id}/latest/", func(w http.ResponseWriter, r *http.Request) {
+		id := r.PathValue("id")
+		http.StripPrefix("/instances/"+id, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c.serveMetadata(w, r, id)
+		})).ServeHTTP(w, r)
+	})
+	mux.Handle("/sim/", c.control())
 	return mux
 }
 
-// ENIs returns every ENI as it is now, oldest first.
+// ENIs returns every ENI as it is now, whatever lags, oldest first.
 func (c *Cloud) ENIs() []aliyun.ENI {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -116,11 +147,11 @@ func (c *Cloud) later(delay time.Duration, transition func()) {
 	if c.closed {
 		return
 	}
+	fired, stop := c.cfg.Clock.NewTimer(delay)
 	c.pending.Go(func() {
-		t := time.NewTimer(delay)
-		defer t.Stop()
+		defer stop()
 		select {
-		case <-t.C:
+		case <-fired:
 			transition()
 		case <-c.done:
 		}
@@ -132,10 +163,10 @@ func (c *Cloud) hold(ctx context.Context, d time.Duration) {
 	if d <= 0 {
 		return
 	}
-	t := time.NewTimer(d)
-	defer t.Stop()
+	fired, stop := c.cfg.Clock.NewTimer(d)
+	defer stop()
 	select {
-	case <-t.C:
+	case <-fired:
 	case <-ctx.Done():
 	case <-c.done:
 	}

@@ -1,54 +1,100 @@
 package sim
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/nearpath/nearpath/internal/aliyun"
 )
 
-// Config describes a cloud of one region with one VPC. DefaultConfig is a complete one.
+// Config describes a cloud of one region and its behaviour. DefaultConfig is a complete one.
 type Config struct {
 	RegionID string
 	ZoneID   string // of vSwitches that name none
 	VPCID    string
 	VPCCIDR  netip.Prefix
+	// VPCIPv6CIDR is what the vSwitches' IPv6 CIDRs lie in; the zero Prefix: the VPC has no IPv6.
+	VPCIPv6CIDR netip.Prefix
 	// SecondaryCIDRs and UserCIDRs of the VPC are shown; vSwitches may lie in the former.
 	SecondaryCIDRs []netip.Prefix
 	UserCIDRs      []netip.Prefix
-	// VSwitches lie within VPCCIDR or a secondary CIDR and do not overlap.
+	// MoreVPCs exist beside the one above, so that things can be in the wrong one. A Fabric has none.
+	MoreVPCs []MoreVPC
+	// VSwitches lie within the CIDR of their VPC or a secondary one, and no two overlap, whatever their VPCs.
 	VSwitches []VSwitch
 	// RouteTables hold the routes people added; none: a system table without any.
 	RouteTables   []aliyun.RouteTable
 	NATGateways   []NATGateway
-	InstanceTypes []aliyun.InstanceType
-	// SecurityGroups exist in the VPC. Instances are in the first.
-	SecurityGroups []string
+	InstanceTypes []InstanceType
+	// SecurityGroups exist. Instances are in the first of their VPC.
+	SecurityGroups []SecurityGroup
 	// AccessKeys maps key IDs to secrets.
 	AccessKeys map[string]string
+	// Policies maps key IDs, and the role for its temporary keys, to the actions they may call, such as "ecs:Describe*";
+	// who has none may call everything.
+	Policies map[string][]string
 	// RAMRole is attached to every instance; empty: none.
 	RAMRole string
 	// OIDC is a RAM role to assume with a service account's token.
 	OIDC OIDCTrust
 	// Tokens says how the metadata service treats tokens.
 	Tokens TokenMode
+
 	// MaxENIs is the account's quota of ENIs; zero: none.
 	MaxENIs int
-	Delays  Delays
-	Fabric  Fabric           // nil: ENIs exist in the API only
-	Now     func() time.Time // nil: time.Now; judges time stamps and expiry
-	Logger  *slog.Logger     // nil: discard
+	// MaxVSwitchPages is the last page of DescribeVSwitches that is not throttled as deep paging; zero: all are shown.
+	MaxVSwitchPages int
+	Delays          Delays
+	// Latencies hold calls, by action, beside Delays.
+	Latencies map[string]Latency
+	// States are how long an ENI stays Attaching, Detaching and Deleting, beside Delays.
+	States map[string]Latency
+	// DescribeLag and MetadataLag are how long after a change of an ENI the API and the metadata service show it.
+	DescribeLag, MetadataLag Latency
+	// AttachFailure is how likely an attachment ends as Available again, from 0 to 1.
+	AttachFailure float64
+	// Conflicts refuses to change an ENI while another call changes it (Operation.Conflict); else the call waits.
+	Conflicts bool
+	// RateLimits throttle calls, those to the metadata service under the name Metadata.
+	RateLimits []RateLimit
+	// Faults are injected from the start.
+	Faults []Fault
+	// Seed fixes every random choice, the n-th of its kind by n.
+	Seed uint64
+
+	// IgnoreUnknown accepts parameters the action does not know, as the real API does.
+	IgnoreUnknown bool
+	// ClockSkew is how far a time stamp may be off; zero: 15 minutes, negative: any.
+	ClockSkew time.Duration
+	// Control says who may use /sim/.
+	Control ControlAccess
+	// MaxCalls bounds the call log, of which the oldest go first; zero: 100,000.
+	MaxCalls int
+
+	Fabric Fabric           // nil: ENIs exist in the API only
+	Clock  Clock            // nil: the machine's time
+	Now    func() time.Time // without a Clock: nil means time.Now; judges time stamps and expiry
+	Logger *slog.Logger     // nil: discard
 }
 
-// A VSwitch is a subnet of the VPC in one zone.
+// A MoreVPC is a further VPC of the region.
+type MoreVPC struct {
+	ID   string
+	CIDR netip.Prefix
+}
+
+// A VSwitch is a subnet of a VPC in one zone.
 type VSwitch struct {
 	ID     string
+	VPCID  string // empty: the VPC of the Config
 	ZoneID string // empty: the zone of the Config
 	CIDR   netip.Prefix
+	// IPv6CIDR is a /64; the zero Prefix: IPv6 is not turned on.
+	IPv6CIDR netip.Prefix
+	// MaxAddresses is a quota of IPv4 addresses (QuotaExceeded.PrivateIpAddress); zero: none.
+	MaxAddresses int
+	Tags         map[string]string
 }
 
 // Delays are how long the cloud takes. Create, Assign and Unassign hold the call; the others hold the state that
@@ -74,87 +120,37 @@ const (
 	TokensUnknown
 )
 
-// Names in DefaultConfig.
+// ControlAccess says who may use the paths below /sim/.
+type ControlAccess int
+
 const (
-	DefaultRegion        = "cn-simulated"
-	DefaultZone          = "cn-simulated-a"
-	DefaultVPC           = "vpc-simulated"
-	DefaultNodeVSwitch   = "vsw-nodes"
-	DefaultPodVSwitch    = "vsw-pods"
-	DefaultSecurityGroup = "sg-simulated"
-	DefaultRAMRole       = "nearpath-node"
-	// DefaultAccessKey and DefaultAccessSecret open the simulated API and nothing else.
-	DefaultAccessKey    = "simulated-key"
-	DefaultAccessSecret = "simulated-secret"
+	// ControlLoopback lets callers in that come from the loopback addresses of the machine.
+	ControlLoopback ControlAccess = iota
+	// ControlAnyone lets everybody in.
+	ControlAnyone
+	// ControlNobody answers 404.
+	ControlNobody
 )
 
-// DefaultConfig returns a cloud with a vSwitch for nodes (10.0.0.0/24), one for pods (10.0.64.0/20), instance types from
-// small to large, one access key and an instance role. Both vSwitches have a way out: a default route to one NAT gateway,
-// and an SNAT entry there. It has no Fabric and no delays.
-func DefaultConfig() Config {
-	cfg := Config{
-		RegionID: DefaultRegion,
-		ZoneID:   DefaultZone,
-		VPCID:    DefaultVPC,
-		VPCCIDR:  netip.MustParsePrefix("10.0.0.0/16"),
-		VSwitches: []VSwitch{
-			{ID: DefaultNodeVSwitch, CIDR: netip.MustParsePrefix("10.0.0.0/24")},
-			{ID: DefaultPodVSwitch, CIDR: netip.MustParsePrefix("10.0.64.0/20")},
-		},
-		InstanceTypes: []aliyun.InstanceType{
-			{ID: "ecs.sim.tiny", ENIs: 1, AddressesPerENI: 1},
-			{ID: "ecs.sim.small", ENIs: 2, AddressesPerENI: 4},
-			{ID: "ecs.sim.medium", ENIs: 3, AddressesPerENI: 6},
-			{ID: "ecs.sim.large", ENIs: 4, AddressesPerENI: 15},
-			{ID: "ecs.sim.xlarge", ENIs: 8, AddressesPerENI: 30},
-		},
-		SecurityGroups: []string{DefaultSecurityGroup},
-		AccessKeys:     map[string]string{DefaultAccessKey: DefaultAccessSecret},
-		RAMRole:        DefaultRAMRole,
+// Realistic lets calls and states take as long as the real cloud does, times the factor.
+func (c *Config) Realistic(factor float64) {
+	c.Latencies, c.States = map[string]Latency{}, map[string]Latency{}
+	for action, l := range map[string]Latency{
+		"CreateNetworkInterface":     LogNormal(500*time.Millisecond, 2*time.Second),
+		"AssignPrivateIpAddresses":   Uniform(500*time.Millisecond, time.Second),
+		"AssignIpv6Addresses":        Uniform(500*time.Millisecond, time.Second),
+		"UnassignPrivateIpAddresses": Uniform(500*time.Millisecond, time.Second),
+		"UnassignIpv6Addresses":      Uniform(500*time.Millisecond, time.Second),
+		"DescribeNetworkInterfaces":  LogNormal(100*time.Millisecond, 600*time.Millisecond),
+	} {
+		c.Latencies[action] = l.scaled(factor)
 	}
-	defaultNetwork(&cfg)
-	return cfg
-}
-
-func (c *Config) complete() error {
-	if c.Now == nil {
-		c.Now = time.Now
+	for status, l := range map[string]Latency{
+		aliyun.StatusAttaching: Uniform(3*time.Second, 8*time.Second),
+		aliyun.StatusDetaching: Uniform(3*time.Second, 6*time.Second),
+		aliyun.StatusDeleting:  Uniform(time.Second, 2*time.Second),
+	} {
+		c.States[status] = l.scaled(factor)
 	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	for name, v := range map[string]string{"RegionID": c.RegionID, "ZoneID": c.ZoneID, "VPCID": c.VPCID} {
-		if v == "" {
-			return fmt.Errorf("%s is empty", name)
-		}
-	}
-	if !c.VPCCIDR.IsValid() || !c.VPCCIDR.Addr().Is4() {
-		return fmt.Errorf("VPC has the CIDR %s, want an IPv4 prefix", c.VPCCIDR)
-	}
-	if len(c.VSwitches) == 0 || len(c.InstanceTypes) == 0 || len(c.SecurityGroups) == 0 {
-		return errors.New("no vSwitch, no instance type or no security group")
-	}
-	return c.checkVSwitches()
-}
-
-func (c *Config) checkVSwitches() error {
-	for i, v := range c.VSwitches {
-		cidr := v.CIDR
-		if !cidr.IsValid() || cidr != cidr.Masked() || cidr.Bits() > 29 || !c.inVPC(cidr) {
-			return fmt.Errorf("vSwitch %s has the CIDR %s, want a prefix of at most /29 within %s or a secondary CIDR", v.ID, cidr, c.VPCCIDR)
-		}
-		for _, w := range c.VSwitches[:i] {
-			if w.ID == v.ID || w.CIDR.Overlaps(cidr) {
-				return fmt.Errorf("vSwitches %s (%s) and %s (%s) overlap", w.ID, w.CIDR, v.ID, cidr)
-			}
-		}
-	}
-	return nil
-}
-
-// inVPC reports whether a vSwitch may have the CIDR.
-func (c *Config) inVPC(cidr netip.Prefix) bool {
-	return slices.ContainsFunc(append([]netip.Prefix{c.VPCCIDR}, c.SecondaryCIDRs...), func(p netip.Prefix) bool {
-		return p.Bits() <= cidr.Bits() && p.Contains(cidr.Addr())
-	})
+	c.MetadataLag = Uniform(time.Second, 3*time.Second).scaled(factor)
 }

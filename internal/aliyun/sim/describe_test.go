@@ -82,7 +82,7 @@ func TestFilters(t *testing.T) {
 		}
 	}
 	for name, tc := range map[string]struct{ field, value, code string }{
-		"address in use":     {"PrimaryIpAddress", "10.0.64.10", codeIPAssigned},
+		"address in use":     {"PrimaryIpAddress", "10.0.64.9", codeIPAssigned},
 		"reserved address":   {"PrimaryIpAddress", "10.0.64.0", codeIPInvalid},
 		"gateway":            {"PrimaryIpAddress", "10.0.79.253", codeIPInvalid},
 		"address elsewhere":  {"PrimaryIpAddress", "10.0.0.9", codeIPInvalid},

@@ -8,8 +8,8 @@ var MetadataAddr = netip.AddrFrom4([4]byte{100, 100, 100, 200})
 // A Fabric makes ENIs real. The Cloud calls it without holding its mutex; calls about one ENI never overlap, calls about
 // different ENIs may.
 type Fabric interface {
-	// AddVSwitch makes the gateway of a vSwitch answer. It is called once for each, by New.
-	AddVSwitch(cidr netip.Prefix, gateway netip.Addr) error
+	// AddVSwitch makes the gateway of a vSwitch answer. New calls it once for each family of each vSwitch.
+	AddVSwitch(Net) error
 	// Plug makes the link of an ENI appear in the namespace of its instance. After an error nothing of it is left.
 	Plug(Port) error
 	// Unplug takes the link away. One that is gone already is no error.
@@ -20,15 +20,22 @@ type Fabric interface {
 	RemoveAddrs(eniID string, addrs []netip.Addr) error
 }
 
+// A Net is a vSwitch's network of one family.
+type Net struct {
+	Subnet  netip.Prefix
+	Gateway netip.Addr
+}
+
 // A Port is an ENI on its way into an instance.
 type Port struct {
 	ENIID   string
 	MAC     string
 	NetNS   string // path of the instance's network namespace
 	Primary bool
-	Addrs   []netip.Addr // the primary one first
-	Subnet  netip.Prefix // of the vSwitch
-	Gateway netip.Addr   // of the vSwitch
+	// Addrs are of both families, those of delegated prefixes one by one; the primary one first.
+	Addrs []netip.Addr
+	// Nets are the vSwitch's, IPv4 first.
+	Nets []Net
 }
 
 // A SourceGuard drops IP frames that enter a link with a source address that is not allowed there; ARP passes. It works

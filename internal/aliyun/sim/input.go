@@ -1,12 +1,16 @@
 package sim
 
 import (
+	"bytes"
+	"io"
 	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/nearpath/nearpath/internal/aliyun"
 )
 
 // maxList bounds the index of a list parameter.
@@ -16,6 +20,7 @@ const maxList = 1000
 var commonParams = []string{
 	"Action", "Version", "Format", "AccessKeyId", "RegionId", "Timestamp", "SignatureMethod", "SignatureVersion",
 	"SignatureType", "SignatureNonce", "SecurityToken", "Signature",
+	"OwnerId", "OwnerAccount", "ResourceOwnerId", "ResourceOwnerAccount", signatureHeader,
 }
 
 // An input is the parameters of a request, from the query and the form.
@@ -25,9 +30,15 @@ func parseInput(r *http.Request) (input, error) {
 	if r.Method != http.MethodGet && r.Method != http.MethodPost {
 		return nil, &refusal{status: http.StatusMethodNotAllowed, code: "UnsupportedHTTPMethod", message: "Use GET or POST."}
 	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, refuse(codeInvalidParameter, "The request cannot be read: %v", err)
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
 	if err := r.ParseForm(); err != nil {
 		return nil, refuse(codeInvalidParameter, "The request cannot be parsed: %v", err)
 	}
+	r.Body = io.NopCloser(bytes.NewReader(body)) // again, for the signature
 	in := input{}
 	for k, values := range r.Form {
 		if len(values) != 1 {
@@ -35,10 +46,10 @@ func parseInput(r *http.Request) (input, error) {
 		}
 		in[k] = values[0]
 	}
-	return in, nil
+	return in, in.addHeader(r.Header)
 }
 
-// only refuses parameters the action does not know. The real API ignores them; here they are most likely a mistake.
+// only refuses parameters the action does not know. The real API ignores most; here they are most likely a mistake.
 func (in input) only(accepted []string) error {
 	for _, name := range slices.Sorted(maps.Keys(in)) {
 		if slices.Contains(commonParams, name) || slices.Contains(accepted, pattern(name)) {
@@ -125,12 +136,24 @@ func (in input) tags() (map[string]string, error) {
 	return tags, nil
 }
 
-// addresses returns a list of IPv4 addresses without repetition.
-func (in input) addresses(name string) ([]netip.Addr, error) {
+// flag returns a boolean parameter, or absent when it is not there.
+func (in input) flag(name string, absent bool) (bool, error) {
+	switch v := in.text(name); v {
+	case "":
+		return absent, nil
+	case "true", "false":
+		return v == "true", nil
+	default:
+		return false, invalid(name, v)
+	}
+}
+
+// addresses returns a list of addresses of one family without repetition.
+func (in input) addresses(name string, f aliyun.Family) ([]netip.Addr, error) {
 	var addrs []netip.Addr
 	for _, s := range in.list(name) {
 		a, err := netip.ParseAddr(s)
-		if err != nil || !a.Is4() {
+		if err != nil || aliyun.FamilyOf(a) != f || a.Is4In6() || a.Zone() != "" {
 			return nil, refuse(codeIPAddress, "The address %q is not valid.", s)
 		}
 		if slices.Contains(addrs, a) {

@@ -2,30 +2,47 @@ package sim
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/nearpath/nearpath/internal/aliyun"
 )
 
-// An instance is a machine. Its fields but leaving never change.
+// States of an instance, with the spelling of the API.
+const (
+	StatusRunning  = "Running"
+	StatusStopped  = "Stopped"
+	statusStopping = "Stopping"
+)
+
+// An instance is a machine. Its embedded fields never change; Cloud.mu guards status, leaving and tags.
 type instance struct {
 	aliyun.Instance
 	seq     int
-	limits  aliyun.InstanceType
+	limits  InstanceType
 	netns   string
-	leaving bool // being terminated; Cloud.mu guards it
+	elastic bool // PublicIP is an elastic address
+	tags    map[string]string
+	status  string
+	leaving bool // being terminated
 }
 
 // InstanceSpec describes an instance to run.
 type InstanceSpec struct {
-	ID        string // empty: made up
+	ID        string // "i-" and more; empty: made up
 	Type      string
 	VSwitchID string
 	PrimaryIP netip.Addr // invalid: any of the vSwitch
+	// IPv6s is how many IPv6 addresses the primary ENI gets. The instance learns of them by metadata alone.
+	IPv6s int
+	// PublicIP belongs to the instance, as an elastic address if Elastic is set; the zero Addr: none.
+	PublicIP netip.Addr
+	Elastic  bool
+	Tags     map[string]string
 	// NetNS is the path of the network namespace that is the instance. Only a Fabric needs it.
 	NetNS string
 }
@@ -49,7 +66,8 @@ func (c *Cloud) RunInstance(ctx context.Context, spec InstanceSpec) (aliyun.Inst
 		delete(c.instances, in.ID)
 		return aliyun.Instance{}, aliyun.ENI{}, fmt.Errorf("run instance %s: %w", in.ID, err)
 	}
-	e.Status = aliyun.StatusInUse
+	e.Status, e.attachedAt = aliyun.StatusInUse, c.cfg.Now()
+	c.note(e)
 	return in.Instance, e.snapshot(), nil
 }
 
@@ -57,40 +75,82 @@ func (c *Cloud) RunInstance(ctx context.Context, spec InstanceSpec) (aliyun.Inst
 func (c *Cloud) addInstance(spec InstanceSpec) (*instance, *eni, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	i := slices.IndexFunc(c.cfg.InstanceTypes, func(t aliyun.InstanceType) bool { return t.ID == spec.Type })
-	s := c.subnets[spec.VSwitchID]
-	switch {
-	case c.closed:
-		return nil, nil, errClosed
-	case i < 0:
-		return nil, nil, fmt.Errorf("instance type %q is unknown", spec.Type)
-	case s == nil:
-		return nil, nil, fmt.Errorf("vSwitch %q is unknown", spec.VSwitchID)
-	case c.instances[spec.ID] != nil:
-		return nil, nil, errors.New("instance exists")
-	case c.cfg.Fabric != nil && spec.NetNS == "":
-		return nil, nil, errors.New("network namespace is missing")
+	s, limits, err := c.checkInstance(spec)
+	if err != nil {
+		return nil, nil, err
 	}
 	id, seq := c.nextID("i")
-	if spec.ID != "" {
-		id = spec.ID
-	}
-	groups := c.cfg.SecurityGroups[:1]
-	e, err := c.addENI(eniSpec{subnet: s, groups: groups, primary: spec.PrimaryIP, kind: aliyun.TypePrimary, deleteOnRelease: true})
+	id = orDefault(spec.ID, id)
+	groups := c.firstGroup(s.VPCID)
+	e, err := c.addENI(eniSpec{
+		vSwitch: s.ID, groups: groups, primary: spec.PrimaryIP, kind: aliyun.TypePrimary, deleteOnRelease: true,
+		wants: []want{{family: aliyun.IPv4}, {family: aliyun.IPv6, count: spec.IPv6s}},
+	})
 	if err != nil {
 		return nil, nil, err
 	}
 	e.op.Lock() // against the lock order, but nobody else can have the ENI yet
 	in := &instance{
 		Instance: aliyun.Instance{
-			ID: id, Type: spec.Type, RegionID: c.cfg.RegionID, ZoneID: s.ZoneID, VPCID: c.cfg.VPCID, VSwitchID: s.ID,
-			SecurityGroupIDs: groups,
+			ID: id, Type: spec.Type, RegionID: c.cfg.RegionID, ZoneID: s.ZoneID, VPCID: s.VPCID, VSwitchID: s.ID,
+			SecurityGroupIDs: groups, PublicIP: spec.PublicIP,
 		},
-		seq: seq, limits: c.cfg.InstanceTypes[i], netns: spec.NetNS,
+		seq: seq, limits: limits, netns: spec.NetNS, elastic: spec.Elastic, tags: maps.Clone(spec.Tags), status: StatusRunning,
 	}
 	c.instances[id] = in
-	e.Status, e.InstanceID = aliyun.StatusAttaching, id
+	e.Status, e.InstanceID, e.QueueNumber = aliyun.StatusAttaching, id, limits.PrimaryQueues
+	c.note(e)
 	return in, e, nil
+}
+
+// checkInstance finds what the specification names. The caller holds c.mu.
+func (c *Cloud) checkInstance(spec InstanceSpec) (*subnet, InstanceType, error) {
+	s := c.subnets[spec.VSwitchID]
+	i := slices.IndexFunc(c.cfg.InstanceTypes, func(t InstanceType) bool { return t.ID == spec.Type })
+	switch {
+	case c.closed:
+		return nil, InstanceType{}, errClosed
+	case i < 0:
+		return nil, InstanceType{}, fmt.Errorf("instance type %q is unknown", spec.Type)
+	case s == nil:
+		return nil, InstanceType{}, fmt.Errorf("vSwitch %q is unknown", spec.VSwitchID)
+	case spec.ID != "" && !strings.HasPrefix(spec.ID, "i-"):
+		return nil, InstanceType{}, errors.New(`the ID of an instance begins with "i-"`)
+	case c.instances[spec.ID] != nil:
+		return nil, InstanceType{}, errors.New("instance exists")
+	case c.cfg.Fabric != nil && spec.NetNS == "":
+		return nil, InstanceType{}, errors.New("network namespace is missing")
+	case spec.IPv6s > c.cfg.InstanceTypes[i].IPv6PerENI:
+		return nil, InstanceType{}, fmt.Errorf("%d IPv6 addresses, the instance type allows %d", spec.IPv6s, c.cfg.InstanceTypes[i].IPv6PerENI)
+	}
+	return s, c.cfg.InstanceTypes[i], nil
+}
+
+// firstGroup is the security group of the VPC's instances. The caller holds c.mu.
+func (c *Cloud) firstGroup(vpcID string) []string {
+	for _, g := range c.cfg.SecurityGroups {
+		if g.VPCID == vpcID && !g.ServiceManaged {
+			return []string{g.ID}
+		}
+	}
+	return nil
+}
+
+// StopInstance makes a running instance one that is stopped, at once. Its ENIs stay, and so do their links.
+func (c *Cloud) StopInstance(id string) error { return c.setStatus(id, StatusRunning, StatusStopped) }
+
+// StartInstance takes StopInstance back.
+func (c *Cloud) StartInstance(id string) error { return c.setStatus(id, StatusStopped, StatusRunning) }
+
+func (c *Cloud) setStatus(id, from, to string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	in := c.instances[id]
+	if in == nil || in.leaving || in.status != from {
+		return fmt.Errorf("instance %s is not %s", id, from)
+	}
+	in.status = to
+	return nil
 }
 
 // TerminateInstance takes every ENI from the instance and deletes those that go with it, the primary one among them.
@@ -132,84 +192,18 @@ func (c *Cloud) releaseFrom(e *eni, instanceID string) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e.Status, e.InstanceID = aliyun.StatusAvailable, ""
-	if e.deleteOnRelease {
+	e.detached()
+	if e.DeleteOnRelease {
 		c.dropENI(e)
+		return nil
 	}
+	c.note(e)
 	return nil
 }
 
-var describeInstancesParams = []string{"InstanceIds", "VpcId", "VSwitchId", "ZoneId", "PageNumber", "PageSize"}
-
-func (c *Cloud) describeInstances(in input) (object, error) {
-	var ids []string
-	if text := in.text("InstanceIds"); text != "" {
-		if err := json.Unmarshal([]byte(text), &ids); err != nil || len(ids) > 100 {
-			return nil, invalid("InstanceIds", text)
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var found []*instance
-	for _, i := range c.instances {
-		if (ids == nil || slices.Contains(ids, i.ID)) && matches(in, "VpcId", i.VPCID) &&
-			matches(in, "VSwitchId", i.VSwitchID) && matches(in, "ZoneId", i.ZoneID) {
-			found = append(found, i)
-		}
-	}
-	slices.SortFunc(found, func(a, b *instance) int { return a.seq - b.seq })
-	pg, err := numberedPage(in, len(found), 100)
-	if err != nil {
-		return nil, err
-	}
-	items := []object{}
-	for _, i := range found[pg.start:pg.end] {
-		items = append(items, c.describeInstance(i))
-	}
-	return pg.describe(object{"Instances": object{"Instance": items}}), nil
-}
-
-// describeInstance is an instance as the API shows it. The caller holds c.mu.
-func (c *Cloud) describeInstance(in *instance) object {
-	enis, primary := []object{}, []string{}
-	for _, e := range c.attached(in.ID) {
-		enis = append(enis, object{
-			"NetworkInterfaceId": e.ID, "MacAddress": e.MAC, "PrimaryIpAddress": e.PrimaryIP.String(), "Type": e.Type,
-		})
-		if e.Type == aliyun.TypePrimary {
-			primary = append(primary, e.PrimaryIP.String())
-		}
-	}
-	status := "Running"
+func (in *instance) shownStatus() string {
 	if in.leaving {
-		status = "Stopping"
+		return statusStopping
 	}
-	return object{
-		"InstanceId": in.ID, "InstanceName": in.ID, "InstanceType": in.Type, "RegionId": in.RegionID, "ZoneId": in.ZoneID,
-		"Status": status, "InstanceNetworkType": "vpc",
-		"VpcAttributes": object{
-			"VpcId": in.VPCID, "VSwitchId": in.VSwitchID, "PrivateIpAddress": object{"IpAddress": primary},
-		},
-		"NetworkInterfaces": object{"NetworkInterface": enis},
-		"SecurityGroupIds":  object{"SecurityGroupId": in.SecurityGroupIDs},
-	}
-}
-
-var describeInstanceTypesParams = []string{"InstanceTypes.N", "NextToken", "MaxResults"}
-
-func (c *Cloud) describeInstanceTypes(in input) (object, error) {
-	wanted := in.list("InstanceTypes")
-	if len(wanted) > 10 {
-		return nil, invalid("InstanceTypes.N", fmt.Sprint(len(wanted), " values"))
-	}
-	items := []object{}
-	for _, t := range c.cfg.InstanceTypes {
-		if len(wanted) == 0 || slices.Contains(wanted, t.ID) {
-			items = append(items, object{
-				"InstanceTypeId": t.ID, "EniQuantity": t.ENIs, "EniTotalQuantity": t.ENIs,
-				"EniPrivateIpAddressQuantity": t.AddressesPerENI, "EniIpv6AddressQuantity": 0,
-			})
-		}
-	}
-	return object{"InstanceTypes": object{"InstanceType": items}, "NextToken": ""}, nil
+	return in.status
 }

@@ -62,30 +62,62 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-func TestSubnet(t *testing.T) {
+func TestAddrPool(t *testing.T) {
 	t.Parallel()
-	s := newSubnet(VSwitch{ID: "vsw", CIDR: netip.MustParsePrefix("10.0.0.0/29")})
-	if s.gateway != netip.MustParseAddr("10.0.0.5") || s.free() != 4 {
-		t.Errorf("gateway %s, %d free; want 10.0.0.5 and 4", s.gateway, s.free())
+	p := newAddrPool("vsw", netip.MustParsePrefix("10.0.0.0/29"), 0)
+	if p.gateway != netip.MustParseAddr("10.0.0.5") || p.free() != 4 {
+		t.Errorf("gateway %s, %d free; want 10.0.0.5 and 4", p.gateway, p.free())
 	}
-	first, err := s.take(3)
+	first, err := p.take(3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.take(2); err == nil || s.free() != 1 {
-		t.Errorf("took 2 of 1: %v, %d free", err, s.free())
+	if _, err := p.take(2); err == nil || p.free() != 1 {
+		t.Errorf("took 2 of 1: %v, %d free", err, p.free())
 	}
-	s.release(first[:1])
-	next, err := s.take(1)
+	p.release(first[:1])
+	next, err := p.take(1)
 	if err != nil || next[0] == first[0] {
 		t.Errorf("the freed address %s is given again while another is free: %v", first[0], next)
 	}
-	if last, err := s.take(1); err != nil || last[0] != first[0] || s.free() != 0 {
-		t.Errorf("take = %v, %v with %d free", last, err, s.free())
+	if last, err := p.take(1); err != nil || last[0] != first[0] || p.free() != 0 {
+		t.Errorf("take = %v, %v with %d free", last, err, p.free())
 	}
-	wide := newSubnet(VSwitch{CIDR: netip.MustParsePrefix("10.0.64.0/20")})
-	if wide.gateway != netip.MustParseAddr("10.0.79.253") {
-		t.Errorf("gateway of a /20 is %s", wide.gateway)
+	for cidr, gateway := range map[string]string{
+		"10.0.64.0/20": "10.0.79.253", "10.0.0.0/8": "10.255.255.253", "2001:db8:1::/64": "2001:db8:1::ffff:ffff:ffff:fffd",
+	} {
+		if got := newAddrPool("vsw", netip.MustParsePrefix(cidr), 0).gateway; got != netip.MustParseAddr(gateway) {
+			t.Errorf("gateway of %s is %s, want %s", cidr, got, gateway)
+		}
+	}
+	wide := newAddrPool("vsw", netip.MustParsePrefix("2001:db8:1::/64"), 0)
+	if got, err := wide.take(2); err != nil || got[0] != netip.MustParseAddr("2001:db8:1::1") || wide.free() < 1e6 {
+		t.Errorf("take from a /64 = %v, %v, %d free", got, err, wide.free())
+	}
+}
+
+// Prefixes are taken whole, from what has no address in use.
+func TestAddrPoolPrefixes(t *testing.T) {
+	t.Parallel()
+	p := newAddrPool("vsw", netip.MustParsePrefix("10.0.0.0/25"), 0)
+	addrs, err := p.take(16) // 1 to 16: the first two blocks are spoilt
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := p.takePrefixes(nil, 5)
+	if want := "[10.0.0.32/28 10.0.0.48/28 10.0.0.64/28 10.0.0.80/28 10.0.0.96/28]"; err != nil || fmt.Sprint(got) != want {
+		t.Errorf("prefixes %v, %v; want %s", got, err, want)
+	}
+	before := p.free()
+	if _, err := p.takePrefixes(nil, 1); err == nil { // the last block holds the gateway
+		t.Error("a sixth prefix is found")
+	}
+	if _, err := p.takePrefixes([]netip.Prefix{netip.MustParsePrefix("10.0.0.16/28"), got[0]}, 0); err == nil || p.free() != before {
+		t.Errorf("taken twice: %v, %d free of %d", err, p.free(), before)
+	}
+	p.release(addrs)
+	if _, err := p.takePrefixes([]netip.Prefix{netip.MustParsePrefix("10.0.0.16/28")}, 0); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -96,17 +128,17 @@ func TestMetadataKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.metadataOf("192.0.2.1:1")["instance-id"] != "i-1" {
+	if c.metadataOf("192.0.2.1:1", "")["instance-id"] != "i-1" {
 		t.Error("a stranger does not get the only instance")
 	}
 	_, second, err := c.RunInstance(t.Context(), InstanceSpec{ID: "i-2", Type: "ecs.sim.small", VSwitchID: DefaultNodeVSwitch})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.metadataOf("192.0.2.1:1") != nil {
+	if c.metadataOf("192.0.2.1:1", "") != nil {
 		t.Error("a stranger gets an instance although there are two")
 	}
-	keys := c.metadataOf(netip.AddrPortFrom(second.PrimaryIP, 1000).String())
+	keys := c.metadataOf(netip.AddrPortFrom(second.PrimaryIP, 1000).String(), "")
 	base := "network/interfaces/macs/" + second.MAC + "/"
 	want := map[string]string{
 		"instance-id": "i-2", "private-ipv4": second.PrimaryIP.String(), "mac": second.MAC, "vswitch-cidr-block": "10.0.0.0/24",
@@ -135,7 +167,7 @@ func FuzzMetadataLookup(f *testing.F) {
 	f.Add("network/interfaces/macs/", "10.0.0.1:80")
 	f.Add("//", "[::ffff:10.0.0.1]:80")
 	f.Fuzz(func(t *testing.T, key, remote string) {
-		if text, ok := lookup(c.metadataOf(remote), key); ok && text == "" {
+		if text, ok := lookup(c.metadataOf(remote, ""), key); ok && text == "" {
 			t.Errorf("lookup(%q) is empty", key)
 		}
 	})

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"crypto/rand"
 	"encoding/json"
 	"maps"
 	"net"
@@ -35,8 +34,12 @@ type session struct {
 	expires  time.Time
 }
 
-func (c *Cloud) serveMetadata(w http.ResponseWriter, r *http.Request) {
+// serveMetadata answers for the instance that asks, or the one with the ID if it is given.
+func (c *Cloud) serveMetadata(w http.ResponseWriter, r *http.Request, instanceID string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if c.spoilMetadata(w, r) {
+		return
+	}
 	if r.URL.Path == "/latest/api/token" {
 		c.serveToken(w, r)
 		return
@@ -54,13 +57,35 @@ func (c *Cloud) serveMetadata(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	text, ok := lookup(c.metadataOf(r.RemoteAddr), key)
+	text, ok := lookup(c.metadataOf(r.RemoteAddr, instanceID), key)
 	if !ok {
 		http.NotFound(w, r)
 		return
 	}
 	// The client may be gone; there is nobody to tell.
 	_, _ = w.Write([]byte(text))
+}
+
+// spoilMetadata lets rate limits and faults act, and reports whether the request is done with.
+func (c *Cloud) spoilMetadata(w http.ResponseWriter, r *http.Request) bool {
+	met := c.meet(metadataCalls)
+	if c.throttle(metadataCalls, "") != nil {
+		http.Error(w, "too many requests", http.StatusTooManyRequests)
+		return true
+	}
+	c.hold(r.Context(), c.cfg.Latencies[metadataCalls].draw(c.event("latency "+metadataCalls)))
+	if met == nil {
+		return false
+	}
+	met.hang(r.Context(), HangBefore)
+	if met.fault.LoseAnswer {
+		panic(http.ErrAbortHandler) // net/http's way to cut the connection without an answer
+	}
+	if met.fault.Code != "" {
+		http.Error(w, orDefault(met.fault.Message, met.fault.Code), met.fault.HTTPStatus)
+		return true
+	}
+	return false
 }
 
 func (c *Cloud) serveToken(w http.ResponseWriter, r *http.Request) {
@@ -73,9 +98,9 @@ func (c *Cloud) serveToken(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "bad request", http.StatusBadRequest)
 		return
 	}
-	token := rand.Text()
 	now := c.cfg.Now()
 	c.mu.Lock()
+	token := c.text("metadata token")
 	maps.DeleteFunc(c.mdTokens, func(_ string, end time.Time) bool { return !now.Before(end) })
 	c.mdTokens[token] = now.Add(time.Duration(ttl) * time.Second)
 	c.mu.Unlock()
@@ -93,12 +118,16 @@ func (c *Cloud) tokenAccepted(token string) bool {
 	return ok && c.cfg.Now().Before(end)
 }
 
-// metadataOf returns the keys of the instance that asks, by path; nil if it is none.
-func (c *Cloud) metadataOf(remote string) map[string]string {
+// metadataOf returns the keys of the instance that asks, or of the one with the ID if it is given, by path; nil if there
+// is none.
+func (c *Cloud) metadataOf(remote, instanceID string) map[string]string {
 	now := c.cfg.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	in := c.callerOf(remote)
+	in := c.instances[instanceID]
+	if instanceID == "" {
+		in = c.callerOf(remote)
+	}
 	if in == nil {
 		return nil
 	}
@@ -110,12 +139,18 @@ func (c *Cloud) metadataOf(remote string) map[string]string {
 		"region-id":              in.RegionID,
 		"zone-id":                in.ZoneID,
 		"vpc-id":                 in.VPCID,
-		"vpc-cidr-block":         c.cfg.VPCCIDR.String(),
+		"vpc-cidr-block":         c.cfg.cidrsOf(in.VPCID)[0].String(),
 		"vswitch-id":             in.VSwitchID,
 		"vswitch-cidr-block":     s.CIDR.String(),
-		"owner-account-id":       "1000000000000000",
+		"owner-account-id":       ownerID,
 	}
-	for _, e := range c.attached(in.ID) {
+	if in.PublicIP.IsValid() {
+		keys["eipv4"] = in.PublicIP.String()
+	}
+	for _, e := range c.shown(byMetadata) {
+		if e.InstanceID != in.ID {
+			continue
+		}
 		if e.Type == aliyun.TypePrimary {
 			keys["mac"], keys["private-ipv4"] = e.MAC, e.PrimaryIP.String()
 		}
@@ -129,26 +164,37 @@ func (c *Cloud) metadataOf(remote string) map[string]string {
 	return keys
 }
 
-// addInterface adds the keys of one ENI. The caller holds c.mu.
-func (c *Cloud) addInterface(keys map[string]string, e *eni) {
-	texts := []string{}
-	for _, a := range e.PrivateIPs {
-		texts = append(texts, a.String())
-	}
-	list, _ := json.Marshal(texts) // strings always encode
-	mask := net.IP(net.CIDRMask(e.subnet.CIDR.Bits(), 32))
-	for key, value := range map[string]string{
+// addInterface adds the keys of one ENI; those of what it does not have are absent. The caller holds c.mu.
+func (c *Cloud) addInterface(keys map[string]string, e *eniState) {
+	s := e.subnet
+	v4 := s.pools[aliyun.IPv4]
+	own := map[string]string{
 		"network-interface-id": e.ID,
 		"primary-ip-address":   e.PrimaryIP.String(),
-		"private-ipv4s":        string(list),
-		"gateway":              e.subnet.gateway.String(),
-		"netmask":              mask.String(),
+		"private-ipv4s":        jsonText(addrTexts(e.PrivateIPs)),
+		"gateway":              v4.gateway.String(),
+		"netmask":              net.IP(net.CIDRMask(s.CIDR.Bits(), 32)).String(),
 		"vswitch-id":           e.VSwitchID,
-		"vswitch-cidr-block":   e.subnet.CIDR.String(),
-		"vpc-cidr-block":       c.cfg.VPCCIDR.String(),
-	} {
+		"vswitch-cidr-block":   s.CIDR.String(),
+		"vpc-cidr-block":       c.cfg.cidrsOf(e.VPCID)[0].String(),
+	}
+	if len(e.IPv4Prefixes) > 0 {
+		own["ipv4-prefixes"] = jsonText(texts(e.IPv4Prefixes))
+	}
+	if v6 := s.pools[aliyun.IPv6]; v6 != nil {
+		own["ipv6-gateway"], own["vswitch-ipv6-cidr-block"] = v6.gateway.String(), s.IPv6CIDR.String()
+	}
+	if len(e.IPv6s) > 0 {
+		own["ipv6s"] = "[" + strings.Join(addrTexts(e.IPv6s), ",") + "]" // not quoted, unlike the IPv4 list
+	}
+	for key, value := range own {
 		keys[path.Join("network/interfaces/macs", e.MAC, key)] = value
 	}
+}
+
+func jsonText(list []string) string {
+	text, _ := json.Marshal(list) // strings always encode
+	return string(text)
 }
 
 // callerOf finds the instance by the address the request comes from, or takes the only one there is, for callers that
@@ -184,7 +230,7 @@ func (c *Cloud) sessionOf(instanceID string, now time.Time) *session {
 		return current
 	}
 	s := &session{
-		instance: instanceID, id: "STS." + rand.Text(), secret: rand.Text(), token: rand.Text(),
+		instance: instanceID, id: "STS." + c.text("session"), secret: c.text("session"), token: c.text("session"),
 		made: now, expires: now.Add(sessionLife),
 	}
 	c.sessions[s.id] = s

@@ -42,7 +42,7 @@ func (r *recorder) setFail(fail bool) {
 	r.fail = fail
 }
 
-func (r *recorder) AddVSwitch(netip.Prefix, netip.Addr) error { return nil }
+func (r *recorder) AddVSwitch(Net) error { return nil }
 
 func (r *recorder) Plug(p Port) error {
 	return r.change(func() error {
@@ -93,46 +93,82 @@ func checkInvariants(t failer, c *Cloud, fabric *recorder) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	owners := map[netip.Addr]string{}
-	perSubnet := map[string]int{}
+	perPool := map[*addrPool]int{}
 	for id, e := range c.enis {
-		if e.PrimaryIP != e.PrivateIPs[0] || id != e.ID {
-			t.Errorf("%s: primary %s is not first of %v", id, e.PrimaryIP, e.PrivateIPs)
-		}
-		for _, a := range e.PrivateIPs {
+		checkENI(t, c, id, e)
+		for _, a := range e.holdings().all() {
 			if owners[a] != "" {
 				t.Errorf("%s is on %s and %s", a, owners[a], id)
 			}
 			owners[a] = id
-			if !e.subnet.used[a] || c.byAddr[a] != e || !e.subnet.assignable(a) {
+			pool := e.subnet.pools[aliyun.FamilyOf(a)]
+			perPool[pool]++
+			if !pool.used[a] || c.byAddr[a] != e || !pool.assignable(a) {
 				t.Errorf("%s of %s is not taken, not found by address, or reserved", a, id)
 			}
-		}
-		perSubnet[e.VSwitchID] += len(e.PrivateIPs)
-		if (e.InstanceID == "") != (e.Status == aliyun.StatusAvailable || e.Status == aliyun.StatusDeleting) {
-			t.Errorf("%s is %s on %q", id, e.Status, e.InstanceID)
 		}
 	}
 	if len(owners) != len(c.byAddr) {
 		t.Errorf("%d addresses on ENIs, %d in the index", len(owners), len(c.byAddr))
 	}
 	for id, s := range c.subnets {
-		if len(s.used) != perSubnet[id] || s.free() < 0 {
-			t.Errorf("%s: %d addresses taken, %d on ENIs, %d free", id, len(s.used), perSubnet[id], s.free())
-		}
-	}
-	for id, in := range c.instances {
-		attached := c.attached(id)
-		if len(attached) > in.limits.ENIs {
-			t.Errorf("%s has %d ENIs, the limit is %d", id, len(attached), in.limits.ENIs)
-		}
-		for _, e := range attached {
-			if len(e.PrivateIPs) > in.limits.AddressesPerENI {
-				t.Errorf("%s has %d addresses, the limit is %d", e.ID, len(e.PrivateIPs), in.limits.AddressesPerENI)
+		for f, pool := range s.pools {
+			if len(pool.used) != perPool[pool] || pool.free() < 0 || pool.quota > 0 && len(pool.used) > pool.quota {
+				t.Errorf("%s: %d %v addresses taken, %d on ENIs, %d free", id, len(pool.used), f, perPool[pool], pool.free())
 			}
 		}
 	}
+	for id, g := range c.groups {
+		if n := c.members(id); g.MaxMembers > 0 && n > g.MaxMembers {
+			t.Errorf("%s has %d members, the limit is %d", id, n, g.MaxMembers)
+		}
+	}
+	for id, in := range c.instances {
+		checkInstance(t, in, c.attached(id))
+	}
 	if fabric != nil {
 		checkFabric(t, c, fabric)
+	}
+}
+
+func checkENI(t failer, c *Cloud, id string, e *eni) {
+	t.Helper()
+	if e.PrimaryIP != e.PrivateIPs[0] || id != e.ID {
+		t.Errorf("%s: primary %s is not first of %v", id, e.PrimaryIP, e.PrivateIPs)
+	}
+	if (e.InstanceID == "") != (e.Status == aliyun.StatusAvailable || e.Status == aliyun.StatusDeleting) {
+		t.Errorf("%s is %s on %q", id, e.Status, e.InstanceID)
+	}
+	if in := c.instances[e.InstanceID]; e.InstanceID != "" && (in == nil || in.VPCID != e.VPCID || in.ZoneID != e.ZoneID) {
+		t.Errorf("%s in %s and %s is on %q", id, e.VPCID, e.ZoneID, e.InstanceID)
+	}
+	for _, g := range e.SecurityGroupIDs {
+		if c.groups[g].VPCID != e.VPCID {
+			t.Errorf("%s of %s is in %s of %s", id, e.VPCID, g, c.groups[g].VPCID)
+		}
+	}
+}
+
+func checkInstance(t failer, in *instance, attached []*eni) {
+	t.Helper()
+	if len(attached) > in.limits.ENIs {
+		t.Errorf("%s has %d ENIs, the limit is %d", in.ID, len(attached), in.limits.ENIs)
+	}
+	queues, devices := 0, map[int]bool{}
+	for _, e := range attached {
+		for _, f := range []aliyun.Family{aliyun.IPv4, aliyun.IPv6} {
+			if e.slots(f) > in.limits.limit(f) {
+				t.Errorf("%s has %d %v slots, the limit is %d", e.ID, e.slots(f), f, in.limits.limit(f))
+			}
+		}
+		if devices[e.device] {
+			t.Errorf("%s has two ENIs at index %d", in.ID, e.device)
+		}
+		devices[e.device] = true
+		queues += e.QueueNumber
+	}
+	if in.limits.TotalQueues > 0 && queues > in.limits.TotalQueues {
+		t.Errorf("%s has %d queues, the limit is %d", in.ID, queues, in.limits.TotalQueues)
 	}
 }
 
@@ -147,8 +183,8 @@ func checkFabric(t failer, c *Cloud, fabric *recorder) {
 		if ok {
 			plugged++
 		}
-		if ok != (e.Status == aliyun.StatusInUse) || ok && !sameAddrs(p.Addrs, e.PrivateIPs) {
-			t.Errorf("%s is %s with %v; plugged %v with %v", id, e.Status, e.PrivateIPs, ok, p.Addrs)
+		if ok != (e.Status == aliyun.StatusInUse) || ok && !sameAddrs(p.Addrs, e.holdings().all()) {
+			t.Errorf("%s is %s with %v; plugged %v with %v", id, e.Status, e.holdings(), ok, p.Addrs)
 		}
 	}
 	if plugged != len(fabric.ports) {
@@ -184,11 +220,13 @@ func (m *machine) call(serve func(*Cloud, input) (object, error), in input) obje
 
 func (m *machine) create() {
 	in := input{
-		"VSwitchId":          rapid.SampledFrom([]string{DefaultPodVSwitch, "vsw-tiny"}).Draw(m.t, "vSwitch"),
-		"SecurityGroupIds.1": DefaultSecurityGroup,
+		"VSwitchId":          rapid.SampledFrom([]string{DefaultPodVSwitch, "vsw-tiny", "vsw-other"}).Draw(m.t, "vSwitch"),
+		"SecurityGroupIds.1": rapid.SampledFrom([]string{DefaultSecurityGroup, "sg-small", "sg-none"}).Draw(m.t, "group"),
 	}
-	if n := rapid.IntRange(0, 5).Draw(m.t, "secondaries"); n > 0 {
-		in["SecondaryPrivateIpAddressCount"] = fmt.Sprint(n)
+	for param, most := range map[string]int{"SecondaryPrivateIpAddressCount": 5, "Ipv6AddressCount": 4, "Ipv4PrefixCount": 2, "QueueNumber": 3} {
+		if n := rapid.IntRange(0, most).Draw(m.t, param); n > 0 && rapid.Bool().Draw(m.t, "with "+param) {
+			in[param] = fmt.Sprint(n)
+		}
 	}
 	if rapid.Bool().Draw(m.t, "keep on release") {
 		in["DeleteOnRelease"] = "false"
@@ -206,7 +244,15 @@ func (m *machine) onENI(serve func(*Cloud, input) (object, error)) func() {
 
 func (m *machine) assign() {
 	count := fmt.Sprint(rapid.IntRange(1, 5).Draw(m.t, "count"))
-	m.call((*Cloud).assignIPs, input{"NetworkInterfaceId": m.pick("ENI", m.enis), "SecondaryPrivateIpAddressCount": count})
+	id := m.pick("ENI", m.enis)
+	switch rapid.SampledFrom([]string{"IPv4", "IPv6", "prefix"}).Draw(m.t, "what") {
+	case "IPv4":
+		m.call((*Cloud).assignIPs, input{"NetworkInterfaceId": id, "SecondaryPrivateIpAddressCount": count})
+	case "IPv6":
+		m.call((*Cloud).assignIPv6s, input{"NetworkInterfaceId": id, "Ipv6AddressCount": count})
+	default:
+		m.call((*Cloud).assignIPs, input{"NetworkInterfaceId": id, "Ipv4PrefixCount": count})
+	}
 }
 
 func (m *machine) unassign() {
@@ -215,15 +261,52 @@ func (m *machine) unassign() {
 		return
 	}
 	e := rapid.SampledFrom(enis).Draw(m.t, "ENI")
-	addr := rapid.SampledFrom(e.PrivateIPs).Draw(m.t, "address")
-	m.call((*Cloud).unassignIPs, input{"NetworkInterfaceId": e.ID, "PrivateIpAddress.1": addr.String()})
+	if len(e.IPv6s) > 0 && rapid.Bool().Draw(m.t, "IPv6") {
+		addr := rapid.SampledFrom(e.IPv6s).Draw(m.t, "address")
+		m.call((*Cloud).unassignIPv6s, input{"NetworkInterfaceId": e.ID, "Ipv6Address.1": addr.String()})
+		return
+	}
+	in := input{"NetworkInterfaceId": e.ID, "PrivateIpAddress.1": rapid.SampledFrom(e.PrivateIPs).Draw(m.t, "address").String()}
+	if len(e.IPv4Prefixes) > 0 && rapid.Bool().Draw(m.t, "prefix") {
+		in["Ipv4Prefix.1"] = rapid.SampledFrom(e.IPv4Prefixes).Draw(m.t, "prefix").String()
+		delete(in, "PrivateIpAddress.1")
+	}
+	m.call((*Cloud).unassignIPs, in)
+}
+
+func (m *machine) modify() {
+	in := input{"NetworkInterfaceId": m.pick("ENI", m.enis)}
+	switch rapid.SampledFrom([]string{"groups", "queues", "release"}).Draw(m.t, "what") {
+	case "groups":
+		in["SecurityGroupId.1"] = rapid.SampledFrom([]string{DefaultSecurityGroup, "sg-small", "sg-none"}).Draw(m.t, "group")
+	case "queues":
+		in["QueueNumber"] = fmt.Sprint(rapid.IntRange(1, 3).Draw(m.t, "queues"))
+	default:
+		in["DeleteOnRelease"] = fmt.Sprint(rapid.Bool().Draw(m.t, "release"))
+	}
+	m.call((*Cloud).modifyENI, in)
+}
+
+func (m *machine) tag() {
+	key := rapid.SampledFrom([]string{"a", "b"}).Draw(m.t, "key")
+	in := input{"ResourceType": kindENI, "ResourceId.1": m.pick("ENI", m.enis), "Tag.1.Key": key, "TagKey.1": key}
+	m.call(rapid.SampledFrom([]func(*Cloud, input) (object, error){(*Cloud).tagResources, (*Cloud).untagResources}).Draw(m.t, "call"), in)
+}
+
+// stop and start change what is refused, and nothing else.
+func (m *machine) stop() {
+	id := m.pick("instance", m.running)
+	if m.cloud.StopInstance(id) != nil {
+		_ = m.cloud.StartInstance(id) // it may be neither
+	}
 }
 
 func (m *machine) run() {
 	m.number++
 	spec := InstanceSpec{
 		ID: fmt.Sprint("i-", m.number), Type: rapid.SampledFrom([]string{"ecs.sim.tiny", "ecs.sim.small"}).Draw(m.t, "type"),
-		VSwitchID: DefaultNodeVSwitch, NetNS: "/none",
+		VSwitchID: rapid.SampledFrom([]string{DefaultNodeVSwitch, "vsw-other"}).Draw(m.t, "vSwitch"), NetNS: "/none",
+		IPv6s: rapid.IntRange(0, 1).Draw(m.t, "IPv6s"),
 	}
 	if in, _, err := m.cloud.RunInstance(context.Background(), spec); err == nil {
 		m.running = append(m.running, in.ID)
@@ -250,8 +333,12 @@ func TestModelKeepsItsInvariants(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		fabric := newRecorder()
-		cfg := DefaultConfig()
-		cfg.VSwitches = append(cfg.VSwitches, VSwitch{ID: "vsw-tiny", CIDR: netip.MustParsePrefix("10.0.200.0/28")})
+		cfg := DualStackConfig()
+		cfg.VSwitches = append(cfg.VSwitches,
+			VSwitch{ID: "vsw-tiny", CIDR: netip.MustParsePrefix("10.0.200.0/26"), MaxAddresses: 40},
+			VSwitch{ID: "vsw-other", ZoneID: "cn-simulated-b", CIDR: netip.MustParsePrefix("10.0.201.0/24")})
+		cfg.SecurityGroups = append(cfg.SecurityGroups,
+			SecurityGroup{SecurityGroup: aliyun.SecurityGroup{ID: "sg-small"}, MaxMembers: 9})
 		cfg.Fabric, cfg.MaxENIs = fabric, 12
 		cloud, err := New(cfg)
 		if err != nil {
@@ -272,6 +359,9 @@ func TestModelKeepsItsInvariants(t *testing.T) {
 			"delete":    plain(m.onENI((*Cloud).deleteENI)),
 			"assign":    plain(m.assign),
 			"unassign":  plain(m.unassign),
+			"modify":    plain(m.modify),
+			"tag":       plain(m.tag),
+			"stop":      plain(m.stop),
 			"run":       plain(m.run),
 			"terminate": plain(m.terminate),
 			"break":     plain(m.breakFabric),

@@ -42,9 +42,9 @@ func inNetNS(path string, fn func() error) error {
 	return <-result
 }
 
-// setSysctl writes a value under /proc/sys/net/ipv4 of the thread's namespace.
+// setSysctl writes a value under /proc/sys/net of the thread's namespace.
 func setSysctl(key, value string) error {
-	name := filepath.Join("/proc/sys/net/ipv4", key)
+	name := filepath.Join("/proc/sys/net", key)
 	if err := os.WriteFile(name, []byte(value), 0o644); err != nil {
 		return fmt.Errorf("set %s to %s: %w", key, value, err)
 	}

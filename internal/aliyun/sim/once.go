@@ -1,6 +1,9 @@
 package sim
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // tokenLife is how long a client token is remembered.
 const tokenLife = 24 * time.Hour
@@ -15,10 +18,11 @@ type onceEntry struct {
 	at          time.Time
 	done        chan struct{} // closed when answer is set or the entry was withdrawn
 	answer      object        // nil while the first call runs, and after it failed
+	failed      bool          // nobody knows what the first call did
 }
 
-// idempotent makes calls with the same client token and parameters give one result. A failed call leaves no trace, so
-// its token may be used again.
+// idempotent makes calls with the same client token and parameters give one result. A call that is refused leaves no trace,
+// so its token may be used again; one that fails inside spoils it.
 func idempotent(serve func(*Cloud, input) (object, error)) func(*Cloud, input) (object, error) {
 	return func(c *Cloud, in input) (object, error) {
 		token := in.text("ClientToken")
@@ -43,6 +47,9 @@ func idempotent(serve func(*Cloud, input) (object, error)) func(*Cloud, input) (
 			if entry.answer != nil {
 				return entry.answer, nil
 			}
+			if entry.failed {
+				return nil, refuse(codeIdempotentFailed, "The call that first used the client token has failed.")
+			}
 		}
 	}
 }
@@ -52,7 +59,7 @@ func (c *Cloud) enterOnce(key onceKey, fingerprint string) (entry *onceEntry, fi
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for k, e := range c.once {
-		if e.answer != nil && now.Sub(e.at) > tokenLife {
+		if (e.answer != nil || e.failed) && now.Sub(e.at) > tokenLife {
 			delete(c.once, k)
 		}
 	}
@@ -70,10 +77,14 @@ func (c *Cloud) enterOnce(key onceKey, fingerprint string) (entry *onceEntry, fi
 func (c *Cloud) leaveOnce(key onceKey, entry *onceEntry, answer object, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err != nil {
-		delete(c.once, key)
-	} else {
+	ref, refused := errors.AsType[*refusal](err)
+	switch {
+	case err == nil:
 		entry.answer = answer
+	case refused && ref.code != codeInternal:
+		delete(c.once, key)
+	default:
+		entry.failed = true
 	}
 	close(entry.done)
 }

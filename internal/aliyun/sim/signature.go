@@ -5,18 +5,23 @@ import (
 	"crypto/sha1" // the algorithm of the API's signature version 1.0
 	"encoding/base64"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
 )
 
-// clockSkew is how far a time stamp may be from now; a nonce is remembered for as long as its time stamp may be valid.
+// clockSkew is how far a time stamp may be from now unless configured; a nonce is remembered for as long as its time stamp may be valid.
 const clockSkew = 15 * time.Minute
 
 const timestampFormat = "2006-01-02T15:04:05Z"
 
-// authenticate checks key, time, signature and nonce, in that order.
-func (c *Cloud) authenticate(method string, in input) error {
+// authenticate checks key, time, signature and nonce, in that order. A request with an Authorization header is signed as
+// ACS3 says, any other as version 1.0 does.
+func (c *Cloud) authenticate(r *http.Request, in input) error {
+	if in.signedByHeader() {
+		return c.authenticateHeader(r, in)
+	}
 	for _, name := range []string{"Action", "Version", "AccessKeyId", "Timestamp", "SignatureNonce"} {
 		if _, err := in.need(name); err != nil {
 			return err
@@ -26,35 +31,54 @@ func (c *Cloud) authenticate(method string, in input) error {
 		return refuse(codeUnsupportedParameter, "The format %q is not supported.", f)
 	}
 	if in.text("Signature") == "" || in.text("SignatureMethod") != "HMAC-SHA1" || in.text("SignatureVersion") != "1.0" {
-		return refuse(codeIncompleteSignature, "The request signature does not conform to Aliyun standards.")
+		return errIncomplete()
 	}
-	now := c.cfg.Now()
-	secret, err := c.secret(in, now)
+	secret, err := c.secret(in, in.text("Timestamp"))
 	if err != nil {
 		return err
 	}
-	stamp, err := time.Parse(timestampFormat, in.text("Timestamp"))
-	if err != nil {
-		return refuse(codeTimeFormat, "The specified time stamp %q is not valid.", in.text("Timestamp"))
-	}
-	if now.Sub(stamp).Abs() > clockSkew {
-		return refuse(codeTimeExpired, "The specified time stamp or date value is expired.")
-	}
-	toSign := stringToSign(method, in)
+	toSign := stringToSign(r.Method, in)
 	if !hmac.Equal([]byte(sign(toSign, secret)), []byte(in.text("Signature"))) {
 		// The SDK looks for exactly this text and compares what follows with what it signed.
 		return refuse(codeBadSignature, "Specified signature is not matched with our calculation. server string to sign is:%s", toSign)
 	}
+	return c.useNonce(in, in.text("SignatureNonce"))
+}
+
+func errIncomplete() error {
+	return refuse(codeIncompleteSignature, "The request signature does not conform to Aliyun standards.")
+}
+
+// useNonce is the last step, so that a request with a bad signature does not use its nonce up.
+func (c *Cloud) useNonce(in input, nonce string) error {
+	now := c.cfg.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.nonces.add(in.text("AccessKeyId")+"/"+in.text("SignatureNonce"), now) {
+	if !c.nonces.add(in.text("AccessKeyId")+"/"+nonce, now) {
 		return refuse(codeNonceUsed, "Specified signature nonce was used already.")
 	}
 	return nil
 }
 
-// secret finds the secret of a long-lived or temporary key.
-func (c *Cloud) secret(in input, now time.Time) (string, error) {
+// secret finds the secret of the key and checks the time of the request.
+func (c *Cloud) secret(in input, timestamp string) (string, error) {
+	now := c.cfg.Now()
+	secret, err := c.secretOf(in, now)
+	if err != nil {
+		return "", err
+	}
+	stamp, err := time.Parse(timestampFormat, timestamp)
+	if err != nil {
+		return "", refuse(codeTimeFormat, "The specified time stamp %q is not valid.", timestamp)
+	}
+	if c.cfg.ClockSkew >= 0 && now.Sub(stamp).Abs() > c.cfg.ClockSkew {
+		return "", refuse(codeTimeExpired, "The specified time stamp or date value is expired.")
+	}
+	return secret, nil
+}
+
+// secretOf finds the secret of a long-lived or temporary key.
+func (c *Cloud) secretOf(in input, now time.Time) (string, error) {
 	id, token := in.text("AccessKeyId"), in.text("SecurityToken")
 	if secret, ok := c.cfg.AccessKeys[id]; ok {
 		return secret, nil

@@ -1,93 +1,103 @@
 package sim
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"slices"
+
+	"github.com/nearpath/nearpath/internal/aliyun"
 )
 
-// reserved is how many addresses of a vSwitch the cloud keeps: the first, the gateway, and the last two.
-const reserved = 4
-
-// A subnet is a vSwitch with its addresses. Cloud.mu guards it.
+// A subnet is a vSwitch with its addresses. Cloud.mu guards the pools.
 type subnet struct {
 	VSwitch
-	gateway netip.Addr
-	used    map[netip.Addr]bool
-	next    uint32 // offset where the search for a free address starts
+	pools map[aliyun.Family]*addrPool // of IPv6 only where it is turned on
 }
 
 func newSubnet(v VSwitch) *subnet {
-	s := &subnet{VSwitch: v, used: map[netip.Addr]bool{}, next: 1}
-	s.gateway = s.at(s.size() - 3)
+	s := &subnet{VSwitch: v, pools: map[aliyun.Family]*addrPool{aliyun.IPv4: newAddrPool(v.ID, v.CIDR, v.MaxAddresses)}}
+	if v.IPv6CIDR.IsValid() {
+		s.pools[aliyun.IPv6] = newAddrPool(v.ID, v.IPv6CIDR, 0)
+	}
 	return s
 }
 
-func (s *subnet) size() uint32 { return 1 << (32 - s.CIDR.Bits()) }
+// free is how many IPv4 addresses are left.
+func (s *subnet) free() int { return s.pools[aliyun.IPv4].free() }
 
-func (s *subnet) free() int { return int(s.size()) - reserved - len(s.used) }
-
-func (s *subnet) at(offset uint32) netip.Addr {
-	base := s.CIDR.Addr().As4()
-	var a [4]byte
-	binary.BigEndian.PutUint32(a[:], binary.BigEndian.Uint32(base[:])+offset)
-	return netip.AddrFrom4(a)
-}
-
-// assignable reports whether instances may have the address.
-func (s *subnet) assignable(a netip.Addr) bool {
-	return s.CIDR.Contains(a) && a != s.at(0) && a.Less(s.gateway)
-}
-
-// take picks n addresses, going round so that a freed one is not used again at once.
-func (s *subnet) take(n int) ([]netip.Addr, error) {
-	if n > s.free() {
-		return nil, refuse(codeIPNotEnough, "The specified vSwitch %s has %d free addresses, which is not enough for %d.", s.ID, s.free(), n)
-	}
-	var addrs []netip.Addr
-	for len(addrs) < n {
-		a := s.at(s.next)
-		if s.next++; s.next >= s.size()-3 {
-			s.next = 1
+// take gives all of what is wanted or nothing.
+func (s *subnet) take(w want) (grant, error) {
+	pool := s.pools[w.family]
+	if pool == nil {
+		if w.slots() == 0 {
+			return grant{}, nil
 		}
-		if !s.used[a] {
-			s.used[a] = true
-			addrs = append(addrs, a)
-		}
+		return grant{}, refuse(codeIPv6Off, "The specified vSwitch %q has IPv6 not turned on.", s.ID)
 	}
-	return addrs, nil
+	if err := pool.takeThese(w.addrs); err != nil {
+		return grant{}, err
+	}
+	g := grant{addrs: slices.Clone(w.addrs)}
+	picked, err := pool.take(w.count)
+	if err != nil {
+		s.release(g)
+		return grant{}, err
+	}
+	g.addrs = append(g.addrs, picked...)
+	if g.prefixes, err = pool.takePrefixes(w.prefixes, w.prefixCount); err != nil {
+		s.release(g)
+		return grant{}, err
+	}
+	return g, nil
 }
 
-// takeThese takes all of the addresses or none.
-func (s *subnet) takeThese(addrs []netip.Addr) error {
-	for _, a := range addrs {
-		if !s.assignable(a) {
-			return refuse(codeIPInvalid, "The address %s is not in the vSwitch %s or is reserved.", a, s.ID)
+// takeAll gives all of what is wanted or nothing.
+func (s *subnet) takeAll(wants []want) (grant, error) {
+	var all grant
+	for _, w := range wants {
+		g, err := s.take(w)
+		if err != nil {
+			s.release(all)
+			return grant{}, err
 		}
-		if s.used[a] {
-			return refuse(codeIPAssigned, "The address %s is in use.", a)
-		}
+		all.addrs = append(all.addrs, g.addrs...)
+		all.prefixes = append(all.prefixes, g.prefixes...)
 	}
-	for _, a := range addrs {
-		s.used[a] = true
-	}
-	return nil
+	return all, nil
 }
 
-func (s *subnet) release(addrs []netip.Addr) {
-	for _, a := range addrs {
-		delete(s.used, a)
+func (s *subnet) release(g grant) {
+	for _, a := range g.all() {
+		s.pools[aliyun.FamilyOf(a)].release([]netip.Addr{a})
 	}
 }
 
-var describeVSwitchesParams = []string{"VpcId", "VSwitchId", "ZoneId", "PageNumber", "PageSize"}
+// nets are the vSwitch's networks, IPv4 first.
+func (s *subnet) nets() []Net {
+	var nets []Net
+	for _, f := range []aliyun.Family{aliyun.IPv4, aliyun.IPv6} {
+		if p := s.pools[f]; p != nil {
+			nets = append(nets, Net{Subnet: p.cidr, Gateway: p.gateway})
+		}
+	}
+	return nets
+}
 
+var describeVSwitchesParams = []string{
+	"VpcId", "VSwitchId", "VSwitchName", "ZoneId", "Tag.N.Key", "Tag.N.Value", "PageNumber", "PageSize",
+}
+
+// describeVSwitches accepts a request that names neither region nor VPC: every request has a region.
 func (c *Cloud) describeVSwitches(in input) (object, error) {
+	tags, err := in.tags()
+	if err != nil {
+		return nil, err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var found []*subnet
 	for _, s := range c.subnets {
-		if matches(in, "VSwitchId", s.ID) && matches(in, "ZoneId", s.ZoneID) && matches(in, "VpcId", c.cfg.VPCID) {
+		if matches(in, "VSwitchId", s.ID) && matches(in, "VSwitchName", s.ID) && matches(in, "ZoneId", s.ZoneID) &&
+			matches(in, "VpcId", s.VPCID) && matchTags(tags, s.Tags) {
 			found = append(found, s)
 		}
 	}
@@ -96,14 +106,24 @@ func (c *Cloud) describeVSwitches(in input) (object, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.cfg.MaxVSwitchPages > 0 && pg.number > c.cfg.MaxVSwitchPages {
+		return nil, refuse(codeDeepPage, "Request was denied due to deep paging: page %d.", pg.number)
+	}
 	items := []object{}
 	for _, s := range found[pg.start:pg.end] {
-		items = append(items, object{
-			"VSwitchId": s.ID, "VSwitchName": s.ID, "VpcId": c.cfg.VPCID, "ZoneId": s.ZoneID,
-			"CidrBlock": s.CIDR.String(), "AvailableIpAddressCount": s.free(), "Status": "Available",
-		})
+		items = append(items, describeVSwitch(s))
 	}
 	return pg.describe(object{"VSwitches": object{"VSwitch": items}}), nil
+}
+
+// describeVSwitch is a vSwitch as lists of the API show it. The caller holds Cloud.mu.
+func describeVSwitch(s *subnet) object {
+	return object{
+		"VSwitchId": s.ID, "VSwitchName": s.ID, "VpcId": s.VPCID, "ZoneId": s.ZoneID, "Status": "Available",
+		"CidrBlock": s.CIDR.String(), "AvailableIpAddressCount": s.free(),
+		"Ipv6CidrBlock": v6Text(s.IPv6CIDR), "EnabledIpv6": s.IPv6CIDR.IsValid(),
+		"Tags": object{"Tag": describeTags(s.Tags, "Key", "Value")},
+	}
 }
 
 // matches reports whether a filter parameter is absent or has the value.
