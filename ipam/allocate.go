@@ -165,6 +165,9 @@ func (p *Pool) take(r Request, h *hopes) *offer {
 		return &offer{lease: p.lease(r.Key)}
 	}
 	isKept := len(p.ledger.byName[r.Pod.name()]) > 0
+	if isKept && !p.settled {
+		return nil
+	}
 	if p.settled && (isKept || !h.none[r.Exclusive]) {
 		err := p.ledger.reserve(r, rules{p.settings.ENIPolicy, p.settings.ReuseCooling}, time.Now(), p.settings.Cooldown)
 		switch {
@@ -172,7 +175,9 @@ func (p *Pool) take(r Request, h *hopes) *offer {
 			return &offer{lease: p.lease(r.Key), write: p.journal.enqueue(p.ledger.changes())}
 		case errors.Is(err, errNoneFree):
 			h.none[r.Exclusive] = true
-		case !errors.Is(err, errNotWired):
+		case errors.Is(err, errNotWired):
+			return nil
+		default:
 			return &offer{err: err}
 		}
 	}

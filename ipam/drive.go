@@ -101,6 +101,9 @@ func (p *Pool) callAttach(ctx context.Context, e eni) error {
 	switch {
 	case err == nil || errors.Is(err, aliyun.ErrConflict):
 		return errNotYet
+	case errors.Is(err, aliyun.ErrThrottled):
+		// Nothing was begun, so nothing takes too long.
+		return errors.Join(fmt.Errorf("attach %s: %w", e.ID, err), p.update(func(l *ledger) error { return l.restart(e.Token, time.Now()) }))
 	case refused(err):
 		p.notMade(fmt.Errorf("attach %s: %w", e.ID, err), "", 0)
 		return p.moveENI(e.Token, ENIDetaching)

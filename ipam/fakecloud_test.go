@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -31,6 +32,8 @@ type fakeCloud struct {
 	given     map[string][]netip.Addr // ClientToken -> addresses
 	calls     []string
 	most      int // ENIs of ours at any time
+	latency   time.Duration
+	groupOf   map[string]string // resource groups by ENI
 	fail      func(call string) error
 }
 
@@ -41,7 +44,7 @@ type fakeENI struct {
 
 func newFakeCloud(enis, perENI int) *fakeCloud {
 	c := &fakeCloud{
-		enis: map[string]*fakeENI{}, made: map[string]string{}, given: map[string][]netip.Addr{},
+		enis: map[string]*fakeENI{}, made: map[string]string{}, groupOf: map[string]string{}, given: map[string][]netip.Addr{},
 		kind: aliyun.InstanceType{ID: "ecs.test", ENIs: enis + 1, AddressesPerENI: perENI, IPv6PerENI: perENI, QueuesPerENI: 2},
 		vSwitches: map[string]*aliyun.VSwitch{
 			"vsw-a": {ID: "vsw-a", ZoneID: "z-1", CIDR: netip.MustParsePrefix("10.1.0.0/16"), IPv6CIDR: netip.MustParsePrefix("fd00:1::/64"), AvailableIPs: 1000},
@@ -57,6 +60,9 @@ func newFakeCloud(enis, perENI int) *fakeCloud {
 
 // enter counts a call, ends what is due, and says whether the call fails. It returns with the lock held if it does not.
 func (c *fakeCloud) enter(call string) error {
+	if c.latency > 0 {
+		time.Sleep(c.latency) // the bubble's clock jumps
+	}
 	c.mu.Lock()
 	c.calls = append(c.calls, call)
 	c.settle()
@@ -183,7 +189,7 @@ func (c *fakeCloud) CreateENI(_ context.Context, r aliyun.CreateENI) (aliyun.ENI
 		Status: aliyun.StatusAvailable, VSwitchID: r.VSwitchID, ZoneID: "z-1", PrimaryIP: addrs[0], PrivateIPs: addrs,
 		IPv6s: c.mint(aliyun.IPv6, r.IPv6s), Tags: maps.Clone(r.Tags), SecurityGroupIDs: r.SecurityGroupIDs, DeleteOnRelease: r.DeleteOnRelease,
 	}}
-	c.enis[e.ID], c.made[r.ClientToken] = e, e.ID
+	c.enis[e.ID], c.made[r.ClientToken], c.groupOf[e.ID] = e, e.ID, r.ResourceGroupID
 	c.most = max(c.most, len(c.enis)-1)
 	return e.ENI, nil
 }
@@ -316,8 +322,9 @@ func (c *fakeCloud) count(call string) (n int) {
 	return n
 }
 
-// fakeLinks fails while the ENI's MAC is in absent.
+// fakeLinks fails to wire while the ENI's MAC is in absent, and to unwire while it is stuck.
 type fakeLinks struct {
+	stuck  string
 	mu     sync.Mutex // guards what follows
 	absent map[string]bool
 	wired  map[string]bool
@@ -340,6 +347,9 @@ func (f *fakeLinks) EnsureENI(_ context.Context, e LeaseENI) error {
 func (f *fakeLinks) RemoveENI(_ context.Context, e LeaseENI) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if e.MAC == f.stuck {
+		return fmt.Errorf("link with MAC %s is stuck", e.MAC)
+	}
 	delete(f.wired, e.MAC)
 	return nil
 }
@@ -347,11 +357,61 @@ func (f *fakeLinks) RemoveENI(_ context.Context, e LeaseENI) error {
 // eventually waits for a condition on the pool, in whatever time the test runs in.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Minute)
+	eventuallyIn(t, 10*time.Minute, what, ok)
+}
+
+func eventuallyIn(t *testing.T, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 10 minutes", what)
+			t.Fatalf("%s: not within %s", what, limit)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
+}
+
+// set changes the fake's behaviour under its lock.
+func (c *fakeCloud) set(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change()
+}
+
+func (c *fakeCloud) eni(id string) aliyun.ENI {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.enis[id]; e != nil {
+		return e.ENI
+	}
+	return aliyun.ENI{}
+}
+
+func (c *fakeCloud) v6s(id string) []netip.Addr { return c.eni(id).IPv6s }
+
+func (f *fakeLinks) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+func (f *fakeLinks) has(mac string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.wired[mac]
+}
+
+func errorsAre(err error, targets ...error) bool {
+	for _, target := range targets {
+		if !errors.Is(err, target) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *fakeCloud) vSwitch(id string) aliyun.VSwitch {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return *c.vSwitches[id]
 }

@@ -31,6 +31,7 @@ type planner struct {
 	situation
 	demand, exclusives demand
 	room               int // ENIs that may be created
+	going              int // ENIs that make room when they are gone
 	steps              []step
 	taken              map[string]bool // ENIs that a step is about already
 }
@@ -43,6 +44,8 @@ func (l *ledger) plan(s situation) (steps []step, unmet int) {
 	}
 	if s.noCreate {
 		p.room = 0
+	} else {
+		p.going = len(l.byRoom(shared, ENIDetaching, ENIDeleting)) + len(l.byRoom(exclusive, ENIDetaching, ENIDeleting))
 	}
 	grow, shrink := s.marks.plan(p.demand)
 	growExclusive, shrinkExclusive := s.exclusive.plan(p.exclusives)
@@ -103,6 +106,9 @@ func (p *planner) growShared(n, surplusExclusive int) int {
 		p.create(shared, count)
 		n -= count
 	}
+	for ; n > 0 && p.going > 0; p.going-- {
+		n -= p.perENI() // one will be created in its place
+	}
 	return max(n, 0)
 }
 
@@ -142,6 +148,9 @@ func (p *planner) growExclusive(n int) int {
 	}
 	for ; n > 0 && p.room > 0; n-- {
 		p.create(exclusive, 1)
+	}
+	for ; n > 0 && p.going > 0; p.going-- {
+		n--
 	}
 	return max(n, 0)
 }

@@ -176,6 +176,17 @@ func (l *ledger) moveENI(token string, to ENIState, now time.Time) error {
 	return nil
 }
 
+// restart lets the time of the ENI's state begin anew.
+func (l *ledger) restart(token string, now time.Time) error {
+	e, err := l.eni(token)
+	if err != nil {
+		return err
+	}
+	e.Since = now
+	l.touchENI(e)
+	return nil
+}
+
 // convert changes what an idle ENI is for.
 func (l *ledger) convert(token string, use purpose) error {
 	e, err := l.eni(token)

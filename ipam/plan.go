@@ -14,8 +14,8 @@ type demand struct {
 	pending int // will be idle when the cloud or the node has done its part
 	waiting int // callers without a lease
 	// capacity is what there is room for beside the ENIs of the other kind as they are; atMost what there would be if
-	// every idle ENI of the other kind were converted.
-	capacity, atMost int
+	// every ENI of the other kind that no pod has were converted, which coolingOthers of them can be when they have cooled.
+	capacity, atMost, coolingOthers int
 }
 
 func (d demand) total() int { return d.used + d.idle + d.cooling + d.pending }
@@ -101,20 +101,33 @@ func (l *ledger) leases(t map[aliyun.Family]tally) int {
 	return n
 }
 
+// roomBeside counts, in ENIs, what the other kind leaves.
+func (l *ledger) roomBeside(other purpose) (capacity, atMost, coolingOthers int) {
+	capacity, atMost = l.limits.ENIs, l.limits.ENIs
+	for _, e := range l.enis {
+		if e.Purpose != other {
+			continue
+		}
+		capacity--
+		switch {
+		case e.State == ENIInUse && l.idle(e):
+		case e.State == ENIInUse && l.unowned(e) && len(e.Assigns) == 0:
+			coolingOthers++
+		default:
+			atMost--
+		}
+	}
+	return max(capacity, 0), max(atMost, 0), coolingOthers
+}
+
 // sharedDemand counts the addresses of shared ENIs.
 func (l *ledger) sharedDemand(waiting int) demand {
 	d := demand{waiting: waiting}
-	busy, others, othersBusy := 0, 0, 0
 	for token, t := range l.census() {
 		e, v4 := l.enis[token], t[aliyun.IPv4]
 		if e.Purpose == exclusive {
-			others++
-			if !l.idle(e) || e.State != ENIInUse {
-				othersBusy++
-			}
 			continue
 		}
-		busy++
 		d.used += v4.leased + v4.kept
 		d.cooling += v4.cooling + v4.unproven
 		d.pending += e.awaited(aliyun.IPv4)
@@ -127,22 +140,17 @@ func (l *ledger) sharedDemand(waiting int) demand {
 			d.pending += min(v4.leasable, l.perENI())
 		}
 	}
-	d.capacity = max(l.limits.ENIs-others, 0) * l.perENI()
-	d.atMost = max(l.limits.ENIs-othersBusy, 0) * l.perENI()
+	d.capacity, d.atMost, d.coolingOthers = l.roomBeside(exclusive)
+	d.capacity, d.atMost = d.capacity*l.perENI(), d.atMost*l.perENI()
 	return d
 }
 
 // exclusiveDemand counts exclusive ENIs.
 func (l *ledger) exclusiveDemand(waiting int) demand {
 	d := demand{waiting: waiting}
-	others, othersBusy := 0, 0
 	for token, t := range l.census() {
 		e, v4 := l.enis[token], t[aliyun.IPv4]
 		if e.Purpose != exclusive {
-			others++
-			if !l.idle(e) || e.State != ENIInUse {
-				othersBusy++
-			}
 			continue
 		}
 		switch {
@@ -156,8 +164,7 @@ func (l *ledger) exclusiveDemand(waiting int) demand {
 			d.pending++
 		}
 	}
-	d.capacity = max(l.limits.ENIs-others, 0)
-	d.atMost = max(l.limits.ENIs-othersBusy, 0)
+	d.capacity, d.atMost, d.coolingOthers = l.roomBeside(shared)
 	return d
 }
 

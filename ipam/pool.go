@@ -181,6 +181,7 @@ func (p *Pool) Configure(s Settings) error {
 	p.settings = s
 	p.relimit()
 	p.noCreate = inhibition{} // the refusal may have been about the old settings
+	p.growAgain()
 	p.announce()
 	p.mu.Unlock()
 	p.kick()

@@ -114,6 +114,7 @@ func (p *Pool) due(now time.Time) (jobs []job, next time.Time, w *write) {
 	ended, ends := p.ledger.expire(now, p.settings.Cooldown)
 	earliest(ends)
 	if ended > 0 {
+		p.growAgain() // an ENI may have become convertible
 		w = p.journal.enqueue(p.ledger.changes())
 		p.announce()
 	}
@@ -294,7 +295,7 @@ func (p *Pool) hopeless(isExclusive bool) error {
 	if most := max(d.capacity, d.atMost); p.node.Limits.AddressesPerENI > 0 && d.used >= most {
 		return fmt.Errorf("%w: all %d %s that the instance type and the settings allow are in use", ErrExhausted, most, what)
 	}
-	if d.cooling > 0 && p.settled && len(p.ledger.unproven()) == 0 {
+	if d.cooling+d.coolingOthers > 0 && p.settled && len(p.ledger.unproven()) == 0 {
 		return nil
 	}
 	if err := p.stuck(); err != nil {
@@ -334,7 +335,7 @@ func (p *Pool) stuck() error {
 
 // hopesOf lists the lanes of an ENI that may bring something to lease.
 func (p *Pool) hopesOf(e *eni) (lanes []string) {
-	if e.coming() {
+	if e.coming() || e.State == ENIDetaching || e.State == ENIDeleting { // one that goes makes room
 		lanes = append(lanes, laneLife)
 	}
 	for _, f := range p.config.Families {

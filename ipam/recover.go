@@ -3,11 +3,14 @@ package ipam
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"runtime/debug"
 	"syscall"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 // errBroken says that the journal's file cannot be believed.
@@ -67,6 +70,36 @@ func guard(f func() error) (err error) {
 		}
 	}()
 	return f()
+}
+
+// verify reads the whole file: every record in this goroutine, where guard holds, and then the tree and the list of free
+// pages by bbolt's own check. A file with a wrong list of free pages reads well and breaks with the first write.
+func (j *journal) verify() error {
+	return j.db.View(func(tx *bolt.Tx) error {
+		stat, err := os.Stat(j.db.Path())
+		if err != nil {
+			return err
+		}
+		if stat.Size() < tx.Size() {
+			return fmt.Errorf("%w: it has %d bytes of %d", errBroken, stat.Size(), tx.Size())
+		}
+		sum := crc32.New(castagnoli)
+		err = tx.ForEach(func(_ []byte, b *bolt.Bucket) error {
+			return b.ForEach(func(key, value []byte) error {
+				sum.Write(key)
+				sum.Write(value)
+				return nil
+			})
+		})
+		errs := []error{err}
+		for err := range tx.Check() {
+			errs = append(errs, err)
+		}
+		if err := errors.Join(errs...); err != nil {
+			return fmt.Errorf("%w: %w", errBroken, err)
+		}
+		return nil
+	})
 }
 
 // openFault classes an error of bolt.Open: what the system says of the file does not make it broken.

@@ -184,6 +184,11 @@ func (p *Pool) grew(vSwitchID string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.breakers, vSwitchID)
+	p.growAgain()
+}
+
+// growAgain runs under the lock after a change that earlier failures to grow say nothing about.
+func (p *Pool) growAgain() {
 	l := p.lane(laneGrow)
 	l.failures, l.err, l.notBefore = 0, nil, time.Time{}
 }

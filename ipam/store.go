@@ -75,6 +75,9 @@ func openJournal(path string) (*journal, error) {
 		return nil, fmt.Errorf("open %s: %w", path, openFault(err))
 	}
 	j := &journal{db: db}
+	if err := guard(j.verify); err != nil {
+		return nil, errors.Join(fmt.Errorf("read %s: %w", path, err), guard(db.Close))
+	}
 	if err := db.Update(j.prepare); err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare %s: %w", path, err), db.Close())
 	}
