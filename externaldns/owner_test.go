@@ -57,14 +57,14 @@ func TestParseHeritage(t *testing.T) {
 	t.Parallel()
 	full := Heritage{"prod", "service/default/web"}
 	for value, want := range map[string]Heritage{
-		"heritage=external-dns,external-dns/owner=prod,external-dns/resource=service/default/web":     full,
-		`"heritage=external-dns,external-dns/owner=prod,external-dns/resource=service/default/web"`:   full,
-		"heritage=external-dns;external-dns/owner=prod;external-dns/resource=service/default/web":     full,
-		"heritage=external-dns,external-dns/owner=prod": {Owner: "prod"},
-		"heritage=other,external-dns/owner=prod":        {},
-		"heritage=external-dns":                         {},
-		"v=spf1 -all":                                   {},
-		"":                                              {},
+		"heritage=external-dns,external-dns/owner=prod,external-dns/resource=service/default/web":   full,
+		`"heritage=external-dns,external-dns/owner=prod,external-dns/resource=service/default/web"`: full,
+		"heritage=external-dns;external-dns/owner=prod;external-dns/resource=service/default/web":   full,
+		"heritage=external-dns,external-dns/owner=prod":                                             {Owner: "prod"},
+		"heritage=other,external-dns/owner=prod":                                                    {},
+		"heritage=external-dns":                                                                     {},
+		"v=spf1 -all":                                                                               {},
+		"":                                                                                          {},
 	} {
 		got, ok := ParseHeritage(value)
 		if ok != (want != Heritage{}) || ok && got != want {
