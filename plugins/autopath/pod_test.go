@@ -1,0 +1,111 @@
+package autopath
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+var podStart = time.Unix(1_000_000, 0)
+
+// running is a pod as the API has it while it runs.
+func running(uid, namespace string, addrs ...string) *corev1.Pod {
+	start := metav1.NewTime(podStart)
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: uid, UID: types.UID(uid), ResourceVersion: "1"},
+		Status: corev1.PodStatus{
+			Phase:             corev1.PodRunning,
+			StartTime:         &start,
+			ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}},
+		},
+	}
+	for _, addr := range addrs {
+		p.Status.PodIPs = append(p.Status.PodIPs, corev1.PodIP{IP: addr})
+		p.Status.PodIP = p.Status.PodIPs[0].IP
+	}
+	return p
+}
+
+func TestPodFrom(t *testing.T) {
+	t.Parallel()
+	terminated := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}
+	waiting := corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{}}
+	now := metav1.NewTime(podStart.Add(time.Minute))
+	both := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}
+	plain := pod{uid: "a", namespace: "shop", addrs: both, since: podStart.Add(settle), search: podSearch{ndots: -1}}
+	searching := func(s podSearch) pod { p := plain; p.search = s; return p }
+	none := pod{uid: "a", namespace: "shop"}
+	value := func(s string) *string { return &s }
+	for name, tt := range map[string]struct {
+		change func(*corev1.Pod)
+		want   pod
+	}{
+		"running":             {func(*corev1.Pod) {}, plain},
+		"ClusterFirst":        {func(p *corev1.Pod) { p.Spec.DNSPolicy = corev1.DNSClusterFirst }, plain},
+		"for the host's, too": {func(p *corev1.Pod) { p.Spec.DNSPolicy = corev1.DNSClusterFirstWithHostNet }, plain},
+		"host network":        {func(p *corev1.Pod) { p.Spec.HostNetwork = true }, none},
+		"host network, cluster DNS": {func(p *corev1.Pod) {
+			p.Spec.HostNetwork, p.Spec.DNSPolicy = true, corev1.DNSClusterFirstWithHostNet
+		}, none},
+		"the node's DNS":        {func(p *corev1.Pod) { p.Spec.DNSPolicy = corev1.DNSDefault }, none},
+		"Windows":               {func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }, none},
+		"Windows by selector":   {func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"kubernetes.io/os": "windows"} }, none},
+		"being deleted":         {func(p *corev1.Pod) { p.DeletionTimestamp = &now }, none},
+		"succeeded":             {func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, none},
+		"failed":                {func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, none},
+		"containers have ended": {func(p *corev1.Pod) { p.Status.ContainerStatuses[0].State = terminated }, none},
+		"a sidecar runs": {func(p *corev1.Pod) {
+			p.Status.InitContainerStatuses = p.Status.ContainerStatuses
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: terminated}}
+		}, plain},
+		"initialising": {func(p *corev1.Pod) {
+			p.Status.InitContainerStatuses = []corev1.ContainerStatus{{State: terminated}}
+			p.Status.ContainerStatuses[0].State = waiting
+		}, plain},
+		"no status of containers": {func(p *corev1.Pod) { p.Status.ContainerStatuses = nil }, plain},
+		"one address": {func(p *corev1.Pod) { p.Status.PodIPs = nil }, func() pod {
+			p := plain
+			p.addrs = both[:1]
+			return p
+		}()},
+		"bad address": {func(p *corev1.Pod) { p.Status.PodIPs[1].IP = "x" }, func() pod {
+			p := plain
+			p.addrs = nil
+			return p
+		}()},
+		"network later than start": {func(p *corev1.Pod) {
+			p.Status.Conditions = []corev1.PodCondition{{
+				Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionTrue, LastTransitionTime: now,
+			}}
+		}, func() pod {
+			p := plain
+			p.since = now.Add(settle)
+			return p
+		}()},
+		"own DNS": {func(p *corev1.Pod) {
+			p.Spec.DNSPolicy = corev1.DNSNone
+			p.Spec.DNSConfig = &corev1.PodDNSConfig{Searches: []string{"own.test"}}
+		}, searching(podSearch{none: true, search: []string{"own.test"}, ndots: -1})},
+		"own options": {func(p *corev1.Pod) {
+			p.Spec.DNSConfig = &corev1.PodDNSConfig{Options: []corev1.PodDNSConfigOption{{Name: "edns0"}, {Name: "ndots", Value: value("2")}}}
+		}, searching(podSearch{ndots: 2})},
+		"ndots without value": {func(p *corev1.Pod) {
+			p.Spec.DNSConfig = &corev1.PodDNSConfig{Options: []corev1.PodDNSConfigOption{{Name: "ndots"}}}
+		}, searching(podSearch{ndots: 0})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			in := running("a", "shop", "10.0.0.1", "fd00::1")
+			tt.change(in)
+			diff := cmp.Diff(tt.want, podFrom(in), cmp.AllowUnexported(pod{}, podSearch{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }))
+			if diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
