@@ -77,6 +77,9 @@ func newCaller(cfg Config) (*caller, error) {
 		region: cfg.RegionID, creds: cfg.Credentials, transport: newTransport(), log: cfg.Logger,
 		backoff: cfg.Backoff.complete(), limits: limits, metrics: newMetrics(limits),
 	}
+	if cfg.Transport != nil {
+		c.transport = cfg.Transport
+	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}

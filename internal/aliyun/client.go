@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -28,8 +29,10 @@ type Config struct {
 	// it. Actions it lacks have 30, DescribeNetworkInterfaces 60. For a PrivateZone's actions see NewPrivateZone. While the cloud throttles an action its limit falls.
 	RateLimits map[string]int
 	Backoff    Backoff
-	Metrics    prometheus.Registerer // nil: none
-	Logger     *slog.Logger          // nil: discard
+	// Transport carries the requests, for clouds that are not reached over a network; nil: the network.
+	Transport http.RoundTripper
+	Metrics   prometheus.Registerer // nil: none
+	Logger    *slog.Logger          // nil: discard
 }
 
 // A Client calls the ECS and VPC APIs. It is safe for concurrent use. Calls are repeated within bounds when the cloud

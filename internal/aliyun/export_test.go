@@ -1,9 +1,6 @@
 package aliyun
 
-import (
-	"net/http"
-	"time"
-)
+import "time"
 
 // Hasten makes repetitions follow each other at once.
 func (c *Client) Hasten() {
@@ -18,6 +15,3 @@ func (f *FileCredentials) SetClock(now func() time.Time) { f.now = now }
 
 // SetClock replaces the clock.
 func (m *Metadata) SetClock(now func() time.Time) { m.now = now }
-
-// SetTransport replaces the way to the cloud.
-func (c *Client) SetTransport(rt http.RoundTripper) { c.caller.transport = rt }

@@ -60,12 +60,12 @@ func wirelessClient(t *testing.T, throttled int, cfg aliyun.Config) (*wireless, 
 	t.Cleanup(func() { _ = cloud.Close() })
 	cfg.RegionID, cfg.Endpoint = sim.DefaultRegion, "127.0.0.1:1"
 	cfg.Credentials = aliyun.StaticCredentials{AccessKeyID: sim.DefaultAccessKey, AccessKeySecret: sim.DefaultAccessSecret}
+	w := &wireless{cloud: cloud, throttled: throttled, latency: 50 * time.Millisecond}
+	cfg.Transport = w
 	client, err := aliyun.NewClient(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &wireless{cloud: cloud, throttled: throttled, latency: 50 * time.Millisecond}
-	client.SetTransport(w)
 	return w, client
 }
 
