@@ -70,6 +70,16 @@ func (l *life) UnassignIPs(ctx context.Context, id string, addrs []netip.Addr) e
 	return err
 }
 
+func (l *life) DetachENI(ctx context.Context, id, instance string) error {
+	_, err := around(l, func() (struct{}, error) { return struct{}{}, l.fakeCloud.DetachENI(ctx, id, instance) })
+	return err
+}
+
+func (l *life) DeleteENI(ctx context.Context, id string) error {
+	_, err := around(l, func() (struct{}, error) { return struct{}{}, l.fakeCloud.DeleteENI(ctx, id) })
+	return err
+}
+
 func (l *life) DescribeENIs(ctx context.Context, f aliyun.ENIFilter) ([]aliyun.ENI, error) {
 	if l.dead.Load() {
 		return nil, errCrash
@@ -82,8 +92,27 @@ type crashWorld struct {
 	cloud   *fakeCloud
 	config  Config
 	mu      sync.Mutex // guards what follows
-	granted map[Key]netip.Addr
+	granted map[Key][]netip.Addr
 	ended   map[Key]bool // Release returned without an error
+}
+
+func newCrashWorld(t *testing.T, families []aliyun.Family) *crashWorld {
+	t.Helper()
+	cloud := newFakeCloud(3, 5)
+	w := &crashWorld{cloud: cloud, config: testConfig(t, cloud), granted: map[Key][]netip.Addr{}, ended: map[Key]bool{}}
+	w.config.Families = families
+	w.config.Settings.Watermarks = Watermarks{MinIdle: 2, MaxIdle: 3}
+	w.config.Settings.Idle = IdleReclaim{After: 2 * time.Minute}
+	return w
+}
+
+// request of a caller: the last one wants an ENI for itself, and the first one's addresses are kept when it ends.
+func request(i int) Request {
+	r := Request{Key: key(i), Exclusive: i == 6}
+	if i == 0 {
+		r.Pod = Pod{Namespace: "ns", Name: "web-0"}
+	}
+	return r
 }
 
 // live works for a while, or until the life ends at its step. It reports whether it ended there.
@@ -101,8 +130,12 @@ func (w *crashWorld) live(t *testing.T, endAt int64) bool {
 		wg.Go(func() { w.allocate(p, i) })
 	}
 	wg.Wait()
-	for i := range 5 {
-		err := p.Release(t.Context(), key(i), 0)
+	for _, i := range []int{0, 1, 2, 3, 6} {
+		keep := time.Duration(0)
+		if i == 0 {
+			keep = 5 * time.Minute
+		}
+		err := p.Release(t.Context(), key(i), keep)
 		w.mu.Lock()
 		delete(w.granted, key(i)) // after an error it may be either
 		w.ended[key(i)] = err == nil
@@ -116,10 +149,10 @@ func (w *crashWorld) live(t *testing.T, endAt int64) bool {
 func (w *crashWorld) allocate(p *Pool, i int) {
 	ctx, cancel := within(2 * time.Minute)
 	defer cancel()
-	lease, err := p.Allocate(ctx, Request{Key: key(i)})
+	lease, err := p.Allocate(ctx, request(i))
 	if err == nil {
 		w.mu.Lock()
-		w.granted[key(i)] = lease.Addrs[0]
+		w.granted[key(i)] = lease.Addrs
 		w.mu.Unlock()
 	}
 }
@@ -143,17 +176,24 @@ func (w *crashWorld) check(t *testing.T, p *Pool, at string) {
 	}
 	seen := map[netip.Addr]Key{}
 	for _, l := range p.Leases() {
-		if other, twice := seen[l.Addrs[0]]; twice {
-			t.Errorf("%s: %s has two owners, %s and %s", at, l.Addrs, l.Key, other)
+		for _, addr := range l.Addrs {
+			if other, twice := seen[addr]; twice {
+				t.Errorf("%s: %s has two owners, %s and %s", at, addr, l.Key, other)
+			}
+			seen[addr] = l.Key
+			if !slices.Contains(inCloud[l.ENI.ID], addr) {
+				t.Errorf("%s: %s of %s is not on %s", at, addr, l.Key, l.ENI.ID)
+			}
 		}
-		seen[l.Addrs[0]] = l.Key
 		if w.ended[l.Key] {
 			t.Errorf("%s: %s still has the lease that it released", at, l.Key)
 		}
 	}
-	for k, addr := range w.granted {
-		if seen[addr] != k {
-			t.Errorf("%s: %s was given %s, which now belongs to %q", at, k, addr, seen[addr])
+	for k, addrs := range w.granted {
+		for _, addr := range addrs {
+			if seen[addr] != k {
+				t.Errorf("%s: %s was given %s, which now belongs to %q", at, k, addr, seen[addr])
+			}
 		}
 	}
 }
@@ -167,18 +207,22 @@ func (w *crashWorld) recover(t *testing.T, at string) {
 	atRest := func() bool {
 		s := p.Stats()
 		moving := slices.ContainsFunc(p.ENIs(), func(e ENI) bool { return e.State != ENIInUse })
-		return s.Pending == 0 && s.Cooling == 0 && s.Quarantined == 0 && s.Idle >= 2 && !moving
+		return s.Pending == 0 && s.Cooling == 0 && s.Kept == 0 && s.Quarantined == 0 && s.Idle >= 2 && !moving && s.Exclusive.Pending == 0
 	}
-	eventually(t, at+": rest", atRest)
-	time.Sleep(2 * lookAgain) // ENIs at work during the first sync are looked at again
-	eventually(t, at+": rest", atRest)
+	rest := func() {
+		t.Helper()
+		eventually(t, at+": rest", atRest)
+		time.Sleep(20 * time.Minute) // ENIs at work during the first sync are looked at again, and what is surplus goes
+		eventually(t, at+": rest", atRest)
+	}
+	rest()
 	w.check(t, p, at)
-	for k, addr := range w.granted {
+	for k, addrs := range w.granted {
 		ctx, cancel := within(time.Minute)
 		lease, err := p.Allocate(ctx, Request{Key: k})
 		cancel()
-		if err != nil || lease.Addrs[0] != addr {
-			t.Errorf("%s: %s came back and got %s (%v), want %s", at, k, lease.Addrs, err, addr)
+		if err != nil || !slices.Equal(lease.Addrs, addrs) {
+			t.Errorf("%s: %s came back and got %s (%v), want %s", at, k, lease.Addrs, err, addrs)
 		}
 	}
 	for _, l := range p.Leases() {
@@ -186,60 +230,53 @@ func (w *crashWorld) recover(t *testing.T, at string) {
 			t.Error(err)
 		}
 	}
-	eventually(t, at+": rest without leases", atRest)
+	rest()
 	w.granted = nil
 	w.check(t, p, at+", all released")
 }
 
-// The process dies at each of its steps in turn, once; then twice, at every pair of nearby steps.
+// The process dies at each of its steps in turn, once; then twice, at pairs of steps.
 func TestCrashAtEveryStep(t *testing.T) {
-	crashAt := func(t *testing.T, ends ...int64) (reached bool) {
-		t.Helper()
-		synctest.Test(t, func(t *testing.T) {
-			cloud := newFakeCloud(2, 5)
-			w := &crashWorld{cloud: cloud, config: testConfig(t, cloud), granted: map[Key]netip.Addr{}, ended: map[Key]bool{}}
-			w.config.Settings.Watermarks = Watermarks{MinIdle: 2, MaxIdle: 3}
-			reached = true
-			for _, end := range ends {
-				reached = w.live(t, end) && reached
-				clear(w.ended) // a key that was released may have come again
+	for name, families := range map[string][]aliyun.Family{"IPv4": dualStack[:1], "dual stack": dualStack} {
+		t.Run(name, func(t *testing.T) {
+			step := int64(1)
+			for ; crashAt(t, families, step); step++ {
+				if t.Failed() {
+					return
+				}
 			}
-			w.recover(t, fmt.Sprintf("after crashes at %v", ends))
+			t.Logf("%d steps", step-1)
+			if step < 60 {
+				t.Errorf("only %d steps: the workload does not exercise the pool", step-1)
+			}
+			for first := int64(1); first < step && !testing.Short(); first += 3 {
+				crashAt(t, families, first, first*7%23+1)
+			}
 		})
-		return reached
 	}
-	step := int64(1)
-	for ; crashAt(t, step); step++ {
-		if t.Failed() {
-			return
+}
+
+// crashAt ends lives at the given steps, and says whether the last one got so far.
+func crashAt(t *testing.T, families []aliyun.Family, ends ...int64) (reached bool) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newCrashWorld(t, families)
+		reached = true
+		for _, end := range ends {
+			reached = w.live(t, end) && reached
+			clear(w.ended) // a key that was released may have come again
 		}
-	}
-	t.Logf("%d steps", step-1)
-	if step < 40 {
-		t.Errorf("only %d steps: the workload does not exercise the pool", step-1)
-	}
-	if testing.Short() {
-		return
-	}
-	for _, pair := range slices.Collect(func(yield func([2]int64) bool) {
-		for first := int64(1); first < step; first += 3 {
-			if !yield([2]int64{first, (first * 7) % 23}) {
-				return
-			}
-		}
-	}) {
-		crashAt(t, pair[0], pair[1]+1)
-	}
+		w.recover(t, fmt.Sprintf("after crashes at %v", ends))
+	})
+	return reached
 }
 
 // Every cloud call in turn does its work and then loses its answer.
 func TestLostAnswers(t *testing.T) {
-	for n := 1; n <= 25; n++ {
+	for n := 1; n <= 60; n++ {
 		synctest.Test(t, func(t *testing.T) {
-			cloud := newFakeCloud(2, 5)
-			w := &crashWorld{cloud: cloud, config: testConfig(t, cloud), granted: map[Key]netip.Addr{}, ended: map[Key]bool{}}
-			lossy := &lossyCloud{fakeCloud: cloud, at: int64(n)}
-			w.config.Cloud = lossy
+			w := newCrashWorld(t, [][]aliyun.Family{dualStack[:1], dualStack}[n%2])
+			w.config.Cloud = &lossyCloud{fakeCloud: w.cloud, at: int64(n/2 + 1)}
 			p := mustOpen(t, w.config)
 			stop := start(t, p)
 			for i := range 7 {
@@ -249,10 +286,11 @@ func TestLostAnswers(t *testing.T) {
 			if len(w.granted) != 7 {
 				t.Errorf("answer %d lost: %d of 7 leases", n, len(w.granted))
 			}
+			made := len(w.cloud.made)
 			w.recover(t, fmt.Sprintf("answer %d lost", n))
 			// Repeated with its token, a call does its work once: nothing was adopted.
-			if len(cloud.made) > 2 {
-				t.Errorf("answer %d lost: %d ENIs created", n, len(cloud.made))
+			if made > 3 {
+				t.Errorf("answer %d lost: %d ENIs created", n, made)
 			}
 		})
 	}

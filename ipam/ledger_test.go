@@ -35,7 +35,6 @@ type ledgerMachine struct {
 type keptModel struct {
 	addrs []netip.Addr
 	until time.Time
-	whole bool // an exclusive ENI
 }
 
 func newLedgerMachine(t *rapid.T) *ledgerMachine {

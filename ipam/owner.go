@@ -227,28 +227,23 @@ func (l *ledger) chill(a *address, now, until time.Time) {
 	l.touchAddr(a)
 }
 
-// expire ends what is over: keeping, then cooling. It says whether anything ended and when the next is due (zero: never).
+// expire ends what is over: keeping, then cooling. It says how much ended and when the next is due (zero: never).
 func (l *ledger) expire(now time.Time, cooldown time.Duration) (ended int, next time.Time) {
 	for _, a := range l.addrs {
-		if a.State != cooling && a.State != kept {
-			continue
-		}
-		if now.Before(a.Until) {
-			if next.IsZero() || a.Until.Before(next) {
-				next = a.Until
-			}
-			continue
-		}
-		ended++
-		if a.State == kept {
+		if a.State == kept && !now.Before(a.Until) {
 			l.unkeep(a.Pod.name(), now, cooldown)
-			if next.IsZero() || a.Until.Before(next) {
-				next = a.Until
-			}
-			continue
+			ended++
 		}
-		a.State, a.Since, a.Until = free, now, time.Time{}
-		l.touchAddr(a)
+	}
+	for _, a := range l.addrs {
+		if a.State == cooling && !now.Before(a.Until) {
+			a.State, a.Since, a.Until = free, now, time.Time{}
+			l.touchAddr(a)
+			ended++
+		}
+		if (a.State == cooling || a.State == kept) && (next.IsZero() || a.Until.Before(next)) {
+			next = a.Until
+		}
 	}
 	return ended, next
 }

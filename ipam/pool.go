@@ -154,10 +154,10 @@ func Open(c Config) (*Pool, error) {
 func (c Config) validate() error {
 	var errs []error
 	if c.InstanceID == "" {
-		errs = append(errs, errors.New("InstanceID is empty: name the instance"))
+		errs = append(errs, errors.New("the instance ID is empty: name the instance"))
 	}
 	if !slices.Equal(c.Families, []aliyun.Family{aliyun.IPv4}) && !slices.Equal(c.Families, []aliyun.Family{aliyun.IPv4, aliyun.IPv6}) {
-		errs = append(errs, fmt.Errorf("Families are %v: use IPv4, or IPv4 and IPv6", c.Families))
+		errs = append(errs, fmt.Errorf("families are %v: use IPv4, or IPv4 and IPv6", c.Families))
 	}
 	return errors.Join(errs...)
 }

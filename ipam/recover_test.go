@@ -194,7 +194,7 @@ func TestRebuildFromCloudAndNode(t *testing.T) {
 			}
 			stop()
 
-			spoil(t, c.Path, func(raw []byte) []byte { return raw[:len(raw)/2] })
+			spoil(t, c.Path, func(raw []byte) []byte { return raw[:4096] })
 			pods := &nodeOfPods{err: errors.New("the runtime does not answer")}
 			c.InUse = pods.list
 			p = mustOpen(t, c)
@@ -255,7 +255,7 @@ func TestRebuildWithoutTheNode(t *testing.T) {
 		eventually(t, "idle", func() bool { return p.Stats().Idle == 2 })
 		before := cloud.ours()["eni-1"]
 		stop()
-		spoil(t, c.Path, func(raw []byte) []byte { return raw[:len(raw)/2] })
+		spoil(t, c.Path, func(raw []byte) []byte { return raw[:4096] })
 		p = mustOpen(t, c)
 		defer start(t, p)()
 		for i := 2; i < 5; i++ {

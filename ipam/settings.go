@@ -175,7 +175,7 @@ func (s Settings) validateTags() error {
 	for _, key := range slices.Sorted(maps.Keys(s.Tags)) {
 		value := s.Tags[key]
 		if want, ok := s.TagFilter[key]; ok && want != value {
-			errs = append(errs, fmt.Errorf("Tags[%s] is %q: TagFilter wants %q, so the pool would not know its own ENIs; use the same value", key, value, want))
+			errs = append(errs, fmt.Errorf("tag %s of Tags is %q: TagFilter wants %q, so the pool would not know its own ENIs; use the same value", key, value, want))
 		}
 	}
 	made := s.newTags(nil)
@@ -183,7 +183,7 @@ func (s Settings) validateTags() error {
 		errs = append(errs, fmt.Errorf("TagBlock is %v: the pool's own ENIs have such a tag; remove it from TagBlock or from Tags and TagFilter", s.TagBlock))
 	}
 	if own := len(identity{}.tags("")); len(made)+own > maxTags {
-		errs = append(errs, fmt.Errorf("Tags and TagFilter have %d keys: an ENI has %d tags and %d of them are the pool's; remove %d",
+		errs = append(errs, fmt.Errorf("the tags of Tags and TagFilter are %d: an ENI has %d tags and %d of them are the pool's; remove %d",
 			len(made), maxTags, own, len(made)+own-maxTags))
 	}
 	return errors.Join(errs...)

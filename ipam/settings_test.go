@@ -33,8 +33,8 @@ func TestSettingsAreValidated(t *testing.T) {
 		"too many groups":   {Settings{SecurityGroups: strings.Split("abcdefghijk", "")}, []string{"SecurityGroups is 11: an ENI has at most 10"}},
 		"our own tag":       {Settings{Tags: map[string]string{tagOwner: "x"}}, []string{`Tags key is "nearpath": `}},
 		"the vendor's tag":  {Settings{TagBlock: map[string]string{"acs:x": "y"}}, []string{`TagBlock key is "acs:x": `}},
-		"too many tags":     {Settings{Tags: manyTags}, []string{"18 keys: an ENI has 20 tags and 3 of them are the pool's; remove 1"}},
-		"filter unlike tag": {Settings{Tags: map[string]string{"a": "1"}, TagFilter: map[string]string{"a": "2"}}, []string{`Tags[a] is "1": TagFilter wants "2"`}},
+		"too many tags":     {Settings{Tags: manyTags}, []string{"are 18: an ENI has 20 tags and 3 of them are the pool's; remove 1"}},
+		"filter unlike tag": {Settings{Tags: map[string]string{"a": "1"}, TagFilter: map[string]string{"a": "2"}}, []string{`tag a of Tags is "1": TagFilter wants "2"`}},
 		"blocks itself":     {Settings{Tags: map[string]string{"a": "1"}, TagBlock: map[string]string{"a": ""}}, []string{"TagBlock is map[a:]"}},
 	} {
 		err := c.settings.withDefaults().validate()

@@ -105,7 +105,7 @@ func (c choice) of(all []aliyun.VSwitch) (aliyun.VSwitch, int) {
 	if len(usable) == 0 {
 		return aliyun.VSwitch{}, 0
 	}
-	best := usable[0]
+	var best aliyun.VSwitch
 	switch c.policy {
 	case Ordered:
 		best = slices.MinFunc(usable, func(a, b aliyun.VSwitch) int {

@@ -78,15 +78,15 @@ func TestBreaker(t *testing.T) {
 	if b.state(now) != BreakerClosed || b.allows(now) < 1000 {
 		t.Errorf("fresh: %s", b.state(now))
 	}
-	for i, pause := range []time.Duration{1, 2, 4, 8, 10, 10} {
+	for i, minutes := range []int{1, 2, 4, 8, 10, 10} {
 		b = b.refused(aliyun.ErrVSwitchFull, now)
-		before := now.Add(pause*time.Minute - 1)
+		before := now.Add(time.Duration(minutes)*time.Minute - 1)
 		if b.state(before) != BreakerOpen || b.allows(before) != 0 {
-			t.Errorf("refusal %d, just before %dm: %s", i+1, pause, b.state(before))
+			t.Errorf("refusal %d, just before %dm: %s", i+1, minutes, b.state(before))
 		}
 		now = before.Add(1)
 		if b.state(now) != BreakerHalfOpen || b.allows(now) != 1 {
-			t.Errorf("refusal %d, after %dm: %s", i+1, pause, b.state(now))
+			t.Errorf("refusal %d, after %dm: %s", i+1, minutes, b.state(now))
 		}
 	}
 }
