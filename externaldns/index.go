@@ -35,8 +35,11 @@ func (r Record) String() string {
 
 // serves reports whether the record answers a query for the value.
 func (r Record) serves(recordType, value string) bool {
-	return r.Type == recordType && r.Value == value && r.Line == "" && r.Enabled
+	return r.Type == recordType && r.Value == value && r.changeable()
 }
+
+// changeable reports whether a change of its value makes the record serve that.
+func (r Record) changeable() bool { return r.Line == "" && r.Enabled }
 
 // recordOf reads a record of the API.
 func recordOf(z aliyun.ZoneRecord, seen time.Time) Record {

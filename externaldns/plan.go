@@ -205,7 +205,13 @@ func (n *planner) makeRoom(wants []Want) {
 	toCNAME := wantsType(wants, typeCNAME)
 	excludes := func(r Record) bool {
 		same := func(w Want) bool { return w.Type == r.Type && w.Value == r.Value }
-		return toCNAME != (r.Type == typeCNAME) || !r.Enabled && r.Line == "" && slices.ContainsFunc(n.added, same)
+		switch {
+		case toCNAME:
+			return r.Type != typeCNAME || !r.changeable()
+		case r.Type == typeCNAME:
+			return true
+		}
+		return !r.Enabled && r.Line == "" && slices.ContainsFunc(n.added, same)
 	}
 	if n.Mode == CreateOnly {
 		if slices.ContainsFunc(n.spare, excludes) {
@@ -237,7 +243,7 @@ func (n *planner) pair() {
 		n.added = slices.DeleteFunc(n.added, func(w Want) bool {
 			i := slices.IndexFunc(n.spare, func(r Record) bool {
 				mark, _ := ParseRemark(r.Remark)
-				return r.Type == w.Type && r.Line == "" && r.Enabled && (!same || mark.Hash == HashObject(w.Object))
+				return r.Type == w.Type && r.changeable() && (!same || mark.Hash == HashObject(w.Object))
 			})
 			if i < 0 {
 				return false
