@@ -96,7 +96,7 @@ func drawEntry(rt *rapid.T) entry {
 // asked is what a program gets, with the server asked directly or through a Handler.
 func (w world) ask(t *testing.T, r resolver, name string, through *Handler) result {
 	t.Helper()
-	c := client{search: w.search, ndots: w.ndots, types: w.types}
+	c := resolverConf{search: w.search, ndots: w.ndots, types: w.types}
 	return r(c, func(name string, qtype uint16) *dns.Msg {
 		if through != nil {
 			return ask(t, through, name, qtype)

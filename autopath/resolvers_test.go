@@ -14,8 +14,8 @@ import (
 // A network is whatever answers a question.
 type network func(name string, qtype uint16) *dns.Msg
 
-// A client is one resolver with one configuration.
-type client struct {
+// A resolverConf is what resolv.conf and the caller say.
+type resolverConf struct {
 	search []string // with final dots
 	ndots  int
 	types  []uint16
@@ -29,7 +29,7 @@ type result struct {
 
 func (r result) equal(o result) bool { return r.err == o.err && slices.Equal(r.addrs, o.addrs) }
 
-type resolver func(client, network, string) result
+type resolver func(resolverConf, network, string) result
 
 const (
 	errNoName = "no such name"
@@ -70,7 +70,7 @@ func gather(replies []*dns.Msg) []netip.Addr {
 	return addrs
 }
 
-func (c client) query(n network, name string) []*dns.Msg {
+func (c resolverConf) query(n network, name string) []*dns.Msg {
 	replies := make([]*dns.Msg, len(c.types))
 	for i, qtype := range c.types {
 		replies[i] = n(name, qtype)
@@ -81,7 +81,7 @@ func (c client) query(n network, name string) []*dns.Msg {
 // glibc is resolv/res_query.c of glibc 2.41: it goes on after NXDOMAIN, NODATA and SERVFAIL, and ends at the first name
 // with an answer section, whatever is in it. An error of the name as it is, asked first, is the one reported; else
 // NODATA before SERVFAIL before NXDOMAIN.
-func glibc(c client, n network, name string) result {
+func glibc(c resolverConf, n network, name string) result {
 	dots, rooted := strings.Count(name, "."), strings.HasSuffix(name, ".")
 	found, herr := result{}, ""
 	try := func(full string) bool {
@@ -154,7 +154,7 @@ func glibcError(replies []*dns.Msg) string {
 
 // musl is src/network/lookup_name.c of musl 1.2.5: names with ndots dots are not searched for, and only NXDOMAIN lets it
 // go on.
-func musl(c client, n network, name string) result {
+func musl(c resolverConf, n network, name string) result {
 	absolute := strings.TrimSuffix(name, ".") + "."
 	if strings.Count(name, ".") < c.ndots && !strings.HasSuffix(name, ".") {
 		for _, domain := range c.search {
@@ -169,7 +169,7 @@ func musl(c client, n network, name string) result {
 	return muslTry(c, n, absolute)
 }
 
-func muslTry(c client, n network, name string) result {
+func muslTry(c resolverConf, n network, name string) result {
 	replies := c.query(n, name)
 	for _, m := range replies {
 		switch m.Rcode {
@@ -190,7 +190,7 @@ func muslTry(c client, n network, name string) result {
 
 // golang is net/dnsclient_unix.go of Go 1.26: it goes on whatever happened, and reports the error of the name as it is,
 // or else the first.
-func golang(c client, n network, name string) result {
+func golang(c resolverConf, n network, name string) result {
 	rooted := strings.HasSuffix(name, ".")
 	absolute := strings.TrimSuffix(name, ".") + "."
 	names := []string{absolute}
