@@ -1,9 +1,6 @@
 package sim
 
-import (
-	"maps"
-	"time"
-)
+import "time"
 
 // Versions of the APIs.
 const (
@@ -43,7 +40,6 @@ func actions() map[actionKey]action {
 	for name, a := range eniActions() {
 		all[actionKey{ecsVersion, name}] = a
 	}
-	maps.Copy(all, pvtzActions())
 	return all
 }
 
