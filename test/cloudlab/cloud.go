@@ -22,6 +22,7 @@ import (
 type Cloud struct {
 	lab          *netlab.Lab
 	sim          *sim.Cloud
+	fabric       *sim.VPC
 	guard        *bpf.SourceGuard
 	server       *http.Server
 	instanceType string
@@ -61,11 +62,10 @@ func Open(lab *netlab.Lab, o Options) (*Cloud, error) {
 	if c.guard, err = bpf.NewSourceGuard(); err != nil {
 		return nil, err
 	}
-	fabric, err := sim.NewVPC(sim.VPCConfig{NetNS: vpc.Path(), Guard: c.guard})
-	if err != nil {
+	if c.fabric, err = sim.NewVPC(sim.VPCConfig{NetNS: vpc.Path(), Guard: c.guard}); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	o.Sim.Fabric = fabric
+	o.Sim.Fabric = c.fabric
 	if c.sim, err = sim.New(o.Sim); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -86,7 +86,7 @@ func Open(lab *netlab.Lab, o Options) (*Cloud, error) {
 	return c, nil
 }
 
-// Close ends the service. The links go with the lab.
+// Close ends the service and unplugs every ENI.
 func (c *Cloud) Close() error {
 	var errs []error
 	if c.server != nil {
@@ -94,6 +94,9 @@ func (c *Cloud) Close() error {
 	}
 	if c.sim != nil {
 		errs = append(errs, c.sim.Close())
+	}
+	if c.fabric != nil {
+		errs = append(errs, c.fabric.Close())
 	}
 	return errors.Join(append(errs, c.guard.Close())...)
 }
