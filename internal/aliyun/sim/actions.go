@@ -1,6 +1,9 @@
 package sim
 
-import "time"
+import (
+	"maps"
+	"time"
+)
 
 // Versions of the APIs.
 const (
@@ -40,6 +43,7 @@ func actions() map[actionKey]action {
 	for name, a := range eniActions() {
 		all[actionKey{ecsVersion, name}] = a
 	}
+	maps.Copy(all, pvtzActions())
 	return all
 }
 

@@ -19,6 +19,7 @@ type Cloud struct {
 	actions map[actionKey]action
 	done    chan struct{}
 	pending sync.WaitGroup // transitions under way
+	pvtz    *PrivateZone   // has a lock of its own
 
 	mu        sync.Mutex // guards everything below
 	closed    bool
@@ -75,6 +76,9 @@ func New(cfg Config) (*Cloud, error) {
 		}
 	}
 	if err := c.newNetwork(); err != nil {
+		return nil, fmt.Errorf("configure the simulated cloud: %w", err)
+	}
+	if err := c.newPrivateZone(); err != nil {
 		return nil, fmt.Errorf("configure the simulated cloud: %w", err)
 	}
 	for _, f := range cfg.Faults {

@@ -34,6 +34,8 @@ type Config struct {
 	// Policies maps key IDs, and the role for its temporary keys, to the actions they may call, such as "ecs:Describe*";
 	// who has none may call everything.
 	Policies map[string][]string
+	// PrivateZone is the DNS of the VPCs.
+	PrivateZone PrivateZoneConfig
 	// RAMRole is attached to every instance; empty: none.
 	RAMRole string
 	// OIDC is a RAM role to assume with a service account's token.

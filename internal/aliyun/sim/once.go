@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"maps"
 	"time"
 )
 
@@ -54,14 +55,23 @@ func idempotent(serve func(*Cloud, input) (object, error)) func(*Cloud, input) (
 	}
 }
 
+// onceSweep is how many new tokens there may be between two searches for old ones.
+const onceSweep = 1024
+
+// old reports whether the token may be forgotten.
+func (e *onceEntry) old(now time.Time) bool {
+	return (e.answer != nil || e.failed) && now.Sub(e.at) > tokenLife
+}
+
 func (c *Cloud) enterOnce(key onceKey, fingerprint string) (entry *onceEntry, first bool, err error) {
 	now := c.cfg.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for k, e := range c.once {
-		if (e.answer != nil || e.failed) && now.Sub(e.at) > tokenLife {
-			delete(c.once, k)
-		}
+	if e := c.once[key]; e != nil && e.old(now) {
+		delete(c.once, key)
+	}
+	if len(c.once)%onceSweep == 0 { // not for every call: there may be many tokens
+		maps.DeleteFunc(c.once, func(_ onceKey, e *onceEntry) bool { return e.old(now) })
 	}
 	if entry = c.once[key]; entry == nil {
 		entry = &onceEntry{fingerprint: fingerprint, at: now, done: make(chan struct{})}

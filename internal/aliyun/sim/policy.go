@@ -11,7 +11,7 @@ func (c *Cloud) authorize(in input, version, name string) error {
 	if !limited {
 		return nil
 	}
-	product := map[string]string{ecsVersion: "ecs", vpcVersion: "vpc"}[version]
+	product := map[string]string{ecsVersion: "ecs", vpcVersion: "vpc", pvtzVersion: "pvtz"}[version]
 	for _, pattern := range allowed {
 		if ok, err := path.Match(pattern, product+":"+name); ok && err == nil {
 			return nil
