@@ -2,6 +2,8 @@ package autopath
 
 import (
 	"encoding/json"
+	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -127,11 +129,28 @@ func (a *apiServer) send(t *testing.T, kind string, p *corev1.Pod) {
 	a.changed = make(chan struct{})
 }
 
-// startServer runs CoreDNS until the test ends, and returns its address.
-func startServer(t *testing.T, corefile string) string {
+// startServer runs CoreDNS with a server block for each body until the test ends, and returns their addresses. The plugin
+// `kubernetes` sets up the process's log, which it cannot do again while something of an earlier server may still write to it.
+func startServer(t *testing.T, bodies []string) []string {
 	t.Helper()
+	var corefile strings.Builder
+	var servers []string
+	var held []net.PacketConn // so that each has a port of its own
+	for _, body := range bodies {
+		conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		servers = append(servers, conn.LocalAddr().String())
+		_, port, _ := net.SplitHostPort(servers[len(servers)-1])
+		fmt.Fprintf(&corefile, ".:%s {\n bind 127.0.0.1\n%s\n}\n", port, body)
+		held = append(held, conn)
+	}
+	for _, conn := range held {
+		conn.Close()
+	}
 	dnsserver.Quiet, caddy.Quiet = true, true
-	instance, err := caddy.Start(caddy.CaddyfileInput{Contents: []byte(corefile), Filepath: "Corefile", ServerTypeName: "dns"})
+	instance, err := caddy.Start(caddy.CaddyfileInput{Contents: []byte(corefile.String()), Filepath: "Corefile", ServerTypeName: "dns"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +162,7 @@ func startServer(t *testing.T, corefile string) string {
 			t.Error(err)
 		}
 	})
-	return instance.Servers()[0].LocalAddr().String()
+	return servers
 }
 
 // lookup returns what 127.0.0.1 gets: the target of the CNAME in front, or the status.
@@ -182,63 +201,76 @@ const behind = `
 	}
 `
 
-// One test after the other: a server is the whole process's.
-func TestServer(t *testing.T) {
-	const external, service = "www.example.test.shop.svc.cluster.local.", "cart.other.shop.svc.cluster.local."
-	kubeconfig := func(api *apiServer) string {
-		path := filepath.Join(t.TempDir(), "kubeconfig")
-		text := "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: \"" + api.url +
-			"\"}}]\ncontexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n"
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
+const external, service = "www.example.test.shop.svc.cluster.local.", "cart.other.shop.svc.cluster.local."
+
+// kubeconfigFor leads to an API.
+func kubeconfigFor(t *testing.T, api *apiServer) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	text := "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: \"" + api.url +
+		"\"}}]\ncontexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	for name, corefile := range map[string]func(*apiServer) string{
-		"kubernetes, our index": func(a *apiServer) string {
-			return "autopath @kubernetes\n kubernetes cluster.local {\n endpoint " + a.url + "\n}"
+	return path
+}
+
+// Every way to know how clients search, with the plugins that serve clusters, in a whole server.
+func TestServer(t *testing.T) {
+	api, moving := startAPI(t, running("client", "shop", "127.0.0.1")), startAPI(t, running("client", "shop", "127.0.0.1"))
+	kubeconfig := kubeconfigFor(t, api)
+	resolv := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(resolv, []byte("search shop.svc.cluster.local svc.cluster.local cluster.local\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	own := func(api *apiServer) string {
+		return "autopath @kubernetes\n kubernetes cluster.local {\n endpoint " + api.url + "\n}" + behind
+	}
+	cases := []struct{ name, body string }{
+		{"kubernetes, our index", own(api)},
+		{"kubernetes by kubeconfig, our index", "autopath @kubernetes\n kubernetes cluster.local {\n kubeconfig " + kubeconfig + "\n}" + behind},
+		{
+			"kubernetes, its index",
+			"autopath @kubernetes {\n index plugin\n}\n kubernetes cluster.local {\n endpoint " + api.url + "\n pods verified\n}" + behind,
 		},
-		"kubernetes by kubeconfig, our index": func(a *apiServer) string {
-			return "autopath @kubernetes\n kubernetes cluster.local {\n kubeconfig " + kubeconfig(a) + "\n}"
+		{
+			"nearpath",
+			"autopath cluster.local @nearpath {\n index pods " + kubeconfig + "\n}\n nearpath cluster.local {\n kubeconfig " + kubeconfig + "\n}" + behind,
 		},
-		"kubernetes, its index": func(a *apiServer) string {
-			return "autopath @kubernetes {\n index plugin\n}\n kubernetes cluster.local {\n endpoint " + a.url + "\n pods verified\n}"
-		},
-		"nearpath": func(a *apiServer) string {
-			path := kubeconfig(a)
-			return "autopath cluster.local @nearpath {\n index pods " + path + "\n}\n nearpath cluster.local {\n kubeconfig " + path + "\n}"
-		},
-		"a resolv.conf": func(a *apiServer) string {
-			path := filepath.Join(t.TempDir(), "resolv.conf")
-			if err := os.WriteFile(path, []byte("search shop.svc.cluster.local svc.cluster.local cluster.local\n"), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			return "autopath " + path + "\n kubernetes cluster.local {\n endpoint " + a.url + "\n}"
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			api := startAPI(t, running("client", "shop", "127.0.0.1"))
-			server := startServer(t, ".:0 {\n bind 127.0.0.1\n"+corefile(api)+behind+"}\n")
-			until(t, "www.example.test.", func() string { return lookup(t, server, external, dns.TypeA) })
-			for range 2 { // the second time from the cache
-				if got := lookup(t, server, service, dns.TypeA); got != "cart.other.svc.cluster.local." {
-					t.Errorf("Service of another namespace: %s", got)
-				}
-				if got := lookup(t, server, service, dns.TypeAAAA); got != "NOERROR" {
-					t.Errorf("its AAAA: %s", got)
-				}
-				if got := lookup(t, server, "no.such.blue.svc.cluster.local.", dns.TypeA); got != "NXDOMAIN" {
-					t.Errorf("a name of another namespace: %s", got)
-				}
-			}
-		})
+		{"a resolv.conf", "autopath " + resolv + "\n kubernetes cluster.local {\n endpoint " + api.url + "\n}" + behind},
+		{"pods that come and go", own(moving)},
+	}
+	var bodies []string
+	for _, c := range cases {
+		bodies = append(bodies, c.body)
+	}
+	servers := startServer(t, bodies)
+	for i, c := range cases {
+		t.Run(c.name, func(t *testing.T) { checkSearch(t, servers[i]) })
+	}
+	t.Run("an address that changes hands", func(t *testing.T) { checkReuse(t, moving, servers[len(servers)-1]) })
+}
+
+func checkSearch(t *testing.T, server string) {
+	t.Helper()
+	until(t, "www.example.test.", func() string { return lookup(t, server, external, dns.TypeA) })
+	for range 2 { // the second time from the cache
+		if got := lookup(t, server, service, dns.TypeA); got != "cart.other.svc.cluster.local." {
+			t.Errorf("Service of another namespace: %s", got)
+		}
+		if got := lookup(t, server, service, dns.TypeAAAA); got != "NOERROR" {
+			t.Errorf("its AAAA: %s", got)
+		}
+		if got := lookup(t, server, "no.such.blue.svc.cluster.local.", dns.TypeA); got != "NXDOMAIN" {
+			t.Errorf("a name of another namespace: %s", got)
+		}
 	}
 }
 
-// The address of a pod that has completed is another's by now, which the stock index gives to either.
-func TestServerFollowsPods(t *testing.T) {
-	api := startAPI(t, running("client", "shop", "127.0.0.1"))
-	server := startServer(t, ".:0 {\n bind 127.0.0.1\n autopath @kubernetes\n kubernetes cluster.local {\n endpoint "+api.url+"\n}"+behind+"}\n")
+// checkReuse lets pods in turn have the address of the client: one that has completed, which the stock index gives the
+// address as well as the next, one that is in the host network, and two at once.
+func checkReuse(t *testing.T, api *apiServer, server string) {
+	t.Helper()
 	from := func(namespace string) func() string {
 		return func() string {
 			return lookup(t, server, "www.example.test."+namespace+".svc.cluster.local.", dns.TypeA)
