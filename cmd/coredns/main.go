@@ -9,8 +9,8 @@ import (
 	_ "github.com/nearpath/nearpath/plugins/nearpath"
 
 	// What CoreDNS ships, but for its own autopath, whose directive ours takes, and for the plugins that bring the SDKs of
-	// other clouds and of tracers: azure, clouddns, dnssec, etcd, geoip, nomad, route53, tls (ACME), trace. docs/autopath.md says how to build
-	// a CoreDNS that has them all.
+	// other clouds, of tracers and of certificate authorities: azure, clouddns, dnssec, etcd, geoip, nomad, route53, tls,
+	// trace. docs/autopath.md says how to build a CoreDNS that has them all.
 	_ "github.com/coredns/caddy/onevent"
 	_ "github.com/coredns/coredns/plugin/acl"
 	_ "github.com/coredns/coredns/plugin/any"
