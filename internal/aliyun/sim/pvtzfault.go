@@ -1,6 +1,35 @@
 package sim
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
+
+// PrivateZoneLimits are rate limits for every action of PrivateZone, with one second's worth at once: perSecond calls of
+// each, and all calls of all actions together; zero: no limit for all. The real service allows 20 calls of AddZoneRecord;
+// the others are not documented.
+func PrivateZoneLimits(perSecond, all float64) []RateLimit {
+	limit := func(action string, rate float64) RateLimit {
+		return RateLimit{Action: action, PerMinute: rate * 60, Burst: int(math.Ceil(rate))}
+	}
+	var limits []RateLimit
+	for _, name := range PrivateZoneActions() {
+		limits = append(limits, limit(name, perSecond))
+	}
+	if all > 0 {
+		limits = append(limits, limit("", all))
+	}
+	return limits
+}
+
+// PrivateZoneLatencies are one latency for every action of PrivateZone.
+func PrivateZoneLatencies(l Latency) map[string]Latency {
+	all := map[string]Latency{}
+	for _, name := range PrivateZoneActions() {
+		all[name] = l
+	}
+	return all
+}
 
 // A RecordPage is a page of records that was just answered.
 type RecordPage struct {
