@@ -168,20 +168,23 @@ func (o AddRule) rule() *netlink.Rule {
 	return r
 }
 
+// maxTwins bounds how many rules for one address are deleted; there is one unless somebody made more.
+const maxTwins = 16
+
+// deleteRules asks for a rule with what identifies ours, and no table, until there is none. Listing the rules first would
+// cost more with every pod of the node.
 func deleteRules(o DeleteRules) error {
-	rules, err := podRules(family(o.Src), o.Priority)
-	if err != nil {
-		return err
-	}
-	for _, r := range rules {
-		if addressOf(r.Src) != o.Src {
-			continue
+	rule := AddRule{Src: o.Src, Priority: o.Priority}.rule()
+	for range maxTwins {
+		err := netlink.RuleDel(rule)
+		if errors.Is(err, unix.ENOENT) {
+			return nil
 		}
-		if err := netlink.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err != nil {
 			return err
 		}
 	}
-	return nil
+	return fmt.Errorf("more than %d of them", maxTwins)
 }
 
 // podRules lists our rules of a priority.

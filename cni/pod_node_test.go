@@ -355,9 +355,9 @@ func TestGCAndCollector(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	check0(t, w.node.Do(func() error {
-		return netlink.RuleAdd(AddRule{netip.MustParseAddr("10.9.0.99"), hostnet.PriorityPod, 1001}.rule())
-	}))
+	stray := AddRule{netip.MustParseAddr("10.9.0.99"), hostnet.PriorityPod, 1001}
+	twin := AddRule{stray.Src, hostnet.PriorityPod, 1002}
+	check0(t, w.node.Do(func() error { return errors.Join(netlink.RuleAdd(stray.rule()), netlink.RuleAdd(twin.rule())) }))
 	collector := NewCollector(w.server, 0)
 	now := time.Now()
 	for _, later := range []time.Duration{0, secondLook - 1} {
