@@ -34,6 +34,7 @@ generate: ## rebuild the BPF objects and their Go types with clang 19
 
 verify: generate ## fail if generated files, go.mod or formatting are stale, or a test could be skipped
 	$(GO) mod tidy -diff
+	$(GO) -C bench mod tidy -diff
 	@unformatted=$$($(GOFMT) -l $$(git ls-files '*.go')) || exit 1; \
 		[ -z "$$unformatted" ] || { echo "verify: run make fmt: $$unformatted"; exit 1; }
 	@# rapid discards a draw with Skip, too; there its T is called rt.
@@ -50,11 +51,13 @@ $(LINT): test/tools/lint/go.mod
 
 lint: $(LINT) ## run the linters over every build tag
 	$(LINT) run --build-tags node,cluster ./...
+	cd bench && $(LINT) run --build-tags node --config ../.golangci.yaml ./...
 
 test: test-unit test-node ## (root) everything but the cluster lane
 
 test-unit: ## pure logic; no root, no kernel features
 	$(GO) test ./...
+	$(GO) -C bench test ./...
 
 test-node: ## (root) this machine's kernel: BPF, namespaces, the simulated cloud
 	@[ "$$(id -u)" = 0 ] || { echo "test-node: needs root: sudo make test-node"; exit 2; }
@@ -62,7 +65,7 @@ test-node: ## (root) this machine's kernel: BPF, namespaces, the simulated cloud
 
 test-cluster: build ## (root) a real control plane and two kubelets on this machine
 	@[ "$$(id -u)" = 0 ] || { echo "test-cluster: needs root: sudo make test-cluster"; exit 2; }
-	NEARPATH_CACHE=$(CACHE) $(GO) test -p 1 -count=1 -timeout 30m -tags cluster ./test/e2e/... ./test/kube/...
+	NEARPATH_CACHE=$(CACHE) $(GO) test -p 1 -count=1 -timeout 30m -tags cluster ./test/e2e/... ./test/kube/... ./plugins/autopath
 
 demo: build ## (root) two simulated nodes, pods, Services and names; ends in under a minute
 	$(BIN)/nearpath demo
