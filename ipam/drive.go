@@ -41,11 +41,11 @@ func (p *Pool) live(ctx context.Context, e eni) error {
 }
 
 // create carries out an intent. Repeating it with the same token gives the same ENI for as long as the cloud remembers
-// the token; an older intent is dropped, and if it was carried out after all, a sync finds the ENI by its tags.
+// the token. An older intent is left to what the cloud shows, like one whose outcome no call tells.
 func (p *Pool) create(ctx context.Context, e eni) error {
 	if time.Since(e.Since) > intentMaxAge {
-		p.resyncSoon()
-		return p.moveENI(e.Token, eniGone)
+		p.doubt(e.Token)
+		return nil
 	}
 	if err := p.update(func(*ledger) error { return nil }); err != nil {
 		return err // the intent is not on disk
@@ -63,6 +63,11 @@ func (p *Pool) create(ctx context.Context, e eni) error {
 		if refused(err) {
 			return p.notCreated(e, err)
 		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if now := p.ledger.enis[e.Token]; now != nil && !errors.Is(err, aliyun.ErrThrottled) {
+			now.unclear = true
+		}
 		return err
 	}
 	p.grew(e.VSwitchID)
@@ -70,10 +75,24 @@ func (p *Pool) create(ctx context.Context, e eni) error {
 	return p.update(func(l *ledger) error { return l.created(e.Token, made, time.Now()) })
 }
 
+// doubt leaves it to two looks at the cloud whether an intent was carried out. Until then it counts as an ENI.
+func (p *Pool) doubt(token string) {
+	p.resyncSoon()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.ledger.enis[token]; e != nil && e.State == ENIIntent {
+		e.doubt = true
+	}
+}
+
 // notCreated drops an intent that was refused. When the vSwitch has too few addresses, half as many are intended in its
 // place, down to one.
 func (p *Pool) notCreated(e eni, cause error) error {
 	p.notMade(cause, e.VSwitchID, e.Wish.IPv4)
+	if e.unclear || errors.Is(cause, aliyun.ErrConflict) {
+		p.doubt(e.Token)
+		return nil
+	}
 	return p.update(func(l *ledger) error {
 		now := time.Now()
 		if err := l.moveENI(e.Token, eniGone, now); err != nil {

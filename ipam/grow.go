@@ -218,7 +218,9 @@ func (l *ledger) byRoom(use purpose, states ...ENIState) []*eni {
 	return enis
 }
 
-// victims picks n free addresses to give back, none primary: from the ENI with the fewest in use, the oldest first.
+// victims picks n free addresses to give back, none primary: from the ENI with the fewest in use, the oldest first. ENIs
+// with an assignment in flight are left out: an address may be of that assignment, adopted before its answer came, and a
+// repeated call would name it again when it is long gone.
 func (l *ledger) victims(n int, ok func(*address) bool) []netip.Addr {
 	var found []*address
 	busy := map[string]int{}
@@ -227,7 +229,8 @@ func (l *ledger) victims(n int, ok func(*address) bool) []netip.Addr {
 		if a.busy() {
 			busy[e.Token]++
 		}
-		if a.leasable() && e.State == ENIInUse && a.Addr != e.Primary && ok(a) {
+		inFlight := e.assigning(aliyun.FamilyOf(a.Addr)).Count > 0
+		if a.leasable() && e.State == ENIInUse && a.Addr != e.Primary && !inFlight && ok(a) {
 			found = append(found, a)
 		}
 	}

@@ -92,6 +92,7 @@ func (l *ledger) created(token string, made aliyun.ENI, now time.Time) error {
 	if err := e.move(ENICreated, now); err != nil {
 		return err
 	}
+	e.unclear, e.doubt, e.missing = false, false, time.Time{}
 	e.ID, e.MAC, e.Primary, e.Queues, e.Wish, e.Slot = made.ID, made.MAC, made.PrimaryIP, made.QueueNumber, amount{}, l.freeSlot()
 	l.touchENI(e)
 	for _, addr := range l.wanted(made) {

@@ -89,7 +89,7 @@ func (l *ledger) observe(o observation, id identity, now time.Time) (found []fin
 		switch {
 		case !o.judges(e):
 			skipped++
-		case e.ID != "" && !seen[e.ID]:
+		case e.ID != "" && !seen[e.ID] || e.doubt:
 			found = append(found, l.lose(e, now)...)
 		}
 	}

@@ -187,7 +187,9 @@ func (p *Pool) jobsOf(token string, e *eni) (jobs []job) {
 		return jobs
 	}
 	if e.State != ENIInUse {
-		add(laneLife, p.live)
+		if !e.doubt {
+			add(laneLife, p.live)
+		}
 		return jobs
 	}
 	for _, a := range e.Assigns {

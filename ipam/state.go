@@ -99,6 +99,9 @@ type eni struct {
 	wired   bool
 	missing time.Time // when a sync first did not see the ENI; zero: it is there
 	version int       // grows with each cloud call's start and end, so that a sync can tell that its view is stale
+	// unclear says of an intent that a call may have made the ENI; doubt, that no further call will tell, but only what the
+	// cloud shows.
+	unclear, doubt bool
 	// shown is what the cloud was last seen to have, for repairs; nil: not seen since the start.
 	shown *eniShown
 }

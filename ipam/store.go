@@ -227,6 +227,7 @@ func (l *ledger) loadENI(now time.Time) func(key, raw []byte) error {
 		if e.State == ENIAttaching {
 			e.Since = now // the time it was not polled in does not count against it
 		}
+		e.unclear = true
 		l.enis[e.Token] = &e
 		return nil
 	}
