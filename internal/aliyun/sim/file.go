@@ -355,7 +355,8 @@ func checkSpecs(cfg *Config, specs []InstanceSpec) []strict.Rule {
 			strict.Rule{
 				OK:   slices.ContainsFunc(cfg.VSwitches, func(v VSwitch) bool { return v.ID == s.VSwitchID }),
 				Path: path + "vSwitch", Value: s.VSwitchID, Fix: "use a vSwitch that exists",
-			})
+			},
+			between(path+"ipv6s", s.IPv6s, 0, maxAddresses[aliyun.IPv6]))
 	}
 	return rules
 }
