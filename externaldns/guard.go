@@ -134,6 +134,15 @@ func (g *guard) reason(z *zoneGuard, l load, now time.Time) string {
 
 // delete draws a delete from the zone's budget. It says why it may not be done, or how long to wait.
 func (g *guard) delete(id string, now time.Time) (held string, wait time.Duration) {
+	held, wait = g.mayDelete(id, now)
+	if held == "" && wait == 0 {
+		g.zone(id, now).tokens--
+	}
+	return held, wait
+}
+
+// mayDelete says the same without drawing.
+func (g *guard) mayDelete(id string, now time.Time) (held string, wait time.Duration) {
 	z := g.zone(id, now)
 	if z.hold != nil {
 		return z.hold.Reason, 0
@@ -144,7 +153,6 @@ func (g *guard) delete(id string, now time.Time) (held string, wait time.Duratio
 	if z.tokens < 1 {
 		return "", max(time.Millisecond, time.Duration((1-z.tokens)/rate*float64(time.Second)))
 	}
-	z.tokens--
 	return "", 0
 }
 

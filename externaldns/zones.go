@@ -137,6 +137,19 @@ func (z *Zones) has(id string) bool {
 	return ok
 }
 
+// bar returns the zones with one of them barred.
+func (z *Zones) bar(id, why string) *Zones {
+	zone, ok := z.byID[id]
+	if !ok {
+		return z
+	}
+	n := *z
+	n.byID = maps.Clone(z.byID)
+	zone.barred = why
+	n.byID[id] = zone
+	return &n
+}
+
 // all returns the zones in scope by ID.
 func (z *Zones) all() []zone {
 	if z == nil {
