@@ -115,7 +115,7 @@ func waitForAddress(link netlink.Link, addr netip.Addr) error {
 			switch got, _ := netip.AddrFromSlice(a.IP); {
 			case got == addr && a.Flags&unix.IFA_F_DADFAILED != 0:
 				return fmt.Errorf("%s is taken for a duplicate", addr)
-			case got == addr && a.Flags&unix.IFA_F_TENTATIVE == 0:
+			case got == addr && a.Flags&unix.IFA_F_TENTATIVE == 0 && isLocal(addr):
 				return nil
 			}
 		}
@@ -123,6 +123,13 @@ func waitForAddress(link netlink.Link, addr netip.Addr) error {
 			return fmt.Errorf("%s stays tentative", addr)
 		}
 	}
+}
+
+// isLocal reports whether packets to the address end here, which begins a moment after the address is there.
+func isLocal(addr netip.Addr) bool {
+	dst := &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(128, 128)}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL, Dst: dst}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+	return err == nil && len(routes) > 0
 }
 
 func (w *world) socket6(ns *netlab.NetNS, addr netip.Addr) net.PacketConn {

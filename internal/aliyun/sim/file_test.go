@@ -126,7 +126,7 @@ func TestEveryFaultInAFile(t *testing.T) {
 			`instances[0].id: "x": begin it with "i-"`, `instances[0].type: "t": use an instance type that exists`, `instances[0].vSwitch: "v": use a vSwitch that exists`,
 		},
 		"vSwitches: [{id: a, cidr: 10.0.0.0/24}, {id: b, cidr: 10.0.0.128/25}]":      {`vSwitches[1].cidr: "10.0.0.128/25": do not overlap, or share a name with, a (10.0.0.0/24)`},
-		"natGateways: [{id: ngw, snat: [{vSwitch: none}]}]":                            {`NAT gateway "ngw": `},
+		"natGateways: [{id: ngw, snat: [{vSwitch: none}]}]":                          {`NAT gateway "ngw": `},
 		"instances: [{type: ecs.sim.small, vSwitch: vsw-pods, primaryIP: 10.0.0.9}]": {`instances[0]: run instance`},
 		"a: [": {"not well-formed YAML or JSON"},
 	} {

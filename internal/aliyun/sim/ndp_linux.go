@@ -12,8 +12,8 @@ import (
 )
 
 // neighbours answer neighbour solicitations for addresses that are behind other ports. IPv4 has proxy_arp for that; the
-// kernel's proxy of NDP must be told each address on each port (RFC 4389 is not what it does). A port is not told its own
-// addresses: an answer would look like a duplicate to whoever checks for one. Methods run in the VPC's namespace.
+// kernel's proxy of NDP must be told each address on each port. A port is not told its own addresses: an answer would look
+// like a duplicate to whoever checks for one. Methods run in the VPC's namespace.
 type neighbours struct {
 	mu       sync.Mutex // guards the fields below, also while the kernel is told
 	gateways []netip.Addr
@@ -32,6 +32,21 @@ func (n *neighbours) addPort(index int) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.ports = append(n.ports, index)
+	return n.tell(index)
+}
+
+// refresh tells the kernel all of a port again.
+func (n *neighbours) refresh(index int) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !slices.Contains(n.ports, index) {
+		return nil
+	}
+	return n.tell(index)
+}
+
+// tell makes a port answer for the gateways and for what others own. The caller holds n.mu.
+func (n *neighbours) tell(index int) error {
 	for _, a := range n.gateways {
 		if err := proxy(a, index); err != nil {
 			return err

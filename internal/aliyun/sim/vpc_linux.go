@@ -64,7 +64,7 @@ func NewVPC(cfg VPCConfig) (*VPC, error) {
 		return dropUnrouted(netip.IPv4Unspecified())
 	})
 	if err == nil {
-		v.watch, err = watchLinks(v.netns, v.lost)
+		v.watch, err = watchLinks(v.netns, v.lost, v.ready)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("prepare the VPC in %s: %w", cfg.NetNS, err)
@@ -220,6 +220,13 @@ func (v *VPC) port(eniID string) *vport {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.ports[eniID]
+}
+
+// ready answers for neighbours again on a link whose carrier came: the kernel forgets them with each loss of it.
+func (v *VPC) ready(ifindex int) {
+	if err := inNetNS(v.netns, func() error { return v.ndp.refresh(ifindex) }); err != nil {
+		v.log.Warn("port does not answer for neighbours", "ifindex", ifindex, "err", err)
+	}
 }
 
 // lost gives an ENI whose link went without Unplug a new one, in the namespace of its instance. That is where a device goes

@@ -9,15 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A watcher tells which links of a namespace go.
+// A watcher tells which links of a namespace go, and which have a carrier.
 type watcher struct {
 	once sync.Once
 	stop chan struct{} // ends the subscription
-	done chan struct{} // closed when gone is not called any more
+	done chan struct{} // closed when nothing is called any more
 }
 
-// watchLinks calls gone with the index of each link that goes, one at a time, until the watcher is closed.
-func watchLinks(path string, gone func(ifindex int)) (*watcher, error) {
+// watchLinks calls gone with the index of each link that goes and ready with that of each that changes and has a carrier,
+// one at a time, until the watcher is closed.
+func watchLinks(path string, gone, ready func(ifindex int)) (*watcher, error) {
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
@@ -31,8 +32,11 @@ func watchLinks(path string, gone func(ifindex int)) (*watcher, error) {
 	go func() {
 		defer close(w.done)
 		for u := range updates { // closed by the subscription when it ends
-			if u.Header.Type == unix.RTM_DELLINK {
+			switch {
+			case u.Header.Type == unix.RTM_DELLINK:
 				gone(u.Attrs().Index)
+			case u.Attrs().RawFlags&unix.IFF_LOWER_UP != 0:
+				ready(u.Attrs().Index)
 			}
 		}
 	}()
