@@ -52,7 +52,7 @@ func runSim(cmd *cobra.Command, listen, path, output string) error {
 	if err != nil {
 		return usageError{err}
 	}
-	defer cloud.Close()
+	defer func() { _ = cloud.Close() }() // it never fails
 	instances, err := cloud.RunInstances(cmd.Context(), specs)
 	if err != nil {
 		return usageError{err}

@@ -36,9 +36,11 @@ func signHeader(r *http.Request, key, secret, action, version, nonce, date, body
 	slices.Sort(pairs)
 	canonical += strings.Join(pairs, "&") + "\n"
 	names := slices.Sorted(maps.Keys(signed))
+	var lines []string
 	for _, name := range names {
-		canonical += name + ":" + signed[name] + "\n"
+		lines = append(lines, name+":"+signed[name]+"\n")
 	}
+	canonical += strings.Join(lines, "")
 	list := strings.Join(names, ";")
 	canonical += "\n" + list + "\n" + hex.EncodeToString(payload[:])
 	hash := sha256.Sum256([]byte(canonical))
@@ -159,7 +161,7 @@ func FuzzACS3(f *testing.F) {
 		r := (&http.Request{Method: http.MethodPost, URL: u, Host: "sim", Header: http.Header{}, Body: body(text)}).WithContext(t.Context())
 		r.Header.Set("Authorization", authorization)
 		r.Header.Set("Content-Type", kind)
-		for _, name := range strings.Split(everyHeader, ";") {
+		for name := range strings.SplitSeq(everyHeader, ";") {
 			r.Header.Set(name, "x")
 		}
 		if status, answer := exchange(t, c, r); status < 400 || status >= 500 || answer["Code"] == "" {

@@ -200,7 +200,7 @@ func ParseConfig(text []byte) (Config, []InstanceSpec, error) {
 	if err != nil {
 		return Config{}, nil, err
 	}
-	defer cloud.Close()
+	defer func() { _ = cloud.Close() }() // it never fails
 	_, err = cloud.RunInstances(context.Background(), specs)
 	return cfg, specs, err
 }

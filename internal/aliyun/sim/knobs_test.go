@@ -95,11 +95,11 @@ func TestCallsAndStatesTakeTime(t *testing.T) {
 			t.Errorf("creation took %v", took)
 		}
 		c.ecs(t, "DeleteNetworkInterface", with("NetworkInterfaceId", created["NetworkInterfaceId"].(string)))
-		time.Sleep(2*time.Second - 1)
+		time.Sleep(2*time.Second - time.Millisecond)
 		if n := len(c.cloud.ENIs()); n != 1 {
 			t.Errorf("%d ENIs before the deletion ends", n)
 		}
-		time.Sleep(2)
+		time.Sleep(time.Millisecond)
 		synctest.Wait()
 		if n := len(c.cloud.ENIs()); n != 0 {
 			t.Errorf("%d ENIs after the deletion", n)

@@ -33,24 +33,28 @@ func idempotent(serve func(*Cloud, input) (object, error)) func(*Cloud, input) (
 		if len(token) > 64 {
 			return nil, invalid("ClientToken", token)
 		}
-		key := onceKey{in.text("Action"), token}
-		for {
-			entry, first, err := c.enterOnce(key, in.fingerprint())
-			if err != nil {
-				return nil, err
-			}
-			if first {
-				answer, err := serve(c, in)
-				c.leaveOnce(key, entry, answer, err)
-				return answer, err
-			}
-			<-entry.done
-			if entry.answer != nil {
-				return entry.answer, nil
-			}
-			if entry.failed {
-				return nil, refuse(codeIdempotentFailed, "The call that first used the client token has failed.")
-			}
+		return c.doOnce(onceKey{in.text("Action"), token}, serve, in)
+	}
+}
+
+// doOnce waits for the first call with the token, if there is one, and takes its place when that was refused.
+func (c *Cloud) doOnce(key onceKey, serve func(*Cloud, input) (object, error), in input) (object, error) {
+	for {
+		entry, first, err := c.enterOnce(key, in.fingerprint())
+		if err != nil {
+			return nil, err
+		}
+		if first {
+			answer, err := serve(c, in)
+			c.leaveOnce(key, entry, answer, err)
+			return answer, err
+		}
+		<-entry.done
+		if entry.answer != nil {
+			return entry.answer, nil
+		}
+		if entry.failed {
+			return nil, refuse(codeIdempotentFailed, "The call that first used the client token has failed.")
 		}
 	}
 }
