@@ -111,6 +111,7 @@ func (s *Syncer) plan(it *item, now time.Time) Plan {
 	it.lost = s.kinds.set(it.name, wants, it.lost)
 	for _, kind := range s.kinds.changed() {
 		s.guard.count(kind, s.kinds.counts[kind], now)
+		s.tellSource(kind, now)
 	}
 	place, err := s.zones.find(it.name)
 	var p Plan
@@ -139,6 +140,16 @@ func (s *Syncer) plan(it *item, now time.Time) Plan {
 	s.problems.set(it.name, p.Problems, s.tell)
 	s.account(it, place.ZoneID, p)
 	return p
+}
+
+// tellSource tells that a source is empty all at once, or that it is not any more.
+func (s *Syncer) tellSource(kind string, now time.Time) {
+	if !s.guard.gone(kind, now) {
+		s.report("source "+kind, nil)
+		return
+	}
+	s.report("source "+kind, []Problem{{Object{Kind: "PrivateZone"}, "SourceGone", fmt.Sprintf(
+		"no name is wanted for a %s any more, of many: their deletes are held until there is one, or they are released", kind)}})
 }
 
 // homeless says why names of wants are in no zone.

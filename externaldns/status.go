@@ -91,6 +91,9 @@ func (s *Syncer) Release(zoneID string) error {
 	return s.command(zoneID, func(now time.Time) {
 		s.guard.release(zoneID, now)
 		s.report("hold "+zoneID, nil)
+		for kind := range s.guard.sources {
+			s.tellSource(kind, now)
+		}
 	})
 }
 

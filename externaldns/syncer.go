@@ -246,6 +246,9 @@ func (s *Syncer) tick(now time.Time) {
 	for id := range s.loads {
 		s.judge(id, 0, now)
 	}
+	for kind := range s.guard.sources {
+		s.tellSource(kind, now)
+	}
 	s.reconsider(now)
 }
 

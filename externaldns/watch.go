@@ -212,7 +212,7 @@ func (s *Syncer) listingFailed(id string, z *zoneWatch, err error, now time.Time
 	if errors.Is(err, aliyun.ErrZoneGone) {
 		s.gone(id, now)
 	}
-	if z.failures >= patience || !errors.Is(err, errDrift) {
+	if z.failures >= patience && !s.index.Listed(id) || !errors.Is(err, errDrift) {
 		s.report("listing "+id, []Problem{{zoneObject(id), "ZoneUnreadable", fmt.Sprintf("zone %s cannot be listed: %v", id, err)}})
 	}
 }
