@@ -68,11 +68,17 @@ func groupRuns(pgid int) bool {
 			continue // it has ended since
 		}
 		state, group := parseStat(string(text))
-		if group == pgid && state != "Z" && state != "X" {
+		if group == pgid && (state != "Z" && state != "X" || hasThreads(path)) {
 			return true
 		}
 	}
 	return false
+}
+
+// hasThreads tells of a zombie whose first thread has ended before others, which still hold what the program held.
+func hasThreads(stat string) bool {
+	threads, err := os.ReadDir(filepath.Join(filepath.Dir(stat), "task"))
+	return err == nil && len(threads) > 1
 }
 
 // parseStat reads state and process group from proc_pid_stat(5). The command before them, in parentheses, may itself
