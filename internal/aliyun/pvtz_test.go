@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -324,6 +325,34 @@ func TestPrivateZoneRate(t *testing.T) {
 	}
 }
 
+// The cloud counts by the second, so no second has much more than the rate.
+func TestPrivateZoneBurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cloud, err := sim.New(sim.DefaultConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cloud.Close()
+		w := &wireless{cloud: cloud}
+		client := zoneClient(t, aliyun.Config{Endpoint: "127.0.0.1:1", Transport: w, RateLimits: map[string]int{"AddZone": 60}})
+		for start := time.Now(); time.Since(start) < 10*time.Second; {
+			if _, err := client.DescribeServiceStatus(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		at := w.times()
+		for i := range at {
+			j, _ := slices.BinarySearchFunc(at, at[i].Add(time.Second), time.Time.Compare)
+			if j-i > 31 {
+				t.Fatalf("%d calls in the second from %v, want at most 30 and the first of the next", j-i, at[i])
+			}
+		}
+		if len(at) < 205 {
+			t.Errorf("%d calls in 10 s, want 210", len(at))
+		}
+	})
+}
+
 // A client at the service's rate is hardly ever throttled, and comes close to the rate.
 func TestRateOfAnAccountIsUsed(t *testing.T) {
 	t.Parallel()
@@ -424,6 +453,23 @@ func TestDescribeRecordsChecksPages(t *testing.T) {
 			t.Errorf("%s: accepted as %+v", name, records)
 		}
 		server.Close()
+	}
+}
+
+// Rows that never come are not taken for rows that are not there.
+func TestListThatEndsEarly(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rows := ""
+		if r.URL.Query().Get("PageNumber") == "1" {
+			rows = `{"RecordId":1,"Rr":"a","Type":"A","Value":"10.0.0.1","Ttl":5}`
+		}
+		_, _ = w.Write([]byte(`{"TotalItems":2,"PageSize":100,"Records":{"Record":[` + rows + `]}}`))
+	}))
+	t.Cleanup(server.Close)
+	found, err := zoneClient(t, aliyun.Config{Endpoint: server.URL}).FindRecords(t.Context(), forwardZone, "a")
+	if !errors.Is(err, aliyun.ErrUnavailable) || found != nil {
+		t.Errorf("FindRecords = %+v, %v; want ErrUnavailable", found, err)
 	}
 }
 
