@@ -91,3 +91,73 @@ func TestNoLockIsHeldWhileWaiting(t *testing.T) {
 		})
 	})
 }
+
+// What is free at the moment is for those who wait already.
+func TestWaitersComeFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := mustOpen(t, testConfig(t, newFakeCloud(1, 4)))
+		defer start(t, p)()
+		eventually(t, "idle", func() bool { return p.Stats().Idle == 2 })
+		p.mu.Lock()
+		p.queue = append(p.queue, &waiter{request: Request{Key: key(1)}, served: make(chan offer, 1)})
+		p.mu.Unlock()
+		late := p.ask(Request{Key: key(2)})
+		if len(late.served) > 0 {
+			t.Error("a newcomer was served before the one who waits")
+		}
+		p.mu.Lock()
+		first := p.queue[0]
+		p.announce()
+		p.mu.Unlock()
+		if len(first.served) != 1 || len(late.served) != 1 {
+			t.Error("two are free, and not both were served")
+		}
+	})
+}
+
+// Leases that come shortly after each other are made up for together.
+func TestLostLeasesAreGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cloud := newFakeCloud(1, 40)
+		c := testConfig(t, cloud)
+		c.Settings.Watermarks = Watermarks{MinIdle: 9, MaxIdle: 9}
+		p := mustOpen(t, c)
+		defer start(t, p)()
+		eventually(t, "idle", func() bool { return p.Stats().Idle == 9 })
+		time.Sleep(time.Minute)
+		for i := range 9 {
+			mustAllocate(t, p, i)
+			time.Sleep(gatherFor / 10)
+		}
+		eventually(t, "idle again", func() bool { return p.Stats().Idle == 9 })
+		if n := cloud.count("AssignIPs"); n != 1 {
+			t.Errorf("%d calls for 9 addresses", n)
+		}
+	})
+}
+
+// The answer to a creation is lost and its repetition refused: the ENI may be there, and so none is made in its place.
+func TestUnclearCreationCounts(t *testing.T) {
+	for _, refusal := range []error{aliyun.ErrConflict, aliyun.ErrForbidden} {
+		synctest.Test(t, func(t *testing.T) {
+			cloud := newFakeCloud(1, 4)
+			lossy := &lossyCloud{fakeCloud: cloud, at: 3} // after the listings of the first sync
+			c := testConfig(t, lossy)
+			created := 0
+			cloud.fail = func(call string) error {
+				if call == "CreateENI" {
+					if created++; created > 1 {
+						return refusal
+					}
+				}
+				return nil
+			}
+			p := mustOpen(t, c)
+			defer start(t, p)()
+			eventually(t, "found by its tag", func() bool { return p.Stats().Idle == 2 })
+			if cloud.count("CreateENI") != 2 || cloud.most != 1 {
+				t.Errorf("%d calls to create, %d ENIs", cloud.count("CreateENI"), cloud.most)
+			}
+		})
+	}
+}

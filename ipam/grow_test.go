@@ -315,3 +315,19 @@ func (w *restWorld) do(t *rapid.T, s step) {
 		t.Fatalf("unexpected step %s", s)
 	}
 }
+
+// An address that was adopted while an assignment is in flight may be of that assignment.
+func TestNothingGoesBackDuringAnAssignment(t *testing.T) {
+	e := asked(holding("a", ENIInUse, 5), aliyun.IPv4, 2)
+	l := ledgerWith(limits{ENIs: 1, AddressesPerENI: 20}, e)
+	anything := func(*address) bool { return true }
+	if got := l.victims(3, anything); len(got) > 0 {
+		t.Errorf("victims are %v", got)
+	}
+	if err := l.assigned("a", aliyun.IPv4, nil, time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.victims(3, anything); len(got) != 3 || slices.Contains(got, e.Primary) {
+		t.Errorf("victims are %v", got)
+	}
+}

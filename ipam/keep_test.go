@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -102,4 +103,27 @@ func TestNothingIsKeptWithoutAName(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	})
+}
+
+// Of two leases of one name that end, the younger one's addresses are kept.
+func TestOneLeaseIsKeptForAName(t *testing.T) {
+	l := ledgerWith(limits{ENIs: 1, AddressesPerENI: 5}, holding("a", ENIInUse, 4))
+	now := time.Unix(1, 0)
+	var addrs []string
+	for i := range 2 {
+		r := Request{Key: key(i), Pod: Pod{Namespace: "ns", Name: "web-0"}}
+		if err := errors.Join(l.reserve(r, rules{}, now, time.Minute), l.confirm(r.Key, now)); err != nil {
+			t.Fatal(err)
+		}
+		addrs = append(addrs, l.owned(r.Key)[0].Addr.String())
+	}
+	for i := range 2 {
+		if _, err := l.end(key(i), term{keep: time.Hour, cooldown: time.Minute}, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept := l.byName[podName{"ns", "web-0"}]
+	if len(kept) != 1 || kept[0].String() != addrs[1] || l.addrs[netip.MustParseAddr(addrs[0])].State != cooling {
+		t.Errorf("kept are %v, of %v", kept, addrs)
+	}
 }
