@@ -17,15 +17,17 @@ import (
 	"github.com/nearpath/nearpath/internal/aliyun"
 	"github.com/nearpath/nearpath/internal/aliyun/sim"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 )
 
 func newSim() *cobra.Command {
-	var listen, config, output string
+	var listen, dns, config, output string
 	cmd := &cobra.Command{
 		Use:   "sim",
-		Short: "Run a simulated Alibaba Cloud: the signed ECS, VPC and STS API and the metadata service",
+		Short: "Run a simulated Alibaba Cloud: the signed ECS, VPC, STS and PrivateZone API and the metadata service",
 		Long: `Sim serves the API at /, the metadata service below /latest/ and, for one of several instances, below
-/instances/ID/latest/, all over HTTP. /sim/calls shows the calls and /sim/faults makes them fail.
+/instances/ID/latest/, all over HTTP. /sim/calls shows the calls and /sim/faults makes them fail. With --dns it resolves the
+names of PrivateZone as the VPC would, over UDP and TCP.
 
 It prints where everything is and which keys there are, one NAME=VALUE to a line, and then serves until it is stopped.
 Without --config there is one instance. ENIs are objects only: for real links, see "nearpath demo".`,
@@ -33,16 +35,17 @@ Without --config there is one instance. ENIs are objects only: for real links, s
 			if output != "lines" && output != "json" {
 				return usageError{fmt.Errorf("--output %q: use lines or json", output)}
 			}
-			return runSim(cmd, listen, config, output)
+			return runSim(cmd, listen, dns, config, output)
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", "", "YAML file that says what there is and how it behaves")
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8100", "address to listen on; port 0 is a free one")
+	cmd.Flags().StringVar(&dns, "dns", "", "address to answer DNS queries of the VPC at; port 0 is a free one; empty: nowhere")
 	cmd.Flags().StringVarP(&output, "output", "o", "lines", "lines or json")
 	return cmd
 }
 
-func runSim(cmd *cobra.Command, listen, path, output string) error {
+func runSim(cmd *cobra.Command, listen, dns, path, output string) error {
 	cfg, specs, err := simConfig(path)
 	if err != nil {
 		return usageError{err}
@@ -61,14 +64,36 @@ func runSim(cmd *cobra.Command, listen, path, output string) error {
 	if err != nil {
 		return usageError{fmt.Errorf("--listen: %w", err)}
 	}
-	show := simView.lines
-	if output == "json" {
-		show = simView.json
+	group, ctx := errgroup.WithContext(cmd.Context())
+	group.Go(func() error { return serve(ctx, l, cloud.Handler()) })
+	group.Go(func() error {
+		view := viewSim("http://"+l.Addr().String(), cfg, instances)
+		names, err := listenNames(ctx, cloud.PrivateZone().Resolver(cfg.VPCID), dns)
+		if err != nil {
+			return err
+		}
+		if names != nil {
+			view.DNS = names.Addr().String()
+			group.Go(func() error { return names.Run(ctx) })
+		}
+		if output == "json" {
+			return view.json(cmd.OutOrStdout())
+		}
+		return view.lines(cmd.OutOrStdout())
+	})
+	return group.Wait()
+}
+
+// listenNames opens the address for DNS; empty: nil.
+func listenNames(ctx context.Context, r *sim.Resolver, address string) (*sim.DNSServer, error) {
+	if address == "" {
+		return nil, nil
 	}
-	if err := show(viewSim("http://"+l.Addr().String(), cfg, instances), cmd.OutOrStdout()); err != nil {
-		return errors.Join(err, l.Close())
+	server, err := r.Listen(ctx, "dns", address)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--dns: %w", err)}
 	}
-	return serve(cmd.Context(), l, cloud.Handler())
+	return server, nil
 }
 
 // simConfig reads the file, or is a cloud with one instance without one.
@@ -85,6 +110,8 @@ type simView struct {
 	ECS        string        `json:"ecs"`
 	VPC        string        `json:"vpc"`
 	STS        string        `json:"sts"`
+	PVTZ       string        `json:"pvtz"`
+	DNS        string        `json:"dns,omitempty"` // host and port
 	Metadata   string        `json:"metadata"`
 	Control    string        `json:"control"`
 	Role       string        `json:"role"`
@@ -106,7 +133,7 @@ type simInstance struct {
 
 func viewSim(url string, cfg sim.Config, instances []aliyun.Instance) simView {
 	v := simView{
-		Region: cfg.RegionID, ECS: url, VPC: url, STS: url, Metadata: url, Control: url + "/sim/", Role: cfg.RAMRole,
+		Region: cfg.RegionID, ECS: url, VPC: url, STS: url, PVTZ: url, Metadata: url, Control: url + "/sim/", Role: cfg.RAMRole,
 		AccessKeys: []simKey{}, Instances: []simInstance{},
 	}
 	for _, id := range slices.Sorted(maps.Keys(cfg.AccessKeys)) {
@@ -122,8 +149,11 @@ func viewSim(url string, cfg sim.Config, instances []aliyun.Instance) simView {
 // on.
 func (v simView) lines(w io.Writer) error {
 	pairs := [][2]string{
-		{"REGION", v.Region}, {"ECS_ENDPOINT", v.ECS}, {"VPC_ENDPOINT", v.VPC}, {"STS_ENDPOINT", v.STS}, {"METADATA", v.Metadata},
-		{"CONTROL", v.Control}, {"ROLE", v.Role},
+		{"REGION", v.Region}, {"ECS_ENDPOINT", v.ECS}, {"VPC_ENDPOINT", v.VPC}, {"STS_ENDPOINT", v.STS}, {"PVTZ_ENDPOINT", v.PVTZ},
+		{"METADATA", v.Metadata}, {"CONTROL", v.Control}, {"ROLE", v.Role},
+	}
+	if v.DNS != "" {
+		pairs = append(pairs, [2]string{"DNS", v.DNS})
 	}
 	for i, k := range v.AccessKeys {
 		pairs = append(pairs, [2]string{"ACCESS_KEY_ID" + suffix(i), k.ID}, [2]string{"ACCESS_KEY_SECRET" + suffix(i), k.Secret})

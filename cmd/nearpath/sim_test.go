@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -50,7 +52,7 @@ func startSim(t *testing.T, lines int, args ...string) []byte {
 func TestSimPrintsWhereItIs(t *testing.T) {
 	t.Parallel()
 	values := map[string]string{}
-	for line := range strings.Lines(string(startSim(t, 11))) {
+	for line := range strings.Lines(string(startSim(t, 12))) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		values[name] = value
 	}
@@ -71,6 +73,9 @@ func TestSimPrintsWhereItIs(t *testing.T) {
 	}
 	if role, err := aliyun.NewMetadata(values["METADATA"]).Role(t.Context()); err != nil || role != values["ROLE"] {
 		t.Errorf("role %q, %v", role, err)
+	}
+	if _, hasDNS := values["DNS"]; hasDNS {
+		t.Errorf("there is DNS, unasked: %v", values)
 	}
 	resp, err := http.Get(values["CONTROL"] + "calls")
 	if err != nil {
@@ -97,6 +102,37 @@ func TestSimFromAFile(t *testing.T) {
 	}
 }
 
+// A record that is added is resolved, in the zones of the file.
+func TestSimResolvesNames(t *testing.T) {
+	t.Parallel()
+	var v simView
+	example := filepath.Join("..", "..", "docs", "simulated-cloud.yaml")
+	if err := json.Unmarshal(startSim(t, 1, "--config", example, "-o", "json", "--dns", "127.0.0.1:0"), &v); err != nil {
+		t.Fatal(err)
+	}
+	client, err := aliyun.NewPrivateZone(aliyun.Config{
+		RegionID: v.Region, PVTZEndpoint: v.PVTZ, Credentials: aliyun.StaticCredentials{AccessKeyID: v.AccessKeys[0].ID, AccessKeySecret: v.AccessKeys[0].Secret},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	zones, err := client.DescribeZones(t.Context())
+	if err != nil || len(zones) != 3 {
+		t.Fatalf("zones are %+v, %v", zones, err)
+	}
+	if _, err := client.AddRecord(t.Context(), aliyun.AddRecord{ZoneID: "zone-example", RR: "www", Type: "A", Value: "10.0.0.9", ClientToken: "t"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, network := range []string{"udp", "tcp"} {
+		resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, v.DNS)
+		}}
+		if addrs, err := resolver.LookupHost(t.Context(), "www.example.internal."); err != nil || !slices.Equal(addrs, []string{"10.0.0.9"}) {
+			t.Errorf("over %s: %v, %v", network, addrs, err)
+		}
+	}
+}
+
 func TestSimRefuses(t *testing.T) {
 	t.Parallel()
 	bad := filepath.Join(t.TempDir(), "sim.yaml")
@@ -108,6 +144,7 @@ func TestSimRefuses(t *testing.T) {
 		`none.yaml`:                       {"--config", "none.yaml"},
 		`--output "x": use lines or json`: {"-o", "x"},
 		`--listen: `:                      {"--listen", "nowhere:x"},
+		`--dns: `:                         {"--listen", "127.0.0.1:0", "--dns", "nowhere"},
 	} {
 		cmd := newRoot()
 		cmd.SetArgs(append([]string{"sim"}, args...))

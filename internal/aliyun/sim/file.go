@@ -32,6 +32,7 @@ type file struct {
 	RAMRole          *string             `json:"ramRole"`
 	OIDC             fileOIDC            `json:"oidc"`
 	Tokens           string              `json:"tokens"`
+	PrivateZone      filePrivateZone     `json:"privateZone"`
 	Instances        []fileInstance      `json:"instances"`
 	Quotas           fileQuotas          `json:"quotas"`
 	Realistic        float64             `json:"realistic"`
@@ -184,6 +185,7 @@ func ParseConfig(text []byte) (Config, []InstanceSpec, error) {
 	f.layTypes(&cfg)
 	f.layAccess(&cfg)
 	f.layBehaviour(&cfg)
+	cfg.PrivateZone = f.PrivateZone.config()
 	var specs []InstanceSpec
 	for _, i := range f.Instances {
 		specs = append(specs, InstanceSpec{
