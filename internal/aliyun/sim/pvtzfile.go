@@ -37,7 +37,7 @@ func (f *filePrivateZone) config() PrivateZoneConfig {
 		BareLog: f.BareLog, LogLag: time.Duration(f.LogLag), MaxZones: f.MaxZones, MaxRecords: f.MaxRecords, MaxVPCs: f.MaxVPCs,
 	}
 	for _, z := range f.Zones {
-		cfg.Zones = append(cfg.Zones, NewZone{ID: z.ID, Name: z.Name, VPCs: z.VPCs, Recursive: z.Recursive, Accelerated: z.Accelerated})
+		cfg.Zones = append(cfg.Zones, NewZone(z))
 	}
 	return cfg
 }
