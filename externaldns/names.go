@@ -117,7 +117,7 @@ func (s *Syncer) plan(it *item, now time.Time) Plan {
 	var p Plan
 	switch {
 	case err != nil:
-		p.Problems = s.homeless(it.name, wants, err)
+		p.Problems = homeless(it.name, wants, err)
 	case s.index.Listed(place.ZoneID):
 		var elsewhere []Record
 		for _, other := range s.zones.places(it.name)[1:] {
@@ -153,7 +153,7 @@ func (s *Syncer) tellSource(kind string, now time.Time) {
 }
 
 // homeless says why names of wants are in no zone.
-func (s *Syncer) homeless(name string, wants []Want, err error) (list []Problem) {
+func homeless(name string, wants []Want, err error) (list []Problem) {
 	for _, w := range wants {
 		p := Problem{w.Object, "ZoneAmbiguous", fmt.Sprintf("%s is not published: %v", name, err)}
 		if errors.Is(err, errNoZone) {

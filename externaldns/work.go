@@ -34,7 +34,7 @@ func (s *Syncer) job(it *item, c call) job {
 	token, repeated := "", false
 	if c.class != classFind {
 		if token, repeated = s.tokens[wish(c.op)]; !repeated {
-			token = rand.Text()
+			token = newToken()
 			s.tokens[wish(c.op)] = token
 		}
 		s.watch.zone(c.op.ZoneID).wrote(c.op.Place)
@@ -55,6 +55,9 @@ func (s *Syncer) job(it *item, c call) job {
 		s.finish(it, c, out, time.Now())
 	}
 }
+
+// newToken makes a ClientToken: 26 characters, of which the API allows 64.
+func newToken() string { return rand.Text() }
 
 // apply makes the one call of an Op.
 func apply(ctx context.Context, w Writer, op Op, token string) (id int64, err error) {
