@@ -35,6 +35,7 @@ and shows what happens to its traffic. It takes less than a minute, needs root, 
 		},
 	}
 	cmd.Flags().StringVar(&cfg.Bin, "bin", executableDir(), "directory with the project's programs")
+	cmd.Flags().BoolVar(&cfg.DualStack, "dual-stack", false, "give pods IPv6 addresses, too")
 	cmd.Flags().BoolVar(&cfg.Keep, "keep", false, "leave everything up until Ctrl-C, and say how to look around")
 	return cmd
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,7 +24,7 @@ func TestReload(t *testing.T) {
 	t.Parallel()
 	path := writeConfig(t, "nodeName: a\npool: {minIdle: 1}")
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var log syncBuffer
 		var applied []config
 		current, err := readConfig(path)
 		if err != nil {
@@ -51,10 +52,10 @@ func TestReload(t *testing.T) {
 			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			log.Reset()
+			log.take()
 			time.Sleep(2 * r.every)
 			synctest.Wait()
-			return log.String()
+			return log.take()
 		}
 
 		if change("nodeName: a\npool: {minIdle: 4}"); len(applied) != 1 || applied[0].Pool.MinIdle != 4 {
@@ -90,6 +91,26 @@ func TestChangedKeys(t *testing.T) {
 	if got := changedKeys("", fixed(a), fixed(b)); !slices.Equal(got, []string{"dns.upstreams", "pool.stack"}) {
 		t.Errorf("changed keys %v", got)
 	}
+}
+
+// A syncBuffer is written by one goroutine and read by another.
+type syncBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+// take returns what was written since the last time.
+func (b *syncBuffer) take() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer b.text.Reset()
+	return b.text.String()
 }
 
 func value(t *testing.T, m prometheus.Metric) float64 {

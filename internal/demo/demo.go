@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/nearpath/nearpath/internal/aliyun/sim"
 	"github.com/nearpath/nearpath/test/cloudlab"
 	"github.com/nearpath/nearpath/test/netlab"
 )
@@ -31,6 +33,8 @@ type Config struct {
 	Bin string
 	// Keep leaves everything up until the context ends.
 	Keep bool
+	// DualStack gives pods IPv6 addresses, too, and the application a Service of that family.
+	DualStack bool
 }
 
 // A demo is one run.
@@ -119,13 +123,13 @@ func (d *demo) buildCloud(ctx context.Context) error {
 	if d.lab, err = netlab.New(prefix); err != nil {
 		return err
 	}
-	if d.cloud, err = cloudlab.Start(d.lab, slog.New(slog.DiscardHandler)); err != nil {
+	if d.cloud, err = cloudlab.Open(d.lab, cloudlab.Options{Sim: d.simulated()}); err != nil {
 		return err
 	}
 	if err := os.Mkdir(d.manifests(), 0o755); err != nil {
 		return err
 	}
-	if d.app, err = loadApplication(d.manifests()); err != nil {
+	if d.app, err = loadApplication(d.manifests(), d.DualStack); err != nil {
 		return err
 	}
 	for _, name := range []string{"node-a", "node-b"} {
@@ -134,6 +138,28 @@ func (d *demo) buildCloud(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// simulated is the cloud's configuration.
+func (d *demo) simulated() sim.Config {
+	config := sim.DefaultConfig()
+	config.Logger = slog.New(slog.DiscardHandler)
+	if d.DualStack {
+		config.VPCIPv6CIDR = netip.MustParsePrefix("2001:db8:0:100::/56") // RFC 3849: for documentation
+		for i := range config.VSwitches {
+			config.VSwitches[i].IPv6CIDR = netip.MustParsePrefix(fmt.Sprintf("2001:db8:0:10%d::/64", i))
+		}
+	}
+	return config
+}
+
+// agentConfig is the configuration of a node's agent.
+func (d *demo) agentConfig(node string) string {
+	text := d.cloud.AgentConfig(node) + "manifests: " + manifestsOnNode + "\n"
+	if d.DualStack {
+		text += "pool: {stack: dual}\n"
+	}
+	return text
 }
 
 func (d *demo) manifests() string { return filepath.Join(d.lab.Dir(), "manifests") }
@@ -146,7 +172,7 @@ func (d *demo) addNode(ctx context.Context, name string) error {
 	n, err := d.lab.StartNode(netlab.NodeSpec{
 		Name: name, NetNS: machine.NetNS, Overlays: []string{"/etc", "/var", "/opt"},
 		Files: map[string]string{
-			configOnNode:            d.cloud.AgentConfig(name) + "manifests: " + manifestsOnNode + "\n",
+			configOnNode:            d.agentConfig(name),
 			"/etc/coredns/Corefile": corefile,
 			"/etc/resolv.conf":      "nameserver 100.100.2.136\n",
 		},

@@ -48,7 +48,8 @@ type pod struct {
 	namespace, name string
 	template        *corev1.PodTemplateSpec
 	node            *node
-	addr            netip.Addr
+	addr            netip.Addr   // IPv4
+	addrs           []netip.Addr // of each family
 	ready           bool
 	terminating     bool
 
@@ -164,6 +165,9 @@ func (n *node) startPod(ctx context.Context, p *pod) error {
 	if err != nil {
 		return err
 	}
+	if err := p.sandbox.SetLoopbackUp(); err != nil {
+		return err
+	}
 	p.runtime = &libcni.RuntimeConf{
 		ContainerID: p.namespace + "-" + p.name, NetNS: p.sandbox.NetNSPath(), IfName: "eth0",
 		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", p.namespace}, {"K8S_POD_NAME", p.name}},
@@ -179,8 +183,11 @@ func (n *node) startPod(ctx context.Context, p *pod) error {
 	if len(current.IPs) == 0 {
 		return fmt.Errorf("CNI ADD of %s/%s gave no address", p.namespace, p.name)
 	}
-	addr, _ := netip.AddrFromSlice(current.IPs[0].Address.IP)
-	p.addr = addr.Unmap()
+	for _, ip := range current.IPs {
+		addr, _ := netip.AddrFromSlice(ip.Address.IP)
+		p.addrs = append(p.addrs, addr.Unmap())
+	}
+	p.addr = p.addrs[0]
 	return p.run(ctx)
 }
 

@@ -29,13 +29,19 @@ func (d *demo) showPods(ctx context.Context) error {
 }
 
 // names are the forms of a Service's name that pods use.
-var names = []string{"web", "catalog.shop", "web.shop.svc", "catalog.shop.svc.cluster.local"}
+func (d *demo) names() []string {
+	names := []string{"web", "catalog.shop", "web.shop.svc", "catalog.shop.svc.cluster.local"}
+	if d.DualStack {
+		names = append(names, "catalog6")
+	}
+	return names
+}
 
 // callByName calls Services by the forms of their name, from both nodes, until a pod of each node has answered.
 func (d *demo) callByName(ctx context.Context) error {
 	for i := range d.nodes {
 		shopper := d.find("shopper", i)
-		for _, name := range names {
+		for _, name := range d.names() {
 			addrs, err := shopper.exec(ctx, "lookup", name, "--timeout", "2s")
 			if err != nil {
 				return err

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -20,7 +22,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-//go:embed app/*.yaml
+//go:embed app
 var appFiles embed.FS
 
 // An application is what the manifests describe, of what the demo acts on itself: it plays the Deployment and the
@@ -30,12 +32,18 @@ type application struct {
 	services    []*corev1.Service
 }
 
-// loadApplication reads the embedded manifests and copies them to dir for the agents.
-func loadApplication(dir string) (*application, error) {
+// loadApplication reads the embedded manifests and copies them to dir for the agents. What is in app/dual is for pods
+// with two addresses.
+func loadApplication(dir string, dualStack bool) (*application, error) {
 	app := &application{}
 	err := fs.WalkDir(appFiles, ".", func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
+		switch {
+		case err != nil:
 			return err
+		case path == "app/dual" && !dualStack:
+			return fs.SkipDir
+		case entry.IsDir():
+			return nil
 		}
 		text, err := appFiles.ReadFile(path)
 		if err != nil {
@@ -86,6 +94,10 @@ func endpointSlice(svc *corev1.Service, pods []*pod) *discoveryv1.EndpointSlice 
 		},
 		AddressType: discoveryv1.AddressTypeIPv4,
 	}
+	family := netip.Addr.Is4
+	if slices.Contains(svc.Spec.IPFamilies, corev1.IPv6Protocol) {
+		slice.AddressType, family = discoveryv1.AddressTypeIPv6, netip.Addr.Is6
+	}
 	selector := labels.SelectorFromSet(svc.Spec.Selector)
 	for _, p := range pods {
 		if p.namespace != svc.Namespace || !selector.Matches(labels.Set(p.template.Labels)) {
@@ -95,7 +107,7 @@ func endpointSlice(svc *corev1.Service, pods []*pod) *discoveryv1.EndpointSlice 
 			slice.Ports = endpointPorts(svc, p.template)
 		}
 		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{
-			Addresses: []string{p.addr.String()}, NodeName: new(p.node.name),
+			Addresses: []string{p.addrs[slices.IndexFunc(p.addrs, family)].String()}, NodeName: new(p.node.name),
 			Conditions: discoveryv1.EndpointConditions{
 				Ready: new(p.ready && !p.terminating), Serving: new(p.ready), Terminating: new(p.terminating),
 			},

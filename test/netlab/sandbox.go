@@ -77,6 +77,11 @@ func (s *Sandbox) Name() string { return s.name }
 // sees it through Node.MachinePath.
 func (s *Sandbox) NetNSPath() string { return filepath.Join(netnsDir, s.name) }
 
+// SetLoopbackUp does what a container runtime does before it calls the CNI plugins.
+func (s *Sandbox) SetLoopbackUp() error {
+	return OpenNetNS(s.node.MachinePath(s.NetNSPath())).Do(setLoopbackUp)
+}
+
 // CgroupPath is the sandbox's cgroup on the machine.
 func (s *Sandbox) CgroupPath() string { return s.node.PodCgroup(s.name) }
 
