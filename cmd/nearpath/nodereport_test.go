@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,26 +57,36 @@ func TestNodeReport(t *testing.T) {
 func TestPoolReport(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards what the task's functions share with the test
 		state := poolState{}
 		var reports []cluster.NodeReport
 		var warned []string
 		p := &poolReport{
-			read: func() poolState { return state }, set: func(r cluster.NodeReport) { reports = append(reports, r) },
-			warn:  func(_ cluster.Object, reason, _ string) { warned = append(warned, reason) },
+			read: func() poolState { mu.Lock(); defer mu.Unlock(); return state },
+			set:  func(r cluster.NodeReport) { mu.Lock(); defer mu.Unlock(); reports = append(reports, r) },
+			warn: func(_ cluster.Object, reason, _ string) {
+				mu.Lock()
+				defer mu.Unlock()
+				warned = append(warned, reason)
+			},
 			ready: make(chan struct{}),
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- p.Run(ctx) }()
 		time.Sleep(10 * reportEvery)
+		mu.Lock()
 		if len(reports) != 0 {
 			t.Error("a capacity nobody knows was reported")
 		}
 		state = poolState{stats: ipam.Stats{Used: 4, Capacity: 4}, capacity: ipam.Capacity{Shared: 4}}
+		mu.Unlock()
 		time.Sleep(10 * reportEvery)
+		mu.Lock()
 		if len(reports) == 0 || !slices.Equal(warned, []string{"CapacityReached"}) {
 			t.Errorf("%d reports, warned of %v", len(reports), warned)
 		}
+		mu.Unlock()
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -106,31 +117,43 @@ func TestKeepFor(t *testing.T) {
 func TestEgress(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards what the task's functions share with the test
 		c := defaultConfig()
 		c.Egress = egressConfig{Mode: "node-snat", Exempt: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")}}
 		var away error = errors.New("no answer")
 		var applied []hostnet.Egress
 		e := &egress{
-			config: func() config { return c },
+			config: func() config { mu.Lock(); defer mu.Unlock(); return c },
 			vpc: func(context.Context) (aliyun.VPC, error) {
+				mu.Lock()
+				defer mu.Unlock()
 				return aliyun.VPC{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, IPv6CIDR: netip.MustParsePrefix("fd00::/56")}, away
 			},
-			apply: func(e hostnet.Egress) error { applied = append(applied, e); return e.Check() },
-			log:   func(string, ...any) {}, changed: make(chan struct{}, 1), ready: make(chan struct{}),
+			apply: func(e hostnet.Egress) error {
+				mu.Lock()
+				defer mu.Unlock()
+				applied = append(applied, e)
+				return e.Check()
+			},
+			log: func(string, ...any) {}, changed: make(chan struct{}, 1), ready: make(chan struct{}),
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- e.Run(ctx) }()
 		time.Sleep(3 * vpcRetry)
+		mu.Lock()
 		if len(applied) != 0 {
 			t.Errorf("applied %v without knowing the VPC", applied)
 		}
 		away = nil
+		mu.Unlock()
 		time.Sleep(2 * vpcRetry)
+		mu.Lock()
 		if len(applied) != 1 || len(applied[0].VPC) != 2 || len(applied[0].Exempt) != 2 || applied[0].Mode != hostnet.EgressNodeSNAT {
 			t.Errorf("applied %+v", applied)
 		}
 		c.Egress.Mode = "vpc"
+		mu.Unlock()
 		e.wake()
 		synctest.Wait()
 		if len(applied) != 2 || applied[1].Mode != hostnet.EgressNone {

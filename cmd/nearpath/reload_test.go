@@ -31,7 +31,10 @@ func TestReload(t *testing.T) {
 			t.Fatal(err)
 		}
 		refuse := false
+		var mu sync.Mutex // guards applied and refuse
 		apply := func(c config) error {
+			mu.Lock()
+			defer mu.Unlock()
 			if refuse {
 				return errors.New("the pool says no")
 			}
@@ -53,11 +56,14 @@ func TestReload(t *testing.T) {
 				t.Fatal(err)
 			}
 			log.take()
+			mu.Unlock()
 			time.Sleep(2 * r.every)
 			synctest.Wait()
+			mu.Lock()
 			return log.take()
 		}
 
+		mu.Lock()
 		if change("nodeName: a\npool: {minIdle: 4}"); len(applied) != 1 || applied[0].Pool.MinIdle != 4 {
 			t.Errorf("applied %d configurations", len(applied))
 		}
@@ -77,6 +83,7 @@ func TestReload(t *testing.T) {
 		if len(applied) != 2 || value(t, r.good) != 1 || !strings.Contains(said, "cloud.endpoint, nodeName") || strings.Contains(said, "vSwitches") {
 			t.Errorf("a change that needs a start: %d applied, said %s", len(applied), said)
 		}
+		mu.Unlock()
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
