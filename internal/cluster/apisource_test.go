@@ -38,7 +38,7 @@ func apiPod(name, addr string) *corev1.Pod {
 func startAPI(t *testing.T, client *fake.Clientset, log *logLines) (*APISource, *Store) {
 	t.Helper()
 	store := NewStore()
-	source, err := newAPISource(client, APIConfig{Store: store, NodeName: testNode, Log: slog.New(slog.NewTextHandler(log, nil))})
+	source, err := newAPISource(client, nil, APIConfig{Store: store, NodeName: testNode, Log: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,12 +172,12 @@ func TestAPISourceFollowsPodsOfItsNode(t *testing.T) {
 func TestAPISourceWithoutANodeAsksForNoPods(t *testing.T) {
 	t.Parallel()
 	client := fake.NewClientset()
-	source, err := newAPISource(client, APIConfig{Store: NewStore()})
+	source, err := newAPISource(client, nil, APIConfig{Store: NewStore()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(source.informers()); n != 3 {
-		t.Errorf("%d informers, want Namespaces, EndpointSlices and Services", n)
+	if n := len(source.watches()); n != 3 {
+		t.Errorf("%d kinds watched, want Namespaces, EndpointSlices and Services", n)
 	}
 }
 

@@ -1,5 +1,6 @@
-// Package cluster turns Kubernetes objects into an immutable [Snapshot] of what a node acts on: Services, EndpointSlices,
-// Namespaces, and the pods of the node itself.
+// Package cluster turns Kubernetes objects into an immutable [Snapshot]: of what a node acts on, which are Services,
+// EndpointSlices, Namespaces, and the pods of the node itself; or of what names are published for, which are more kinds,
+// all pods, and other fields of them.
 //
 // A source ([APISource] for a Kubernetes API, [FileSource] for a directory of manifests) writes to a [Store]. Every
 // write makes a new Snapshot that shares what did not change with the one before it, so a change costs what it
@@ -13,6 +14,8 @@
 //   - A Snapshot and all it points to never change.
 //   - A Snapshot is Synced only when every kind has been listed, and stays so from then on. Nobody may conclude from
 //     an object's absence before that.
+//   - Objects have what publishing reads only when the source was told to read for publishing: a node pays for nothing
+//     that it does not act on.
 //   - An object that cannot be converted is refused whole: its last good state stays, the refusal is counted, and the
 //     error names the object and the field.
 //
@@ -24,4 +27,11 @@
 //	list           nodes    all, when an ENI looks orphaned: NodeInstances
 //	patch          nodes/status                           NodeReporter
 //	create, patch  events                                 Events
+//
+// What the role of a publisher must allow, of the kinds it is told to read:
+//
+//	list, watch    namespaces, services, endpointslices.discovery.k8s.io, pods, nodes, ingresses.networking.k8s.io,
+//	               httproutes.gateway.networking.k8s.io, gateways.gateway.networking.k8s.io,
+//	               dnsendpoints.externaldns.k8s.io
+//	get            discovery of the last two API groups, as every authenticated client may
 package cluster

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -24,10 +25,12 @@ func (e *Edit) PutService(svc *Service) {
 	}
 	e.unindexService(old)
 	e.next.services = e.next.services.put(svc.Name, svc)
-	for _, addr := range svc.ClusterIPs {
-		e.next.clusterIPs = addName(e.next.clusterIPs, addr, svc.Name)
+	if !e.next.namesOnly {
+		for _, addr := range svc.ClusterIPs {
+			e.next.clusterIPs = addName(e.next.clusterIPs, addr, svc.Name)
+		}
 	}
-	e.touchService(svc.Name)
+	e.touch(Services, svc.Name)
 }
 
 // DeleteService removes a Service; its slices stay.
@@ -38,11 +41,11 @@ func (e *Edit) DeleteService(name Name) {
 	}
 	e.unindexService(old)
 	e.next.services = e.next.services.delete(name)
-	e.touchService(name)
+	e.touch(Services, name)
 }
 
 func (e *Edit) unindexService(svc *Service) {
-	if svc == nil {
+	if svc == nil || e.next.namesOnly {
 		return
 	}
 	for _, addr := range svc.ClusterIPs {
@@ -78,7 +81,7 @@ func (e *Edit) attachSlice(slice *EndpointSlice) {
 	i, _ := slices.BinarySearchFunc(list, slice, compareSlices)
 	list = slices.Insert(slices.Clip(slices.Clone(list)), i, slice)
 	e.next.serviceSlices = e.next.serviceSlices.put(slice.Service, list)
-	e.touchService(slice.Service)
+	e.touch(Services, slice.Service)
 }
 
 func (e *Edit) detachSlice(slice *EndpointSlice) {
@@ -92,11 +95,14 @@ func (e *Edit) detachSlice(slice *EndpointSlice) {
 	} else {
 		e.next.serviceSlices = e.next.serviceSlices.delete(slice.Service)
 	}
-	e.touchService(slice.Service)
+	e.touch(Services, slice.Service)
 }
 
 // indexEndpoints moves the address index from one state of a slice to the next; addresses in both cost nothing.
 func (e *Edit) indexEndpoints(old, slice *EndpointSlice) {
+	if e.next.namesOnly {
+		return
+	}
 	before, after := old.addrs(), slice.addrs()
 	for addr := range before {
 		if _, kept := after[addr]; !kept {
@@ -116,7 +122,21 @@ func (e *Edit) PutNamespace(name string) {
 		return
 	}
 	e.next.namespaces = e.next.namespaces.put(name, struct{}{})
-	e.touchNamespace(name)
+	e.touch(Namespaces, Name{Name: name})
+}
+
+// LabelNamespace says that the namespace exists and has exactly these labels.
+func (e *Edit) LabelNamespace(name string, labels map[string]string) {
+	e.PutNamespace(name)
+	if maps.Equal(e.next.NamespaceLabels(name), labels) {
+		return
+	}
+	if len(labels) == 0 {
+		e.next.namespaceLabels = e.next.namespaceLabels.delete(name)
+	} else {
+		e.next.namespaceLabels = e.next.namespaceLabels.put(name, labels)
+	}
+	e.touch(Namespaces, Name{Name: name})
 }
 
 // DeleteNamespace says that the namespace does not exist; objects in it stay until they are deleted themselves.
@@ -125,10 +145,11 @@ func (e *Edit) DeleteNamespace(name string) {
 		return
 	}
 	e.next.namespaces = e.next.namespaces.delete(name)
-	e.touchNamespace(name)
+	e.next.namespaceLabels = e.next.namespaceLabels.delete(name)
+	e.touch(Namespaces, Name{Name: name})
 }
 
-// PutPod adds a pod of this node or replaces the one of that name.
+// PutPod adds a pod or replaces the one of that name.
 func (e *Edit) PutPod(pod *Pod) {
 	old := e.next.Pod(pod.Name)
 	if old != nil && old.equal(pod) {
@@ -136,12 +157,12 @@ func (e *Edit) PutPod(pod *Pod) {
 	}
 	e.unindexPod(old)
 	e.next.pods = e.next.pods.put(pod.Name, pod)
-	if pod.hasNetwork() {
+	if pod.hasNetwork() && !e.next.namesOnly {
 		for _, addr := range pod.Addrs {
 			e.next.podIPs = addName(e.next.podIPs, addr, pod.Name)
 		}
 	}
-	e.touchPod(pod.Name)
+	e.touch(Pods, pod.Name)
 }
 
 // DeletePod removes a pod.
@@ -152,11 +173,11 @@ func (e *Edit) DeletePod(name Name) {
 	}
 	e.unindexPod(old)
 	e.next.pods = e.next.pods.delete(name)
-	e.touchPod(name)
+	e.touch(Pods, name)
 }
 
 func (e *Edit) unindexPod(pod *Pod) {
-	if pod == nil || !pod.hasNetwork() {
+	if pod == nil || !pod.hasNetwork() || e.next.namesOnly {
 		return
 	}
 	for _, addr := range pod.Addrs {

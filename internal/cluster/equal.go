@@ -11,7 +11,8 @@ func (s *Service) equal(o *Service) bool {
 	return s.Name == o.Name && s.UID == o.UID && s.Created.Equal(o.Created) &&
 		slices.Equal(s.ClusterIPs, o.ClusterIPs) && s.Headless == o.Headless && s.ExternalName == o.ExternalName &&
 		slices.Equal(s.Ports, o.Ports) && s.PublishNotReady == o.PublishNotReady && s.Affinity == o.Affinity &&
-		s.InternalLocal == o.InternalLocal && s.ExternalLocal == o.ExternalLocal && s.ForeignProxy == o.ForeignProxy
+		s.InternalLocal == o.InternalLocal && s.ExternalLocal == o.ExternalLocal && s.ForeignProxy == o.ForeignProxy &&
+		s.Exposure.equal(o.Exposure)
 }
 
 func (s *EndpointSlice) equal(o *EndpointSlice) bool {
@@ -29,5 +30,5 @@ func (p *Pod) equal(o *Pod) bool {
 	return p.Name == o.Name && p.UID == o.UID && p.Node == o.Node && p.Created.Equal(o.Created) &&
 		slices.Equal(p.Addrs, o.Addrs) && p.HostNetwork == o.HostNetwork && p.Owner == o.Owner &&
 		maps.Equal(p.Labels, o.Labels) && maps.Equal(p.Annotations, o.Annotations) &&
-		p.RuntimeClass == o.RuntimeClass && p.Phase == o.Phase && p.Terminating == o.Terminating
+		p.RuntimeClass == o.RuntimeClass && p.Phase == o.Phase && p.Terminating == o.Terminating && p.Ready == o.Ready
 }

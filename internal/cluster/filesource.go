@@ -31,7 +31,9 @@ type FileConfig struct {
 	// NodeName says whose pods the Snapshot holds: those that name this node, and those that name none. Empty for no
 	// pods.
 	NodeName string
-	Log      *slog.Logger
+	// Publish is as in [APIConfig].
+	Publish []Kind
+	Log     *slog.Logger
 	// Poll is how often the directory is looked at without being told; 0 means 5 s.
 	Poll time.Duration
 	// Registerer takes the metrics; nil for none.
@@ -65,6 +67,9 @@ type fileState struct {
 func NewFileSource(c FileConfig) (*FileSource, error) {
 	if c.Poll == 0 {
 		c.Poll = defaultPoll
+	}
+	if len(c.Publish) > 0 && c.NodeName != "" {
+		return nil, fmt.Errorf("node %s: pods of a node and publishing exclude each other", c.NodeName)
 	}
 	m := newManifestMetrics()
 	if err := register(c.Registerer, m.refused, m.stale, m.lastGood); err != nil {
@@ -130,7 +135,7 @@ func (s *FileSource) load() {
 	s.seen = states
 	var all Objects
 	if err == nil {
-		all, err = readManifests(s.config.Dir, s.config.NodeName, states)
+		all, err = readManifests(s.config.Dir, newManifestSet(s.config.NodeName, s.config.Publish), states)
 	}
 	if err != nil {
 		s.refuse(err)
@@ -190,11 +195,10 @@ func isManifest(name string) bool {
 	return false
 }
 
-func readManifests(dir, node string, files []fileState) (Objects, error) {
+func readManifests(dir string, set *manifestSet, files []fileState) (Objects, error) {
 	if len(files) == 0 {
 		return Objects{}, fmt.Errorf("no manifest in %s", dir)
 	}
-	set := newManifestSet(node)
 	for _, file := range files {
 		if file.size > maxManifest {
 			return Objects{}, fmt.Errorf("%s: larger than %d bytes", file.name, maxManifest)

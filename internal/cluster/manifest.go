@@ -13,14 +13,19 @@ import (
 // A manifestSet collects the objects of many documents. Objects of kinds we do not read leave nothing but the namespace
 // they are in.
 type manifestSet struct {
-	node       string // whose pods are read, empty for no pods
+	node       string  // whose pods are read, empty for no pods
+	publish    kindSet // what is read for publishing, 0 for what a node acts on
 	objects    Objects
 	namespaces map[string]struct{}
 	defined    map[string]string // where each object was first seen, by kind and name
 }
 
-func newManifestSet(node string) *manifestSet {
-	return &manifestSet{node: node, namespaces: make(map[string]struct{}), defined: make(map[string]string)}
+func newManifestSet(node string, publish []Kind) *manifestSet {
+	m := &manifestSet{node: node, namespaces: make(map[string]struct{}), defined: make(map[string]string)}
+	if len(publish) > 0 {
+		m.publish = kindsOf(publish)
+	}
+	return m
 }
 
 // A manifestHeader is what every Kubernetes object begins with.

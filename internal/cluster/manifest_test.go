@@ -1,12 +1,23 @@
 package cluster
 
 import (
+	"iter"
 	"maps"
 	"slices"
 	"testing"
 )
 
 const testNode = "node-a"
+
+func (k objectKeys) namespaces() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for name := range k[kindNamespace] {
+			if !yield(name.Name) {
+				return
+			}
+		}
+	}
+}
 
 const goodManifests = `# an application
 ---
@@ -59,7 +70,7 @@ spec: {nodeName: node-b}
 
 func TestManifests(t *testing.T) {
 	t.Parallel()
-	set := newManifestSet(testNode)
+	set := newManifestSet(testNode, nil)
 	if err := set.addFile("good.yaml", []byte(goodManifests)); err != nil {
 		t.Fatal(err)
 	}
@@ -68,16 +79,16 @@ func TestManifests(t *testing.T) {
 	}
 	all := set.result()
 	keys := all.keys()
-	if got, want := slices.SortedFunc(maps.Keys(keys.services), compareNames), []Name{{"default", "4you"}, {"json", "j"}, {"shop", "cart"}}; !slices.Equal(got, want) {
+	if got, want := slices.SortedFunc(maps.Keys(keys[kindService]), compareNames), []Name{{"default", "4you"}, {"json", "j"}, {"shop", "cart"}}; !slices.Equal(got, want) {
 		t.Errorf("services %v, want %v", got, want)
 	}
-	if _, ok := keys.slices[Name{"shop", "cart-1"}]; !ok || len(keys.slices) != 1 {
-		t.Errorf("slices %v", keys.slices)
+	if _, ok := keys[kindSlice][Name{"shop", "cart-1"}]; !ok || len(keys[kindSlice]) != 1 {
+		t.Errorf("slices %v", keys[kindSlice])
 	}
-	if got, want := slices.Sorted(maps.Keys(keys.namespaces)), []string{"default", "elsewhere", "json", "other-pods", "pods", "shop"}; !slices.Equal(got, want) {
+	if got, want := slices.Sorted(keys.namespaces()), []string{"default", "elsewhere", "json", "other-pods", "pods", "shop"}; !slices.Equal(got, want) {
 		t.Errorf("namespaces %v, want %v", got, want)
 	}
-	if got, want := slices.SortedFunc(maps.Keys(keys.pods), compareNames), []Name{{"default", "anywhere"}, {"pods", "here.1"}}; !slices.Equal(got, want) {
+	if got, want := slices.SortedFunc(maps.Keys(keys[kindPod]), compareNames), []Name{{"default", "anywhere"}, {"pods", "here.1"}}; !slices.Equal(got, want) {
 		t.Errorf("pods %v, want those of this node and of none: %v", got, want)
 	}
 	if ports := all.Slices[0].Ports; len(ports) != 1 || ports[0] != (EndpointPort{"", TCP, 8080}) {
@@ -87,7 +98,7 @@ func TestManifests(t *testing.T) {
 
 func TestManifestsWithoutANodeHaveNoPods(t *testing.T) {
 	t.Parallel()
-	set := newManifestSet("")
+	set := newManifestSet("", nil)
 	if err := set.addFile("pod.yaml", []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: A_b, namespace: ns}\n")); err != nil {
 		t.Errorf("a pod that nobody reads was refused: %v", err)
 	}
@@ -127,7 +138,7 @@ func TestManifestErrorsNameThePlace(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if err := newManifestSet(testNode).addFile("f.yaml", []byte(tt.in)); !errorHas(err, tt.want) {
+			if err := newManifestSet(testNode, nil).addFile("f.yaml", []byte(tt.in)); !errorHas(err, tt.want) {
 				t.Errorf("error %v, want %q", err, tt.want)
 			}
 		})
@@ -136,6 +147,7 @@ func TestManifestErrorsNameThePlace(t *testing.T) {
 
 func FuzzManifests(f *testing.F) {
 	f.Add([]byte(goodManifests))
+	f.Add([]byte(publishManifests))
 	f.Add([]byte("---\n...\n--- {}\n"))
 	f.Add([]byte(`{"apiVersion":"v1","kind":"ServiceList","items":[{"metadata":{"name":"a"},"spec":{"clusterIPs":["::1"]}}]}`))
 	f.Add([]byte("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a, labels: {kubernetes.io/service-name: a}}\naddressType: IPv6\nendpoints: [{addresses: ['::1']}]\n"))
@@ -150,7 +162,8 @@ func FuzzManifests(f *testing.F) {
 		if len(joined) > len(content) {
 			t.Fatalf("%d bytes split into %d", len(content), len(joined))
 		}
-		set := newManifestSet(testNode)
+		fuzzPublished(t, content)
+		set := newManifestSet(testNode, nil)
 		if set.addFile("fuzz.yaml", content) != nil {
 			return
 		}
@@ -170,6 +183,39 @@ func FuzzManifests(f *testing.F) {
 			checkPod(t, store.Snapshot(), pod)
 		}
 	})
+}
+
+// fuzzPublished reads for publishing what is fuzzed: everything then has a name, a namespace that exists, and good addresses.
+func fuzzPublished(t *testing.T, content []byte) {
+	t.Helper()
+	set := newManifestSet("", everyKind)
+	if set.addFile("fuzz.yaml", content) != nil {
+		return
+	}
+	store := NewNameStore()
+	store.Replace(set.result())
+	s := store.Snapshot()
+	for kind, names := range map[string]iter.Seq[Name]{
+		kindPod: keys(s.pods), kindIngress: keys(s.ingresses), kindHTTPRoute: keys(s.routes), kindGateway: keys(s.gateways), kindDNSEndpoint: keys(s.endpoints),
+	} {
+		for name := range names {
+			if name.Name == "" || !s.HasNamespace(name.Namespace) {
+				t.Errorf("%s %q without a name or a namespace", kind, name)
+			}
+		}
+	}
+	for node := range s.Nodes() {
+		for _, addr := range slices.Concat(node.InternalIPs, node.ExternalIPs) {
+			if !addr.IsValid() || addr.Is4In6() {
+				t.Errorf("node %s has address %v", node.Meta.Name, addr)
+			}
+		}
+	}
+	for svc := range s.Services() {
+		if svc.Exposure == nil || svc.Exposure.Type == "" {
+			t.Errorf("service %s is not exposed", svc.Name)
+		}
+	}
 }
 
 func checkPod(t *testing.T, s *Snapshot, pod *Pod) {

@@ -19,6 +19,9 @@ const (
 )
 
 func (m *manifestSet) addKind(where string, h *manifestHeader, object []byte) error {
+	if m.publish != 0 {
+		return m.addPublished(where, h, object)
+	}
 	switch {
 	case h.APIVersion == versionCore && h.Kind == kindService:
 		return m.addService(where, h, object)
@@ -31,20 +34,32 @@ func (m *manifestSet) addKind(where string, h *manifestHeader, object []byte) er
 	case h.Kind == kindSlice && strings.HasPrefix(h.APIVersion, discoveryAPIGroup+"/"):
 		return fmt.Errorf("apiVersion: %s is not read, write %s", h.APIVersion, versionDiscovery)
 	}
-	if h.Metadata.Namespace != "" {
-		m.namespaces[h.Metadata.Namespace] = struct{}{}
-	}
+	m.unread(h)
 	return nil
 }
 
+// unread notes the namespace of an object that nothing else is read of.
+func (m *manifestSet) unread(h *manifestHeader) {
+	if h.Metadata.Namespace != "" {
+		m.namespaces[h.Metadata.Namespace] = struct{}{}
+	}
+}
+
 func (m *manifestSet) addNamespace(where string, h *manifestHeader, object []byte) error {
-	if err := decodeStrict(object, new(corev1.Namespace)); err != nil {
+	var in corev1.Namespace
+	if err := decodeStrict(object, &in); err != nil {
 		return err
 	}
 	if err := checkName("metadata.name", h.Metadata.Name, validation.IsDNS1123Label); err != nil {
 		return err
 	}
 	m.namespaces[h.Metadata.Name] = struct{}{}
+	if labels := metaFrom(&in).Labels; m.publish != 0 && labels != nil {
+		if m.objects.NamespaceLabels == nil {
+			m.objects.NamespaceLabels = make(map[string]map[string]string)
+		}
+		m.objects.NamespaceLabels[in.Name] = labels
+	}
 	return m.define(where, h.Kind, Name{Name: h.Metadata.Name})
 }
 
@@ -59,7 +74,11 @@ func (m *manifestSet) addService(where string, h *manifestHeader, object []byte)
 	if err := checkNames(in.Namespace, in.Name, validation.IsDNS1123Label); err != nil {
 		return err
 	}
-	svc, err := ServiceFrom(&in)
+	convert := ServiceFrom
+	if m.publish != 0 {
+		convert = exposedServiceFrom
+	}
+	svc, err := convert(&in)
 	if err != nil {
 		return errors.Unwrap(err) // the place says already which object it is
 	}
@@ -89,7 +108,11 @@ func (m *manifestSet) addSlice(where string, h *manifestHeader, object []byte) e
 			in.Ports[i].Name = new("")
 		}
 	}
-	slice, err := SliceFrom(&in)
+	convert := SliceFrom
+	if m.publish != 0 {
+		convert = exposedSliceFrom
+	}
+	slice, err := convert(&in)
 	if err != nil {
 		return errors.Unwrap(err)
 	}
@@ -112,12 +135,16 @@ func (m *manifestSet) addPod(where string, h *manifestHeader, object []byte) err
 	if err := checkNames(in.Namespace, in.Name, validation.IsDNS1123Subdomain); err != nil {
 		return err
 	}
-	pod, err := PodFrom(&in)
+	convert := PodFrom
+	if m.publish != 0 {
+		convert = exposedPodFrom
+	}
+	pod, err := convert(&in)
 	if err != nil {
 		return errors.Unwrap(err)
 	}
 	m.namespaces[in.Namespace] = struct{}{}
-	if pod.Node == m.node || pod.Node == "" {
+	if pod.Node == m.node || pod.Node == "" || m.publish != 0 {
 		m.objects.Pods = append(m.objects.Pods, pod)
 	}
 	return m.define(where, h.Kind, pod.Name)

@@ -12,16 +12,22 @@ const (
 	kindSlice     = "EndpointSlice"
 	kindNamespace = "Namespace"
 	kindPod       = "Pod"
+
+	kindNode        = "Node"
+	kindIngress     = "Ingress"
+	kindHTTPRoute   = "HTTPRoute"
+	kindGateway     = "Gateway"
+	kindDNSEndpoint = "DNSEndpoint"
 )
 
-func newRefusedMetric() *prometheus.CounterVec {
+func newRefusedMetric(kinds ...string) *prometheus.CounterVec {
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "nearpath_cluster_refused_objects_total",
 		Help: "Objects of the Kubernetes API that could not be converted; their last good state stays.",
 	}, []string{"kind"})
-	refused.WithLabelValues(kindService)
-	refused.WithLabelValues(kindSlice)
-	refused.WithLabelValues(kindPod)
+	for _, kind := range kinds {
+		refused.WithLabelValues(kind)
+	}
 	return refused
 }
 

@@ -22,6 +22,13 @@ type dump struct {
 	Pods          map[Name]*Pod
 	ByPodIP       map[netip.Addr]*Pod
 	Sizes         []int
+
+	NamespaceLabels map[string]map[string]string
+	Nodes           map[Name]*Node
+	Ingresses       map[Name]*Ingress
+	Routes          map[Name]*HTTPRoute
+	Gateways        map[Name]*Gateway
+	Endpoints       map[Name]*DNSEndpoint
 }
 
 func dumpOf(s *Snapshot) dump {
@@ -36,8 +43,15 @@ func dumpOf(s *Snapshot) dump {
 		ByPodIP:       make(map[netip.Addr]*Pod),
 		Sizes: []int{
 			s.services.len(), s.slices.len(), s.serviceSlices.len(), s.namespaces.len(), s.clusterIPs.len(), s.endpointIPs.len(),
-			s.pods.len(), s.podIPs.len(),
+			s.pods.len(), s.podIPs.len(), s.namespaceLabels.len(), s.nodes.len(), s.ingresses.len(), s.routes.len(), s.gateways.len(),
+			s.endpoints.len(),
 		},
+		NamespaceLabels: maps.Collect(s.namespaceLabels.all()),
+		Nodes:           maps.Collect(s.nodes.all()),
+		Ingresses:       maps.Collect(s.ingresses.all()),
+		Routes:          maps.Collect(s.routes.all()),
+		Gateways:        maps.Collect(s.gateways.all()),
+		Endpoints:       maps.Collect(s.endpoints.all()),
 	}
 	for addr := range s.clusterIPs.all() {
 		d.ByClusterIP[addr] = s.ServiceByIP(addr).Name
@@ -94,52 +108,82 @@ func drawPod(t *rapid.T) *Pod {
 	return pod
 }
 
+func drawMeta(t *rapid.T, names ...string) Meta {
+	return Meta{
+		Name:        Name{"ns", rapid.SampledFrom(names).Draw(t, "name")},
+		Annotations: map[string]string{"nearpath.io/x": rapid.SampledFrom([]string{"a", "b"}).Draw(t, "annotation")},
+	}
+}
+
 // A model is the plainest store there is.
 type model struct {
 	services   map[Name]*Service
 	slices     map[Name]*EndpointSlice
-	namespaces map[string]struct{}
+	namespaces map[string]map[string]string // their labels
 	pods       map[Name]*Pod
+	nodes      map[Name]*Node
+	ingresses  map[Name]*Ingress
+	routes     map[Name]*HTTPRoute
+	gateways   map[Name]*Gateway
+	endpoints  map[Name]*DNSEndpoint
 }
 
 func newModel() model {
-	return model{make(map[Name]*Service), make(map[Name]*EndpointSlice), make(map[string]struct{}), make(map[Name]*Pod)}
+	return model{
+		make(map[Name]*Service), make(map[Name]*EndpointSlice), make(map[string]map[string]string), make(map[Name]*Pod),
+		make(map[Name]*Node), make(map[Name]*Ingress), make(map[Name]*HTTPRoute), make(map[Name]*Gateway), make(map[Name]*DNSEndpoint),
+	}
 }
 
 // step makes one random change to the model and the same one to the edit.
 func (m model) step(t *rapid.T, e *Edit) {
-	switch rapid.IntRange(0, 7).Draw(t, "step") {
+	gone := rapid.IntRange(0, 2).Draw(t, "delete") == 0
+	switch rapid.IntRange(0, 8).Draw(t, "step") {
 	case 0:
-		svc := drawService(t)
-		m.services[svc.Name] = svc
-		e.PutService(svc)
+		change(m.services, drawService(t), func(s *Service) Name { return s.Name }, gone, e.PutService, e.DeleteService)
 	case 1:
-		name := drawService(t).Name
-		delete(m.services, name)
-		e.DeleteService(name)
+		change(m.slices, drawSlice(t), func(s *EndpointSlice) Name { return s.Name }, gone, e.PutSlice, e.DeleteSlice)
 	case 2:
-		slice := drawSlice(t)
-		m.slices[slice.Name] = slice
-		e.PutSlice(slice)
+		change(m.pods, drawPod(t), func(p *Pod) Name { return p.Name }, gone, e.PutPod, e.DeletePod)
 	case 3:
-		name := drawSlice(t).Name
-		delete(m.slices, name)
-		e.DeleteSlice(name)
+		node := &Node{Meta: drawMeta(t, "node-a", "node-b"), InternalIPs: []netip.Addr{drawAddr(t)}}
+		node.Meta.Name.Namespace = ""
+		change(m.nodes, node, (*Node).name, gone, e.PutNode, func(name Name) { e.DeleteNode(name.Name) })
 	case 4:
-		m.namespaces["ns"] = struct{}{}
-		e.PutNamespace("ns")
+		ingress := &Ingress{Meta: drawMeta(t, "i", "j"), LoadBalancer: LoadBalancer{Addrs: []netip.Addr{drawAddr(t)}}}
+		change(m.ingresses, ingress, (*Ingress).name, gone, e.PutIngress, e.DeleteIngress)
 	case 5:
-		delete(m.namespaces, "ns")
-		e.DeleteNamespace("ns")
+		route := &HTTPRoute{Meta: drawMeta(t, "r", "s"), Parents: []ParentRef{{Port: uint16(rapid.IntRange(0, 1).Draw(t, "port"))}}}
+		change(m.routes, route, (*HTTPRoute).name, gone, e.PutHTTPRoute, e.DeleteHTTPRoute)
 	case 6:
-		pod := drawPod(t)
-		m.pods[pod.Name] = pod
-		e.PutPod(pod)
+		gateway := &Gateway{Meta: drawMeta(t, "g", "h"), Addresses: []string{drawAddr(t).String()}}
+		change(m.gateways, gateway, (*Gateway).name, gone, e.PutGateway, e.DeleteGateway)
 	case 7:
-		name := drawPod(t).Name
-		delete(m.pods, name)
-		e.DeletePod(name)
+		endpoint := &DNSEndpoint{Meta: drawMeta(t, "d", "e"), Records: []RecordSet{{Targets: []string{drawAddr(t).String()}}}}
+		change(m.endpoints, endpoint, (*DNSEndpoint).name, gone, e.PutDNSEndpoint, e.DeleteDNSEndpoint)
+	case 8:
+		labels := map[string]string{"team": rapid.SampledFrom([]string{"a", "b"}).Draw(t, "team")}
+		if rapid.Bool().Draw(t, "plain") {
+			labels = nil
+		}
+		if gone {
+			delete(m.namespaces, "ns")
+			e.DeleteNamespace("ns")
+			return
+		}
+		m.namespaces["ns"] = labels
+		e.LabelNamespace("ns", labels)
 	}
+}
+
+func change[T any](m map[Name]T, o T, name func(T) Name, gone bool, put func(T), remove func(Name)) {
+	if gone {
+		delete(m, name(o))
+		remove(name(o))
+		return
+	}
+	m[name(o)] = o
+	put(o)
 }
 
 func (m model) objects() Objects {
@@ -148,5 +192,31 @@ func (m model) objects() Objects {
 		Slices:     slices.Collect(maps.Values(m.slices)),
 		Namespaces: slices.Collect(maps.Keys(m.namespaces)),
 		Pods:       slices.Collect(maps.Values(m.pods)),
+
+		NamespaceLabels: m.namespaces,
+		Nodes:           slices.Collect(maps.Values(m.nodes)),
+		Ingresses:       slices.Collect(maps.Values(m.ingresses)),
+		HTTPRoutes:      slices.Collect(maps.Values(m.routes)),
+		Gateways:        slices.Collect(maps.Values(m.gateways)),
+		DNSEndpoints:    slices.Collect(maps.Values(m.endpoints)),
 	}
 }
+
+// differing names the objects that are not the same in two Snapshots.
+func differing[V any](before, after cowMap[Name, V], same func(V, V) bool) []Name {
+	var names []Name
+	for name, was := range before.all() {
+		if is, ok := after.get(name); !ok || !same(was, is) {
+			names = append(names, name)
+		}
+	}
+	for name := range after.all() {
+		if _, ok := before.get(name); !ok {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, compareNames)
+	return slices.Compact(names)
+}
+
+func same[T comparable](a, b T) bool { return a == b }

@@ -200,7 +200,8 @@ func pause(ctx context.Context, d time.Duration) {
 // informer follows the one node, and keeps of it what a report can concern.
 func (r *NodeReporter) informer() (cache.SharedIndexInformer, error) {
 	const resync = 0
-	informer := coreinformers.NewFilteredNodeInformer(r.client, resync, cache.Indexers{}, selectField("metadata.name", r.node))
+	informer := coreinformers.NewFilteredNodeInformer(r.client, resync, cache.Indexers{},
+		func(options *metav1.ListOptions) { options.FieldSelector = selectField("metadata.name", r.node) })
 	if err := informer.SetTransform(stripNode); err != nil {
 		return nil, err
 	}

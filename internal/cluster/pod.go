@@ -11,8 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// A Pod is the part of a v1.Pod of this node that the node acts on. It is immutable once it is in a Snapshot, its maps
-// included.
+// A Pod is the part of a v1.Pod of this node that the node acts on, or, for publishing, of any pod. It is immutable once
+// it is in a Snapshot, its maps included.
 type Pod struct {
 	Name    Name
 	UID     string
@@ -22,16 +22,18 @@ type Pod struct {
 	// pod that is still on its way.
 	Addrs       []netip.Addr
 	HostNetwork bool
-	Owner       Owner
+	Owner       Owner // not read for publishing
 	Labels      map[string]string
 	// Annotations are those that nearpath reads: of k8s.aliyun.com and nearpath.io, and the two of kubernetes.io for
-	// bandwidth.
+	// bandwidth; for publishing, those of Meta.
 	Annotations map[string]string
-	// RuntimeClass is spec.runtimeClassName, empty for the node's default.
+	// RuntimeClass is spec.runtimeClassName, empty for the node's default; not read for publishing.
 	RuntimeClass string
 	Phase        PodPhase
 	// Terminating says that the pod has been deleted and may still run out its grace period.
 	Terminating bool
+	// Ready is the condition of that name. It is read for publishing only, else false.
+	Ready bool
 }
 
 // An Owner is the controller of a pod, the zero value for none.

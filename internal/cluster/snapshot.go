@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A Snapshot is the state of the cluster at one moment, as far as a node acts on it. It is immutable and safe for
+// A Snapshot is the state of the cluster at one moment, as far as its source reads it. It is immutable and safe for
 // concurrent use; what it returns must not be changed.
 type Snapshot struct {
 	version       uint64
@@ -22,6 +22,15 @@ type Snapshot struct {
 	endpointIPs   cowMap[netip.Addr, []Name] // names of slices, sorted
 	pods          cowMap[Name, *Pod]
 	podIPs        cowMap[netip.Addr, []Name] // names of pods that have a network of their own, sorted
+
+	// namesOnly says that nothing is indexed by address.
+	namesOnly       bool
+	namespaceLabels cowMap[string, map[string]string] // without namespaces that have none
+	nodes           cowMap[Name, *Node]
+	ingresses       cowMap[Name, *Ingress]
+	routes          cowMap[Name, *HTTPRoute]
+	gateways        cowMap[Name, *Gateway]
+	endpoints       cowMap[Name, *DNSEndpoint]
 }
 
 // A ServiceEndpoint is an endpoint and the Service it stands behind.
@@ -40,7 +49,22 @@ func newSnapshot() *Snapshot {
 		endpointIPs:   newCOWMap[netip.Addr, []Name](),
 		pods:          newCOWMap[Name, *Pod](),
 		podIPs:        newCOWMap[netip.Addr, []Name](),
+
+		namespaceLabels: newCOWMap[string, map[string]string](),
+		nodes:           newCOWMap[Name, *Node](),
+		ingresses:       newCOWMap[Name, *Ingress](),
+		routes:          newCOWMap[Name, *HTTPRoute](),
+		gateways:        newCOWMap[Name, *Gateway](),
+		endpoints:       newCOWMap[Name, *DNSEndpoint](),
 	}
+}
+
+// count is how many objects of a kind there are.
+func (s *Snapshot) count(kind Kind) int {
+	return [kindCount]int{
+		Services: s.services.len(), Namespaces: s.namespaces.len(), Pods: s.pods.len(), Nodes: s.nodes.len(),
+		Ingresses: s.ingresses.len(), HTTPRoutes: s.routes.len(), Gateways: s.gateways.len(), DNSEndpoints: s.endpoints.len(),
+	}[kind]
 }
 
 // Version grows by one with every change within one process; it means nothing outside of it.
@@ -59,15 +83,7 @@ func (s *Snapshot) Service(name Name) *Service {
 }
 
 // Services yields every Service, in no particular order.
-func (s *Snapshot) Services() iter.Seq[*Service] {
-	return func(yield func(*Service) bool) {
-		for _, svc := range s.services.all() {
-			if !yield(svc) {
-				return
-			}
-		}
-	}
-}
+func (s *Snapshot) Services() iter.Seq[*Service] { return values(s.services) }
 
 // Slices returns the slices of a Service, sorted by name. They may exist without the Service, and one endpoint may be
 // in two of them while the control plane moves it.
@@ -83,14 +99,12 @@ func (s *Snapshot) HasNamespace(name string) bool {
 }
 
 // Namespaces yields the name of every namespace, in no particular order.
-func (s *Snapshot) Namespaces() iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for name := range s.namespaces.all() {
-			if !yield(name) {
-				return
-			}
-		}
-	}
+func (s *Snapshot) Namespaces() iter.Seq[string] { return keys(s.namespaces) }
+
+// NamespaceLabels returns the labels of a namespace, nil when it has none or they are not read.
+func (s *Snapshot) NamespaceLabels(name string) map[string]string {
+	labels, _ := s.namespaceLabels.get(name)
+	return labels
 }
 
 // ServiceByIP returns the Service that has the address among its cluster IPs, nil when there is none. When two claim
@@ -124,22 +138,14 @@ func (s *Snapshot) EndpointsByIP(addr netip.Addr) []ServiceEndpoint {
 	return found
 }
 
-// Pod returns the pod of that name when it is on this node, else nil.
+// Pod returns the pod of that name when it is one of those that are read, else nil.
 func (s *Snapshot) Pod(name Name) *Pod {
 	pod, _ := s.pods.get(name)
 	return pod
 }
 
-// Pods yields every pod of this node, in no particular order.
-func (s *Snapshot) Pods() iter.Seq[*Pod] {
-	return func(yield func(*Pod) bool) {
-		for _, pod := range s.pods.all() {
-			if !yield(pod) {
-				return
-			}
-		}
-	}
-}
+// Pods yields every pod that is read, in no particular order: those of this node, or all for publishing.
+func (s *Snapshot) Pods() iter.Seq[*Pod] { return values(s.pods) }
 
 // PodByIP returns the pod of this node that has the address, nil when there is none. Pods of the host network and those
 // that have ended are left out. When two claim it, as while the status of one is behind, the one that is not

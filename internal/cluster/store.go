@@ -21,12 +21,27 @@ type Objects struct {
 	Slices     []*EndpointSlice
 	Namespaces []string
 	Pods       []*Pod
+
+	NamespaceLabels map[string]map[string]string
+	Nodes           []*Node
+	Ingresses       []*Ingress
+	HTTPRoutes      []*HTTPRoute
+	Gateways        []*Gateway
+	DNSEndpoints    []*DNSEndpoint
 }
 
 // NewStore returns a Store whose Snapshot is empty and not synced.
 func NewStore() *Store {
 	s := &Store{subscriptions: make(map[*Subscription]struct{})}
 	s.snapshot.Store(newSnapshot())
+	return s
+}
+
+// NewNameStore returns a Store whose Snapshots find objects by name only, ServiceByIP and its like nothing: the memory of
+// the address indexes is saved. It is for readers of whole clusters.
+func NewNameStore() *Store {
+	s := NewStore()
+	s.Snapshot().namesOnly = true
 	return s
 }
 
@@ -50,75 +65,4 @@ func (s *Store) Update(f func(*Edit)) {
 	for sub := range s.subscriptions {
 		sub.note(&e)
 	}
-}
-
-// Replace makes the Snapshot hold exactly these objects and marks it synced. Only what differs is touched.
-func (s *Store) Replace(all Objects) {
-	s.Update(func(e *Edit) {
-		deleteMissing(e, all)
-		for _, name := range all.Namespaces {
-			e.PutNamespace(name)
-		}
-		for _, slice := range all.Slices {
-			e.PutSlice(slice)
-		}
-		for _, svc := range all.Services {
-			e.PutService(svc)
-		}
-		for _, pod := range all.Pods {
-			e.PutPod(pod)
-		}
-		e.MarkSynced()
-	})
-}
-
-func deleteMissing(e *Edit, all Objects) {
-	have, want := e.next, all.keys()
-	for name := range have.services.all() {
-		if _, ok := want.services[name]; !ok {
-			e.DeleteService(name)
-		}
-	}
-	for name := range have.slices.all() {
-		if _, ok := want.slices[name]; !ok {
-			e.DeleteSlice(name)
-		}
-	}
-	for name := range have.namespaces.all() {
-		if _, ok := want.namespaces[name]; !ok {
-			e.DeleteNamespace(name)
-		}
-	}
-	for name := range have.pods.all() {
-		if _, ok := want.pods[name]; !ok {
-			e.DeletePod(name)
-		}
-	}
-}
-
-type objectKeys struct {
-	services, slices, pods map[Name]struct{}
-	namespaces             map[string]struct{}
-}
-
-func (o Objects) keys() objectKeys {
-	k := objectKeys{
-		services:   make(map[Name]struct{}, len(o.Services)),
-		slices:     make(map[Name]struct{}, len(o.Slices)),
-		pods:       make(map[Name]struct{}, len(o.Pods)),
-		namespaces: make(map[string]struct{}, len(o.Namespaces)),
-	}
-	for _, svc := range o.Services {
-		k.services[svc.Name] = struct{}{}
-	}
-	for _, slice := range o.Slices {
-		k.slices[slice.Name] = struct{}{}
-	}
-	for _, pod := range o.Pods {
-		k.pods[pod.Name] = struct{}{}
-	}
-	for _, name := range o.Namespaces {
-		k.namespaces[name] = struct{}{}
-	}
-	return k
 }

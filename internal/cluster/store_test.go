@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -78,10 +79,25 @@ func TestChangeNamesWhatDiffers(t *testing.T) {
 					t.Fatalf("%s is different and not named in %v", name, c.Services)
 				}
 			}
-			for _, name := range []Name{{"ns", "p"}, {"ns", "q"}, {"ns", "r"}, {"ns", "s"}} {
-				if before.Pod(name) != after.Pod(name) && !slices.Contains(c.Pods, name) {
-					t.Fatalf("pod %s is different and not named in %v", name, c.Pods)
+			for kind, names := range map[Kind][2][]Name{
+				Pods: {differing(before.pods, after.pods, same), c.Pods}, Ingresses: {differing(before.ingresses, after.ingresses, same), c.Ingresses},
+				HTTPRoutes:   {differing(before.routes, after.routes, same), c.HTTPRoutes},
+				Gateways:     {differing(before.gateways, after.gateways, same), c.Gateways},
+				DNSEndpoints: {differing(before.endpoints, after.endpoints, same), c.DNSEndpoints},
+			} {
+				for _, name := range names[0] {
+					if !slices.Contains(names[1], name) {
+						t.Fatalf("%s: %s is different and not named in %v", kind, name, names[1])
+					}
 				}
+			}
+			for _, name := range differing(before.nodes, after.nodes, same) {
+				if !slices.Contains(c.Nodes, name.Name) {
+					t.Fatalf("node %s is different and not named in %v", name.Name, c.Nodes)
+				}
+			}
+			if sameSpace := before.HasNamespace("ns") == after.HasNamespace("ns") && maps.Equal(before.NamespaceLabels("ns"), after.NamespaceLabels("ns")); !sameSpace && !slices.Contains(c.Namespaces, "ns") {
+				t.Fatalf("the namespace is different and not named in %v", c.Namespaces)
 			}
 		}
 	})
@@ -159,7 +175,7 @@ func TestSubscriptionCoalescesAndStaysBounded(t *testing.T) {
 		t.Errorf("full %t with %d services, want 10 services", c.Full, len(c.Services))
 	}
 	comeAndGo(0, 5000)
-	if n := len(sub.services); n > 1100 {
+	if n := len(sub.seen[Services]); n > 1100 {
 		t.Errorf("%d keys kept for an empty cluster", n)
 	}
 	if c, _ := sub.Next(t.Context()); !c.Full || c.Services != nil {

@@ -10,14 +10,17 @@ import (
 type Change struct {
 	Snapshot *Snapshot
 	// Full says that the subscriber must look at everything: its first Change, and one that has grown larger than
-	// the cluster. Services, Namespaces and Pods are nil then.
+	// the cluster. The names are nil then.
 	Full bool
 	// Services names, sorted, each Service that was itself put or deleted or had a slice put or deleted.
 	Services []Name
-	// Namespaces names, sorted, each namespace that came or went.
+	// Namespaces names, sorted, each namespace that came, went or got other labels.
 	Namespaces []string
-	// Pods names, sorted, each pod of this node that was put or deleted.
+	// Pods names, sorted, each pod that was put or deleted.
 	Pods []Name
+	// The others likewise.
+	Nodes                                         []string
+	Ingresses, HTTPRoutes, Gateways, DNSEndpoints []Name
 }
 
 // A Subscription follows a Store. One goroutine at a time may call Next; Close is safe at any time.
@@ -28,7 +31,7 @@ type Subscription struct {
 
 	// Guarded by store.mu.
 	full bool
-	touched
+	seen touched // by writes since the last Change
 }
 
 // Subscribe starts to follow these kinds, every kind when none is given: a subscriber sleeps through changes of others,
@@ -72,13 +75,26 @@ func (s *Subscription) take() Change {
 	}
 	c := Change{Snapshot: s.store.Snapshot(), Full: s.full}
 	if !s.full {
-		c.Services = slices.SortedFunc(maps.Keys(s.services), compareNames)
-		c.Namespaces = slices.Sorted(maps.Keys(s.namespaces))
-		c.Pods = slices.SortedFunc(maps.Keys(s.pods), compareNames)
+		c.fill(&s.seen)
 	}
 	s.full = false
-	s.forget()
+	s.seen.forget()
 	return c
+}
+
+func (c *Change) fill(seen *touched) {
+	for kind, to := range map[Kind]*[]Name{
+		Services: &c.Services, Pods: &c.Pods, Ingresses: &c.Ingresses, HTTPRoutes: &c.HTTPRoutes, Gateways: &c.Gateways,
+		DNSEndpoints: &c.DNSEndpoints,
+	} {
+		*to = slices.SortedFunc(maps.Keys(seen[kind]), compareNames)
+	}
+	for kind, to := range map[Kind]*[]string{Namespaces: &c.Namespaces, Nodes: &c.Nodes} {
+		for name := range seen[kind] {
+			*to = append(*to, name.Name)
+		}
+		slices.Sort(*to)
+	}
 }
 
 // note adds what an edit touched. The caller holds store.mu.
@@ -88,8 +104,8 @@ func (s *Subscription) note(e *Edit) {
 		return
 	}
 	if !s.full {
-		s.add(news)
-		s.full = s.overgrown(&e.next)
+		s.seen.add(news)
+		s.full = s.seen.overgrown(&e.next)
 	}
 	if !e.next.synced {
 		return

@@ -55,6 +55,8 @@ type Service struct {
 	// ForeignProxy says that the label service.kubernetes.io/service-proxy-name hands the Service to another
 	// proxy: it has DNS names and no frontends.
 	ForeignProxy bool
+	// Exposure is nil unless the source reads for publishing.
+	Exposure *Exposure
 }
 
 // A ServicePort is one port of a Service.

@@ -1,0 +1,147 @@
+package cluster
+
+import (
+	"context"
+	"iter"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/cache"
+)
+
+// recheck is how often an API that is not installed is looked for, and retry how long an answer that failed waits.
+const (
+	recheck = time.Minute
+	retry   = 5 * time.Second
+)
+
+// A watched is a kind of object that is followed.
+type watched struct {
+	kind   string
+	object runtime.Object
+	list   cache.ListerWatcher
+	names  func(*Snapshot) iter.Seq[Name] // what the Snapshot holds of it
+	api    schema.GroupVersionResource    // of a custom resource, which may not be installed
+	synced atomic.Pointer[func() bool]
+}
+
+// hasSynced reports whether all objects of the kind have been listed, or there is no such kind.
+func (w *watched) hasSynced() bool {
+	synced := w.synced.Load()
+	return synced != nil && (*synced)()
+}
+
+// follow watches until ctx ends.
+func (s *APISource) follow(ctx context.Context, w *watched) {
+	if w.api.Resource != "" && !s.awaitAPI(ctx, w) {
+		return
+	}
+	queue := cache.NewRealFIFOWithOptions(cache.RealFIFOOptions{
+		Name: w.kind, KeyFunction: cache.MetaNamespaceKeyFunc, KnownObjects: known{w, s.store}, Transformer: s.strip,
+	})
+	controller := cache.New(&cache.Config{
+		Queue: queue, ListerWatcher: w.list, ObjectType: w.object, ObjectDescription: w.kind,
+		Process: s.process, WatchErrorHandlerWithContext: s.watchFailed,
+	})
+	synced := controller.HasSynced
+	w.synced.Store(&synced)
+	controller.RunWithContext(ctx)
+}
+
+// awaitAPI returns true when the API is installed, false when ctx ends before that.
+func (s *APISource) awaitAPI(ctx context.Context, w *watched) bool {
+	for {
+		installed, err := s.installed(ctx, w.api)
+		wait := recheck
+		switch {
+		case err != nil:
+			s.log.Warn("watch failed", "kind", w.kind, "err", err)
+			wait = retry
+		case installed:
+			return true
+		default:
+			if w.synced.Load() == nil {
+				s.log.Info("the API is not installed, looking for it from time to time", "kind", w.kind, "version", w.api.GroupVersion())
+			}
+			empty := func() bool { return true }
+			w.synced.Store(&empty)
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (s *APISource) installed(ctx context.Context, api schema.GroupVersionResource) (bool, error) {
+	list, err := s.client.Discovery().ServerResourcesForGroupVersionWithContext(ctx, api.GroupVersion().String())
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for _, resource := range list.APIResources {
+		if resource.Name == api.Resource {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func (s *APISource) watchFailed(_ context.Context, r *cache.Reflector, err error) {
+	s.log.Warn("watch failed", "kind", r.TypeDescription(), "err", err)
+}
+
+// process takes what the watch has brought. There is no cache besides the Store.
+func (s *APISource) process(obj any, _ bool) error {
+	deltas, _ := obj.(cache.Deltas)
+	for _, d := range deltas {
+		object := d.Object
+		if last, ok := object.(cache.DeletedFinalStateUnknown); ok {
+			object = last.Obj
+		}
+		o, ok := object.(*stripped)
+		switch {
+		case !ok:
+		case d.Type == cache.Deleted:
+			s.store.Update(o.delete)
+		case o.err != nil:
+			s.refused.WithLabelValues(o.kind).Inc()
+			s.log.Error("object refused, its last good state stays", "err", o.err)
+		default:
+			s.store.Update(o.put)
+		}
+	}
+	return nil
+}
+
+// known are the objects in the Store, so that those are deleted which a new list lacks.
+type known struct {
+	*watched
+	store *Store
+}
+
+func (k known) ListKeys() []string {
+	var list []string
+	for name := range k.names(k.store.Snapshot()) {
+		list = append(list, strings.TrimPrefix(name.String(), "/"))
+	}
+	return list
+}
+
+// GetByKey returns what a deletion needs.
+func (k known) GetByKey(key string) (any, bool, error) {
+	namespace, name, err := cache.SplitMetaNamespaceKey(key)
+	if err != nil {
+		return nil, false, err
+	}
+	o := &stripped{kind: k.kind}
+	o.Namespace, o.Name = namespace, name
+	return o, true, nil
+}
