@@ -22,8 +22,6 @@ type RecordSet struct {
 	Targets []string `json:"targets"`
 }
 
-func (d *DNSEndpoint) name() Name { return d.Meta.Name }
-
 func (d *DNSEndpoint) equal(o *DNSEndpoint) bool {
 	return d.Meta.equal(&o.Meta) && slices.EqualFunc(d.Records, o.Records, RecordSet.equal)
 }

@@ -29,8 +29,6 @@ type Listener struct {
 	Selector labels.Selector
 }
 
-func (g *Gateway) name() Name { return g.Meta.Name }
-
 func (g *Gateway) equal(o *Gateway) bool {
 	return g.Meta.equal(&o.Meta) && slices.Equal(g.Addresses, o.Addresses) && slices.EqualFunc(g.Listeners, o.Listeners, Listener.equal)
 }

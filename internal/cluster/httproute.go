@@ -30,8 +30,6 @@ type ParentRef struct {
 	Port    uint16 // of the listeners; 0 for all
 }
 
-func (r *HTTPRoute) name() Name { return r.Meta.Name }
-
 func (r *HTTPRoute) equal(o *HTTPRoute) bool {
 	return r.Meta.equal(&o.Meta) && slices.Equal(r.Hostnames, o.Hostnames) && slices.Equal(r.Parents, o.Parents)
 }

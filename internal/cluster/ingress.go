@@ -22,8 +22,6 @@ type Ingress struct {
 	LoadBalancer LoadBalancer
 }
 
-func (i *Ingress) name() Name { return i.Meta.Name }
-
 func (i *Ingress) equal(o *Ingress) bool {
 	return i.Meta.equal(&o.Meta) && i.Class == o.Class && slices.Equal(i.Hosts, o.Hosts) && i.LoadBalancer.equal(&o.LoadBalancer)
 }

@@ -207,7 +207,7 @@ func fuzzPublished(t *testing.T, content []byte) {
 	for node := range s.Nodes() {
 		for _, addr := range slices.Concat(node.InternalIPs, node.ExternalIPs) {
 			if !addr.IsValid() || addr.Is4In6() {
-				t.Errorf("node %s has address %v", node.Meta.Name, addr)
+				t.Errorf("node %s has address %v", node.Name, addr)
 			}
 		}
 	}

@@ -147,7 +147,7 @@ func (m model) step(t *rapid.T, e *Edit) {
 		change(m.pods, drawPod(t), func(p *Pod) Name { return p.Name }, gone, e.PutPod, e.DeletePod)
 	case 3:
 		node := &Node{Meta: drawMeta(t, "node-a", "node-b"), InternalIPs: []netip.Addr{drawAddr(t)}}
-		node.Meta.Name.Namespace = ""
+		node.Name.Namespace = ""
 		change(m.nodes, node, (*Node).name, gone, e.PutNode, func(name Name) { e.DeleteNode(name.Name) })
 	case 4:
 		ingress := &Ingress{Meta: drawMeta(t, "i", "j"), LoadBalancer: LoadBalancer{Addrs: []netip.Addr{drawAddr(t)}}}

@@ -18,8 +18,6 @@ type Node struct {
 	Unschedulable bool
 }
 
-func (n *Node) name() Name { return n.Meta.Name }
-
 func (n *Node) equal(o *Node) bool {
 	return n.Meta.equal(&o.Meta) && slices.Equal(n.InternalIPs, o.InternalIPs) &&
 		slices.Equal(n.ExternalIPs, o.ExternalIPs) && n.Unschedulable == o.Unschedulable

@@ -22,6 +22,8 @@ type Meta struct {
 	Annotations map[string]string
 }
 
+func (m *Meta) name() Name { return m.Name }
+
 func (m *Meta) equal(o *Meta) bool {
 	return m.Name == o.Name && m.UID == o.UID && m.Created.Equal(o.Created) &&
 		maps.Equal(m.Labels, o.Labels) && maps.Equal(m.Annotations, o.Annotations)
