@@ -1,12 +1,14 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -16,6 +18,7 @@ import (
 )
 
 const (
+	// eventComponent is who events are from unless somebody else says so.
 	eventComponent = "nearpath-agent"
 	// eventQueue is how many warnings wait for the task to run or to catch up.
 	eventQueue = 256
@@ -25,18 +28,22 @@ const (
 	eventTimeout = 10 * time.Second
 )
 
-// An Object is what an event is about: a pod, or the zero value, this node.
+// An Object is what an event is about; the zero value is this node.
 type Object struct {
-	Pod Name
-	UID string // of the pod
+	Kind string // one that this package reads, such as Pod
+	Name Name   // without a namespace where the kind has none
+	UID  string
 }
 
 // Object is the pod as the object of an event.
-func (p *Pod) Object() Object { return Object{p.Name, p.UID} }
+func (p *Pod) Object() Object { return Object{kindPod, p.Name, p.UID} }
 
 // EventsConfig configures an [Events].
 type EventsConfig struct {
-	REST     *rest.Config
+	REST *rest.Config
+	// Component is who the events are from; empty: the agent.
+	Component string
+	// NodeName is the node that the zero Object is; empty for a process that stands for none.
 	NodeName string
 	Log      *slog.Logger
 }
@@ -47,11 +54,12 @@ type EventsConfig struct {
 //
 // It is a task: Run once; it is ready from the start.
 type Events struct {
-	client kubernetes.Interface
-	node   string
-	log    *slog.Logger
-	queue  chan warning
-	ready  chan struct{}
+	client    kubernetes.Interface
+	component string
+	node      string
+	log       *slog.Logger
+	queue     chan warning
+	ready     chan struct{}
 }
 
 type warning struct {
@@ -72,7 +80,8 @@ func NewEvents(c EventsConfig) (*Events, error) {
 
 func newEvents(client kubernetes.Interface, c EventsConfig) *Events {
 	e := &Events{
-		client: client, node: c.NodeName, log: c.Log, queue: make(chan warning, eventQueue), ready: make(chan struct{}),
+		client: client, component: cmp.Or(c.Component, eventComponent), node: c.NodeName, log: c.Log,
+		queue: make(chan warning, eventQueue), ready: make(chan struct{}),
 	}
 	close(e.ready)
 	return e
@@ -84,26 +93,35 @@ func (e *Events) Ready() <-chan struct{} { return e.ready }
 func (e *Events) String() string { return "events" }
 
 // Warn records a warning. The reason is one word in CamelCase that stands for a kind of trouble, the message names the
-// values and the fix. It never waits, is safe for concurrent use, and may be called before Run.
+// values and the fix. It never waits, is safe for concurrent use, and may be called before Run. What is no object of the
+// API has no events: a kind that this package does not read, or this node where the process stands for none.
 func (e *Events) Warn(about Object, reason, message string) {
+	reference, ok := e.reference(about)
+	if !ok {
+		return
+	}
 	if len(message) > maxEventMessage {
 		message = strings.ToValidUTF8(message[:maxEventMessage], "")
 	}
 	select {
-	case e.queue <- warning{e.reference(about), reason, message}:
+	case e.queue <- warning{reference, reason, message}:
 	default:
 		e.log.Warn("event dropped, too many wait", "reason", reason, "message", message)
 	}
 }
 
-// reference gives the node's name as its UID, as the kubelet does: kubectl describe looks for that.
-func (e *Events) reference(o Object) corev1.ObjectReference {
+// reference gives this node's name as its UID, as the kubelet does: kubectl describe looks for that.
+func (e *Events) reference(o Object) (corev1.ObjectReference, bool) {
 	if o == (Object{}) {
-		return corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: e.node, UID: types.UID(e.node)}
+		return corev1.ObjectReference{APIVersion: "v1", Kind: kindNode, Name: e.node, UID: types.UID(e.node)}, e.node != ""
 	}
+	version, ok := map[string]string{
+		kindPod: "v1", kindService: "v1", kindNode: "v1", kindIngress: networkingv1.SchemeGroupVersion.String(),
+		kindHTTPRoute: versionGateway, kindGateway: versionGateway, kindDNSEndpoint: versionDNSEndpoint,
+	}[o.Kind]
 	return corev1.ObjectReference{
-		APIVersion: "v1", Kind: "Pod", Namespace: o.Pod.Namespace, Name: o.Pod.Name, UID: types.UID(o.UID),
-	}
+		APIVersion: version, Kind: o.Kind, Namespace: o.Name.Namespace, Name: o.Name.Name, UID: types.UID(o.UID),
+	}, ok
 }
 
 // Run writes events until ctx ends and returns nil then.
@@ -111,7 +129,7 @@ func (e *Events) Run(ctx context.Context) error {
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: e.client.CoreV1().Events("")})
-	recorder := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: eventComponent, Host: e.node})
+	recorder := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: e.component, Host: e.node})
 	for {
 		select {
 		case <-ctx.Done():

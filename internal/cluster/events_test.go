@@ -56,6 +56,41 @@ func TestEventsAreAboutPodsAndTheNode(t *testing.T) {
 	})
 }
 
+// TestEventsOfAPublisher: about what names are published for, and nothing about what the API does not have.
+func TestEventsOfAPublisher(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		e := newEvents(client, EventsConfig{Component: "publisher", Log: slog.New(slog.DiscardHandler)})
+		defer run(t, e)()
+		versions := map[string]string{
+			"Service": "v1", "Ingress": "networking.k8s.io/v1", "HTTPRoute": "gateway.networking.k8s.io/v1",
+			"DNSEndpoint": "externaldns.k8s.io/v1alpha1",
+		}
+		for kind := range versions {
+			e.Warn(Object{Kind: kind, Name: Name{"shop", strings.ToLower(kind)}, UID: "u1"}, "NoZone", "no zone for cart.example")
+		}
+		e.Warn(Object{Kind: "Node", Name: Name{"", "node-b"}, UID: "u2"}, "NoZone", "no zone for node-b")
+		e.Warn(Object{Kind: "PrivateZone", Name: Name{"", "z1"}}, "ZoneNotFound", "z1")
+		e.Warn(Object{}, "Unheard", "of no node")
+
+		about := listEvents(t, client, "shop")
+		if len(about) != len(versions) {
+			t.Errorf("%d events, want %d: %+v", len(about), len(versions), about)
+		}
+		for _, ev := range about {
+			o := ev.InvolvedObject
+			if o.APIVersion != versions[o.Kind] || o.Name != strings.ToLower(o.Kind) || o.UID != "u1" || ev.Source.Component != "publisher" {
+				t.Errorf("event %+v", ev)
+			}
+		}
+		about = listEvents(t, client, metav1.NamespaceDefault)
+		if len(about) != 1 || about[0].InvolvedObject.Name != "node-b" || about[0].InvolvedObject.APIVersion != "v1" {
+			t.Errorf("events about no namespace: %+v", about)
+		}
+	})
+}
+
 func TestEventsAreCountedAndLimited(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
