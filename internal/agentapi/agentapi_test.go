@@ -71,8 +71,21 @@ func TestRoundTrip(t *testing.T) {
 	s := newServer(socket)
 	s.Handle("/v1/pool", func(context.Context) (any, error) { return map[string]int{"idle": 3}, nil })
 	s.Handle("/v1/broken", func(context.Context) (any, error) { return nil, errors.New("no pool here") })
+	Serve(s, "/v1/hold", func(_ context.Context, zone map[string]string) (any, error) {
+		if zone["id"] == "" {
+			return nil, errors.New("no such zone")
+		}
+		return zone, nil
+	})
 	stop := serve(t, s)
 	c := NewClient(socket)
+	var held map[string]string
+	if err := c.Post(t.Context(), "/v1/hold", map[string]string{"id": "z1"}, &held); err != nil || held["id"] != "z1" {
+		t.Errorf("held %v, %v", held, err)
+	}
+	if err := c.Post(t.Context(), "/v1/hold", nil, &held); err == nil || !strings.Contains(err.Error(), "no such zone") {
+		t.Errorf("an error came as %v", err)
+	}
 
 	answer, err := c.CNI(t.Context(), CNIRequest{Command: "ADD", ContainerID: "c1", Config: []byte(`{"name":"net"}`)})
 	if err != nil || answer.Error != nil || !strings.Contains(string(answer.Result), `"containerID":"c1"`) {
@@ -156,7 +169,7 @@ func TestBadRequests(t *testing.T) {
 		"unknown field": {`{"command":"ADD","config":{},"x":1}`, `unknown field "x"`},
 		"two values":    {`{"command":"ADD","config":{}}{}`, "more than one JSON value"},
 		"no JSON":       {`nonsense`, "invalid character"},
-		"too large":     {`{"command":"` + strings.Repeat("x", maxCNIBody) + `"}`, "request body too large"},
+		"too large":     {`{"command":"` + strings.Repeat("x", maxBody) + `"}`, "request body too large"},
 	} {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://agent"+cniPath, strings.NewReader(c.body))
 		if err != nil {

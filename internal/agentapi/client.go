@@ -15,10 +15,14 @@ import (
 // An agent that goes away in the middle of a request gives another error, because it may have acted on it.
 var ErrUnavailable = errors.New("the nearpath agent is not running")
 
-// maxCNIBody bounds a CNI request and its answer, in bytes.
-const maxCNIBody = 1 << 20
+const (
+	// maxBody bounds a request, and the answer to one of CNI, in bytes.
+	maxBody = 1 << 20
+	// maxAnswer bounds every other answer.
+	maxAnswer = 1 << 30
+)
 
-// Paths of the API. Every other path is a GET verb that cmd registers.
+// Paths of the API. Every other path is a verb that cmd registers.
 const cniPath = "/v1/cni"
 
 // A Client talks to the agent over its unix socket. It is safe for concurrent use.
@@ -48,20 +52,32 @@ func NewClient(socket string) *Client {
 // CNI hands one CNI invocation to the agent. The error is about the transport; what the verb itself has to say
 // is in the response.
 func (c *Client) CNI(ctx context.Context, request CNIRequest) (CNIResponse, error) {
-	body, err := json.Marshal(request)
-	if err != nil {
-		return CNIResponse{}, fmt.Errorf("encode CNI %s request: %w", request.Command, err)
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent"+cniPath, bytes.NewReader(body))
-	if err != nil {
-		return CNIResponse{}, fmt.Errorf("make CNI %s request: %w", request.Command, err)
-	}
-	r.Header.Set("Content-Type", "application/json")
 	var response CNIResponse
-	if err := c.do(r, maxCNIBody, &response); err != nil {
+	if err := c.post(ctx, cniPath, request, maxBody, &response); err != nil {
 		return CNIResponse{}, fmt.Errorf("ask agent at %s for CNI %s: %w", c.socket, request.Command, err)
 	}
 	return response, nil
+}
+
+// Post sends a request to one of the paths registered with Serve and decodes the JSON answer into out.
+func (c *Client) Post(ctx context.Context, path string, request, out any) error {
+	if err := c.post(ctx, path, request, maxAnswer, out); err != nil {
+		return fmt.Errorf("ask %s for %s: %w", c.socket, path, err)
+	}
+	return nil
+}
+
+func (c *Client) post(ctx context.Context, path string, request any, limit int64, out any) error {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent"+path, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("make request: %w", err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	return c.do(r, limit, out)
 }
 
 // Get asks for one of the paths registered with Server.Handle and decodes the JSON answer into out.
@@ -70,7 +86,7 @@ func (c *Client) Get(ctx context.Context, path string, out any) error {
 	if err != nil {
 		return fmt.Errorf("make request for %s: %w", path, err)
 	}
-	if err := c.do(r, 1<<30, out); err != nil {
+	if err := c.do(r, maxAnswer, out); err != nil {
 		return fmt.Errorf("ask agent at %s for %s: %w", c.socket, path, err)
 	}
 	return nil

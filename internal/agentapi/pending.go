@@ -22,7 +22,7 @@ func PendingDir(socket string) string {
 }
 
 // MaxPendingBytes bounds one file of the directory.
-const MaxPendingBytes = maxCNIBody
+const MaxPendingBytes = maxBody
 
 // PendingName is the name of the file for a deletion: it depends on the network configuration's name, the container
 // and the interface alone, so a repeated deletion replaces its file.

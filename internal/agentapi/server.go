@@ -24,7 +24,7 @@ const shutdownGrace = 5 * time.Second
 type ServerConfig struct {
 	// Socket is the path to listen on; empty means DefaultSocket. Its directory is made if absent.
 	Socket string
-	// CNI serves one CNI invocation. Its context ends when the client goes away.
+	// CNI serves one CNI invocation. Its context ends when the client goes away. nil: there is no such path.
 	CNI func(context.Context, CNIRequest) CNIResponse
 	Log *slog.Logger
 }
@@ -43,28 +43,38 @@ func NewServer(c ServerConfig) *Server {
 	if s.socket == "" {
 		s.socket = DefaultSocket
 	}
-	s.mux.HandleFunc("POST "+cniPath, func(w http.ResponseWriter, r *http.Request) {
-		var request CNIRequest
-		if err := decodeStrict(http.MaxBytesReader(w, r.Body, maxCNIBody), &request); err != nil {
-			http.Error(w, "decode CNI request: "+err.Error(), http.StatusBadRequest)
+	if c.CNI != nil {
+		Serve(s, cniPath, func(ctx context.Context, request CNIRequest) (any, error) { return c.CNI(ctx, request), nil })
+	}
+	return s
+}
+
+// Serve registers do for POST requests of the path, whose body is a T as JSON. What do returns is sent as JSON; its error
+// becomes status 500 with the error's text. It must be called before Run.
+func Serve[T any](s *Server, path string, do func(context.Context, T) (any, error)) {
+	s.mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+		var request T
+		if err := decodeStrict(http.MaxBytesReader(w, r.Body, maxBody), &request); err != nil {
+			http.Error(w, "decode request: "+err.Error(), http.StatusBadRequest)
 			return
 		}
-		s.write(w, c.CNI(r.Context(), request))
+		s.answer(w, r, func(ctx context.Context) (any, error) { return do(ctx, request) })
 	})
-	return s
 }
 
 // Handle registers get for GET requests of the path, a pattern of http.ServeMux without the method. What get
 // returns is sent as JSON; its error becomes status 500 with the error's text.
 func (s *Server) Handle(path string, get func(context.Context) (any, error)) {
-	s.mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
-		value, err := get(r.Context())
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		s.write(w, value)
-	})
+	s.mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) { s.answer(w, r, get) })
+}
+
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, get func(context.Context) (any, error)) {
+	value, err := get(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	s.write(w, value)
 }
 
 // Run listens and serves until the context ends.
