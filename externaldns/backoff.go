@@ -72,6 +72,7 @@ func (k breakerKey) String() string { return k.class.action() + " " + k.zoneID }
 // A breaker stops a class of calls for a zone that fails. When its time is over, one call tries.
 type breaker struct {
 	failures int
+	opened   int // times in a row
 	until    time.Time
 	probing  bool
 	err      error

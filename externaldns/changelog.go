@@ -21,48 +21,71 @@ type changeLog struct {
 	// Writes of ours that the log has not told of: the present ones and those from before the last turn.
 	recent, earlier credits
 	turned          time.Time
+	// Writes of ours that are in flight, by place, and those of them that the log has told of already.
+	flying map[Place]int
+	ahead  map[Place]int
 }
 
-// credits count writes by record and by place: the log may lack either.
+// credits count writes by record, by place and in all: the log may lack the former.
 type credits struct {
 	ids    map[int64]int
 	places map[Place]int
+	all    int
 }
 
-func newCredits() credits { return credits{map[int64]int{}, map[Place]int{}} }
+func newCredits() credits { return credits{map[int64]int{}, map[Place]int{}, 0} }
 
-// begin is called with the beginning of the first listing.
+// begin is called with the beginning of the first listing. Clocks may differ by a second.
 func (l *changeLog) begin(started time.Time) {
-	l.first, l.newest = started.Add(-5*time.Second), started
+	*l = changeLog{first: started.Add(-time.Second), newest: started, flying: map[Place]int{}, ahead: map[Place]int{}}
 }
 
 // since is from when on the log is to be read.
-func (l *changeLog) since() time.Time { return l.newest.Add(-logLag) }
+func (l *changeLog) since() time.Time {
+	if since := l.newest.Add(-logLag); since.After(l.first) {
+		return since
+	}
+	return l.first
+}
 
-// own notes a write of ours.
-func (l *changeLog) own(id int64, p Place, now time.Time) {
+// fly notes that a write of ours begins.
+func (l *changeLog) fly(p Place) { l.flying[p]++ }
+
+// land notes that a write of ours has ended; done says that the log will tell of it, if it has not yet.
+func (l *changeLog) land(id int64, p Place, done bool, now time.Time) {
+	if l.flying[p]--; l.flying[p] <= 0 {
+		delete(l.flying, p)
+	}
+	ahead := l.ahead[p] > 0
+	delete(l.ahead, p)
+	if !done || ahead {
+		return
+	}
 	if l.recent.ids == nil || now.Sub(l.turned) > ownFor {
 		l.earlier, l.recent, l.turned = l.recent, newCredits(), now
 	}
 	l.recent.ids[id]++
 	l.recent.places[p]++
+	l.recent.all++
 }
 
 // mine uses up a write of ours for an entry. One entry too many is somebody else's.
-func (c credits) mine(change aliyun.ZoneChange, p Place) bool {
+func (c *credits) mine(change aliyun.ZoneChange, p Place) bool {
 	switch {
 	case change.RecordID != 0 && c.ids[change.RecordID] > 0:
 		c.ids[change.RecordID]--
-	case change.RecordID == 0 && c.places[p] > 0:
+	case change.RecordID == 0 && p.RR != "" && c.places[p] > 0:
 		c.places[p]--
+	case change.RecordID == 0 && p.RR == "" && c.all > 0:
+		c.all--
 	default:
 		return false
 	}
 	return true
 }
 
-// news returns the changes of others that were not returned before.
-func (l *changeLog) news(changes []aliyun.ZoneChange, now time.Time) (news []aliyun.ZoneChange) {
+// news returns the changes of others that were not returned before. Where says at which place a change was, if it can.
+func (l *changeLog) news(changes []aliyun.ZoneChange, now time.Time, where func(aliyun.ZoneChange) Place) (news []aliyun.ZoneChange) {
 	if now.Sub(l.turned) > 2*ownFor {
 		l.recent, l.earlier = credits{}, credits{}
 	}
@@ -75,9 +98,12 @@ func (l *changeLog) news(changes []aliyun.ZoneChange, now time.Time) (news []ali
 		if _, old := l.seen[c]; old || c.At.Before(l.first) {
 			continue
 		}
-		p := Place{c.ZoneID, canonicalName(c.RR)}
+		p := where(c)
 		if l.recent.mine(c, p) || l.earlier.mine(c, p) {
 			continue
+		}
+		if l.flying[p] > 0 {
+			l.ahead[p]++ // it may be ours; a look at the place tells
 		}
 		news = append(news, c)
 	}

@@ -134,12 +134,14 @@ func TestListingIsAcceptedWholeOrNotAtAll(t *testing.T) {
 		"more than it tells":   {pages{rows: [][]int64{{1, 2}}, total: []int{1}}, false},
 		"no records, it tells": {pages{rows: [][]int64{{}}, total: []int{5}}, false},
 	} {
-		records, err := list(t.Context(), c.pages, "z-1")
-		if accepted := err == nil; accepted != c.accepted || !accepted && !errors.Is(err, errDrift) {
-			t.Errorf("%s: %v", name, err)
-		}
-		if c.accepted && len(records) != c.pages.total[0] {
-			t.Errorf("%s: %d records", name, len(records))
+		for _, whole := range []bool{true, false} {
+			records, err := list(t.Context(), c.pages, "z-1", whole)
+			if accepted := err == nil; accepted != c.accepted || !accepted && !errors.Is(err, errDrift) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if c.accepted && len(records) != c.pages.total[0] {
+				t.Errorf("%s: %d records", name, len(records))
+			}
 		}
 	}
 }

@@ -72,6 +72,7 @@ type item struct {
 	visit    int       // writes that the present visit may still do
 	wrote    time.Time // last write
 	failures int       // in a row
+	unsure   *call     // a write whose outcome is not known
 	conflict bool      // the cloud said that what was to be added is there
 	// What its plan does to the name's zone.
 	zoneID         string

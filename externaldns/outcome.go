@@ -24,7 +24,7 @@ func (s *Syncer) finish(it *item, c call, out outcome, now time.Time) {
 	s.metrics.call(c, out.err)
 	if c.class != classFind {
 		it.wrote, it.visit = now, max(0, it.visit-1)
-		s.watch.zone(c.op.ZoneID).wrote(c.op.Place)
+		s.watch.zone(c.op.ZoneID).end(out.id, c.op.Place, out.err == nil, now)
 	}
 	if out.err == nil {
 		s.succeeded(it, c, out, now)
@@ -37,10 +37,7 @@ func (s *Syncer) finish(it *item, c call, out outcome, now time.Time) {
 }
 
 func (s *Syncer) succeeded(it *item, c call, out outcome, now time.Time) {
-	if key := (breakerKey{c.class, c.zoneID()}); s.breakers[key] != nil {
-		delete(s.breakers, key)
-		s.report(key.String(), nil)
-	}
+	s.healed(c)
 	s.watch.zone(c.zoneID()).gone = 0
 	if c.class == classFind {
 		s.found(it, c.place, out, now) // the name's failures stay: what failed is tried next
@@ -57,7 +54,6 @@ func (s *Syncer) succeeded(it *item, c call, out outcome, now time.Time) {
 		r.ID, r.Seen = out.id, out.started
 		s.index.Put(r)
 	}
-	s.watch.zone(c.op.ZoneID).own(out.id, c.op.Place)
 	if out.repeated {
 		// The token may have named a record that somebody has deleted since: then nothing was added.
 		s.doubts[c.op.Place] = struct{}{}
@@ -72,6 +68,35 @@ func (s *Syncer) found(it *item, p Place, out outcome, now time.Time) {
 	if it.conflict {
 		it.conflict = false
 		s.rival(it, p, now)
+	}
+	if c := it.unsure; c != nil && c.op.Place == p {
+		it.unsure = nil
+		s.resolve(it, *c)
+	}
+}
+
+// resolve ends a doubt about a write. One that came true was no failure.
+func (s *Syncer) resolve(it *item, c call) {
+	there := slices.ContainsFunc(s.index.At(c.op.Place), func(r Record) bool {
+		if c.op.Verb == Delete {
+			return r.ID == c.op.Have.ID
+		}
+		after := c.op.after()
+		return r.serves(after.Type, after.Value) && r.TTL == after.TTL && r.Remark == after.Remark
+	})
+	if there == (c.op.Verb == Delete) {
+		return
+	}
+	it.failures = 0
+	delete(s.tokens, wish(c.op))
+	s.healed(c)
+}
+
+// healed closes the breaker of a call.
+func (s *Syncer) healed(c call) {
+	if key := (breakerKey{c.class, c.zoneID()}); s.breakers[key] != nil {
+		delete(s.breakers, key)
+		s.report(key.String(), nil)
 	}
 }
 
@@ -97,20 +122,30 @@ const (
 	lastYield  = 30 * time.Second
 )
 
+// suspect stops additions for a moment when one is there already: whether there is a rival is known after a look.
+func (s *Syncer) suspect(zoneID string, now time.Time) {
+	if l := s.loads[zoneID]; l == nil || l.adds < rivalsFrom {
+		return
+	}
+	if z := s.watch.zone(zoneID); z.yield.Before(now) {
+		z.yield = now.Add(settle)
+	}
+}
+
 // rival is called when a value of ours was there that this instance has not written.
 func (s *Syncer) rival(it *item, p Place, now time.Time) {
 	z := s.watch.zone(p.ZoneID)
-	if l := s.loads[p.ZoneID]; l == nil || l.adds < rivalsFrom || now.Before(z.yield) {
+	if l := s.loads[p.ZoneID]; l == nil || l.adds < rivalsFrom || now.Before(z.rivalUntil) {
 		return
 	}
-	if now.Sub(z.yield) > 2*lastYield {
+	if now.Sub(z.rivalUntil) > 2*lastYield {
 		z.yields = 0
 	}
 	z.yields++
 	pause := min(firstYield<<min(z.yields-1, 8), lastYield)
-	z.yield = now.Add(pause/2 + rand.N(pause/2))
-	z.listAt = z.yield
-	z.yield = z.yield.Add(time.Minute) // until the listing, which ends it, or fails
+	z.rivalUntil = now.Add(pause/2 + rand.N(pause/2))
+	z.listAt = z.rivalUntil
+	z.yield = z.rivalUntil.Add(time.Minute) // until the listing, which ends it, or fails
 	s.log.Info("another instance writes the same records: it goes ahead", "zone", p.ZoneID, "name", it.name)
 }
 
@@ -166,6 +201,7 @@ func (s *Syncer) failedWrite(it *item, c call, err error, retry decision, now ti
 		s.definite(c)
 		s.doubts[c.op.Place] = struct{}{}
 		it.conflict = true
+		s.suspect(c.op.ZoneID, now)
 		if it.failures == 1 {
 			return decision{}
 		}
@@ -182,7 +218,7 @@ func (s *Syncer) failedWrite(it *item, c call, err error, retry decision, now ti
 		s.definite(c)
 	default:
 		// Whether it came true is not known.
-		s.doubts[c.op.Place] = struct{}{}
+		s.doubts[c.op.Place], it.unsure = struct{}{}, &c
 		if errors.Is(err, aliyun.ErrUnavailable) {
 			s.trip(c, err, now)
 		}
@@ -202,7 +238,8 @@ func (s *Syncer) trip(c call, err error, now time.Time) {
 	b.failures++
 	b.err = err
 	if errors.Is(err, aliyun.ErrForbidden) || b.failures >= alarmAfter {
-		b.until = now.Add(backoff(b.failures, time.Second, lastRetry))
+		b.opened++
+		b.until = now.Add(backoff(b.opened, time.Second, lastRetry))
 		s.report(key.String(), []Problem{{zoneObject(key.zoneID), "CloudRefused", fmt.Sprintf("%s of zone %s: %v", key.class.action(), key.zoneID, err)}})
 	}
 }

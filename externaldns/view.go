@@ -34,9 +34,9 @@ func Load(ctx context.Context, cloud Reader, scope Scope, policy Policy) (*View,
 	}
 	v.zones, v.Problems = v.zones.next(shown, scope)
 	for _, zone := range v.zones.all() {
-		records, err := list(ctx, cloud, zone.ID)
+		records, err := list(ctx, cloud, zone.ID, false)
 		for try := 1; errors.Is(err, errDrift) && try < listTries; try++ {
-			records, err = list(ctx, cloud, zone.ID)
+			records, err = list(ctx, cloud, zone.ID, false)
 		}
 		if err != nil {
 			return nil, err

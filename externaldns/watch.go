@@ -19,6 +19,8 @@ const (
 	listingsAtOnce = 2
 	// patience is how many listings in a row may fail before it is a Problem.
 	patience = 3
+	// listPolls is how many polls lie between listings because of edits that the log does not place.
+	listPolls = 5
 )
 
 // A watch is what is known of how old the knowledge of the zones is.
@@ -38,11 +40,13 @@ type zoneWatch struct {
 	listAt   time.Time
 	tried    bool // a listing has ended, well or not
 	failures int
+	listed   time.Time
 	touched  map[Place]struct{} // written to since the listing began
 	gone     int                // times in a row that a call was told so
 
-	yield  time.Time // until then a rival goes ahead
-	yields int
+	yield      time.Time // until then nothing is added
+	rivalUntil time.Time // until then a rival goes ahead
+	yields     int
 
 	updated time.Time // by the cloud's clock, as it last said
 	pollNow bool
@@ -59,15 +63,26 @@ func (w *watch) zone(id string) *zoneWatch {
 	return z
 }
 
-// wrote notes a write of ours for a listing that is under way.
-func (z *zoneWatch) wrote(p Place) {
+// begin and end notes a write of ours, for a listing that is under way and for the change log.
+func (z *zoneWatch) begin(p Place) {
+	z.touch(p)
+	if z.log.flying != nil {
+		z.log.fly(p)
+	}
+}
+
+func (z *zoneWatch) end(id int64, p Place, done bool, now time.Time) {
+	z.touch(p)
+	if z.log.flying != nil {
+		z.log.land(id, p, done, now)
+	}
+}
+
+func (z *zoneWatch) touch(p Place) {
 	if z.touched != nil {
 		z.touched[p] = struct{}{}
 	}
 }
-
-// own notes a write that will be in the change log.
-func (z *zoneWatch) own(id int64, p Place) { z.log.own(id, p, time.Now()) }
 
 // settled reports whether a listing was tried of every zone that may be listed.
 func (w *watch) settled(zones *Zones) bool {
@@ -159,7 +174,9 @@ func (s *Syncer) choosePolls() {
 	all := s.zones.all()
 	for i, zone := range all {
 		z := s.watch.zone(zone.ID)
-		z.pollNow = z.pollNow || zone.Updated.After(z.updated) || i == s.watch.turn%len(all)
+		if s.index.Listed(zone.ID) {
+			z.pollNow = z.pollNow || zone.Updated.After(z.updated) || i == s.watch.turn%len(all)
+		}
 		z.updated = zone.Updated
 	}
 	s.watch.turn++
@@ -167,10 +184,11 @@ func (s *Syncer) choosePolls() {
 
 // listing lists a zone: for the first time, or as an audit.
 func (s *Syncer) listing(id string, z *zoneWatch) job {
+	known := s.index.Listed(id)
 	return func(ctx context.Context) {
 		started := time.Now()
 		limited, cancel := context.WithTimeout(ctx, listTimeout)
-		shown, err := list(limited, s.read, id)
+		shown, err := list(limited, s.read, id, known)
 		cancel()
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -184,10 +202,13 @@ func (s *Syncer) listing(id string, z *zoneWatch) job {
 		s.metrics.listed(err)
 		if err != nil {
 			s.listingFailed(id, z, err, now)
+			if errors.Is(err, errDrift) && s.index.Listed(id) {
+				s.merge(id, recordsOf(shown, started), touched, now)
+			}
 			return
 		}
 		s.report("listing "+id, nil)
-		z.failures, z.yield = 0, time.Time{}
+		z.failures, z.yield, z.listed = 0, time.Time{}, now
 		z.listAt = now.Add(s.cfg.Audit - rand.N(s.cfg.Audit/10+1))
 		records := recordsOf(shown, started)
 		if s.index.Listed(id) {
@@ -222,9 +243,14 @@ func (s *Syncer) gone(id string, now time.Time) {
 	z := s.watch.zone(id)
 	z.gone++
 	s.zones = s.zones.bar(id, barredGone)
-	if again := now.Add(backoff(z.gone, time.Second, s.cfg.Poll)); again.Before(s.watch.discoverAt) {
-		s.watch.discoverAt = again
+	s.watch.discoverAt = earlier(s.watch.discoverAt, now.Add(backoff(z.gone, time.Second, s.cfg.Poll)))
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
 	}
+	return b
 }
 
 // audited takes an accepted listing of a zone that is known. Places that were written to since it began are left out.
@@ -250,9 +276,31 @@ func (s *Syncer) audited(id string, records []Record, touched map[Place]struct{}
 		s.replace(p, list, now)
 	}
 	s.log.Info("zone audited", "zone", id, "records", len(records), "differences", len(names))
+	s.resume(id, names, now)
+}
+
+// merge takes what a listing shows of a zone that changes too fast for it. What is there is there; what is not shown may
+// be there all the same.
+func (s *Syncer) merge(id string, records []Record, touched map[Place]struct{}, now time.Time) {
+	names := map[string]struct{}{}
+	for _, r := range records {
+		if _, ok := touched[r.Place]; ok {
+			continue
+		}
+		if !slices.ContainsFunc(s.index.At(r.Place), func(have Record) bool { return sameRecords([]Record{have}, []Record{r}) }) {
+			names[s.zones.name(r.Place)] = struct{}{}
+		}
+		s.index.Put(r)
+	}
+	s.watch.zone(id).yield = time.Time{}
+	s.resume(id, slices.Collect(maps.Keys(names)), now)
+}
+
+// resume plans names that a listing shows to be different, and those that waited for it.
+func (s *Syncer) resume(id string, names []string, now time.Time) {
 	slices.Sort(names)
 	s.touchAll(names, laneBacklog, now)
-	for _, it := range s.queue.items { // those that waited for the listing
+	for _, it := range s.queue.items {
 		if it.zoneID == id && it.at >= 0 {
 			s.put(it, s.decide(it, now), now)
 		}
@@ -277,7 +325,12 @@ func (s *Syncer) poll(id string, z *zoneWatch, since time.Time) job {
 			s.log.Warn("change log is not read", "zone", id, "err", err)
 			return // the next round tries again
 		}
-		s.hints(id, z, z.log.news(changes, now), now)
+		s.hints(id, z, z.log.news(changes, now, func(c aliyun.ZoneChange) Place {
+			if places := s.placesOf(id, c); len(places) > 0 {
+				return places[0]
+			}
+			return Place{ZoneID: id}
+		}), now)
 	}
 }
 
@@ -293,6 +346,10 @@ func (s *Syncer) hints(id string, z *zoneWatch, news []aliyun.ZoneChange, now ti
 		lost = lost || len(found) == 0
 	}
 	all, _ := s.index.Count(id)
+	if lost && now.Sub(z.listed) < listPolls*s.cfg.Poll {
+		lost = false // a log that names nothing must not have the zone listed all the time
+		z.listAt = earlier(z.listAt, z.listed.Add(listPolls*s.cfg.Poll))
+	}
 	if lost || len(places) > max(20, all/pageSize) {
 		if !z.listing && now.Before(z.listAt) {
 			z.listAt = now

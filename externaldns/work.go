@@ -37,7 +37,7 @@ func (s *Syncer) job(it *item, c call) job {
 			token = newToken()
 			s.tokens[wish(c.op)] = token
 		}
-		s.watch.zone(c.op.ZoneID).wrote(c.op.Place)
+		s.watch.zone(c.op.ZoneID).begin(c.op.Place)
 	}
 	return func(ctx context.Context) {
 		out := outcome{started: time.Now(), repeated: repeated}
