@@ -48,26 +48,16 @@ type config struct {
 }
 
 type cloudConfig struct {
+	cloudAccess
 	// Region is that of the instance; it is only compared with what the instance says. Empty: not compared.
 	Region string `json:"region"`
 	// ClusterID marks the cluster's ENIs, so that those of nodes that are gone can be told from other clusters'; empty means
 	// that each node only knows its own.
 	ClusterID string `json:"clusterID"`
-	// Endpoint, VPCEndpoint and STSEndpoint are the APIs, "host:port" or a URL; empty means the vendor's for the region, and
-	// for the second the first. Internal chooses those that are reached from inside a VPC.
+	// Endpoint and VPCEndpoint are the APIs, as STSEndpoint is; empty means the vendor's for the region, and for the second
+	// the first.
 	Endpoint    string `json:"endpoint"`
 	VPCEndpoint string `json:"vpcEndpoint"`
-	STSEndpoint string `json:"stsEndpoint"`
-	Internal    bool   `json:"internal"`
-	// InsecureHTTP allows plain HTTP to an endpoint that is not on loopback, which a simulated cloud needs.
-	InsecureHTTP bool `json:"insecureHTTP"`
-	// Metadata is the base URL of the instance metadata service.
-	Metadata string `json:"metadata"`
-	// AccessKeyID and AccessKeySecret are used when set, then CredentialFile, then the service account's token by the
-	// ALIBABA_CLOUD_* variables (RRSA), and the instance's RAM role otherwise.
-	AccessKeyID     string `json:"accessKeyID"`
-	AccessKeySecret string `json:"accessKeySecret"`
-	CredentialFile  string `json:"credentialFile"`
 	// VSwitches are where pod addresses come from; empty means the instance's own vSwitch. VSwitchPolicy chooses among
 	// those of the instance's zone.
 	VSwitches     []string `json:"vSwitches"`
@@ -80,8 +70,6 @@ type cloudConfig struct {
 	ENITags      map[string]string `json:"eniTags"`
 	ENITagFilter map[string]string `json:"eniTagFilter"`
 	ENITagBlock  map[string]string `json:"eniTagBlock"`
-	// RateLimits bounds calls per minute by action, such as AssignPrivateIpAddresses: 30.
-	RateLimits map[string]int `json:"rateLimits"`
 }
 
 // poolConfig holds the watermarks, in addresses, and what else decides about the pool.
@@ -166,7 +154,7 @@ func defaultConfig() config {
 		NodeName: host, ClusterDomain: "cluster.local", Listen: netip.MustParseAddrPort("127.0.0.1:9440"),
 		Socket: agentapi.DefaultSocket, StateDir: "/var/lib/nearpath", PinDir: "/sys/fs/bpf/nearpath",
 		CgroupRoot: cgroup2Root(),
-		Cloud:      cloudConfig{Metadata: "http://100.100.100.200", VSwitchPolicy: "most-free"},
+		Cloud:      cloudConfig{cloudAccess: defaultCloudAccess(), VSwitchPolicy: "most-free"},
 		Pool: poolConfig{
 			Stack: "ipv4", MinIdle: 2, MaxIdle: 10, Cooldown: duration(30 * time.Second), ENIRatio: 1, ENIPolicy: "balance-queues", SpreadIRQs: true,
 			IdleReclaim: idleReclaim{After: duration(10 * time.Minute), Interval: duration(time.Minute), Batch: 5, Jitter: 0.1},

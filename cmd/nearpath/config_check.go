@@ -32,16 +32,13 @@ func (c config) checkAgent() []strict.Rule {
 }
 
 func (c cloudConfig) check() []strict.Rule {
-	return []strict.Rule{
-		{OK: (c.AccessKeyID == "") == (c.AccessKeySecret == ""), Path: "cloud.accessKeyID", Value: c.AccessKeyID, Fix: "set it together with cloud.accessKeySecret, or neither for other credentials"},
-		{OK: c.CredentialFile == "" || c.AccessKeyID == "", Path: "cloud.credentialFile", Value: c.CredentialFile, Fix: "set it or cloud.accessKeyID, not both"},
+	return append(c.cloudAccess.check(),
 		oneOf("cloud.vSwitchPolicy", c.VSwitchPolicy, "most-free", "ordered", "random"),
-		{OK: len(c.SecurityGroups) <= 10, Path: "cloud.securityGroups", Value: len(c.SecurityGroups), Fix: "an ENI can be in 10 security groups at most"},
-		{OK: !hasBlank(c.VSwitches), Path: "cloud.vSwitches", Value: c.VSwitches, Fix: "use the IDs of vSwitches, none of them empty or twice"},
-		{OK: !hasBlank(c.SecurityGroups), Path: "cloud.securityGroups", Value: c.SecurityGroups, Fix: "use the IDs of security groups, none of them empty or twice"},
-		{OK: len(c.ENITags) <= 16, Path: "cloud.eniTags", Value: len(c.ENITags), Fix: "use at most 16 tags: the cloud allows 20 and some are ours"},
-		{OK: !slices.ContainsFunc(valuesOf(c.RateLimits), func(n int) bool { return n < 1 }), Path: "cloud.rateLimits", Value: c.RateLimits, Fix: "use numbers of calls per minute of at least 1"},
-	}
+		strict.Rule{OK: len(c.SecurityGroups) <= 10, Path: "cloud.securityGroups", Value: len(c.SecurityGroups), Fix: "an ENI can be in 10 security groups at most"},
+		strict.Rule{OK: !hasBlank(c.VSwitches), Path: "cloud.vSwitches", Value: c.VSwitches, Fix: "use the IDs of vSwitches, none of them empty or twice"},
+		strict.Rule{OK: !hasBlank(c.SecurityGroups), Path: "cloud.securityGroups", Value: c.SecurityGroups, Fix: "use the IDs of security groups, none of them empty or twice"},
+		strict.Rule{OK: len(c.ENITags) <= 16, Path: "cloud.eniTags", Value: len(c.ENITags), Fix: "use at most 16 tags: the cloud allows 20 and some are ours"},
+	)
 }
 
 func (c poolConfig) check() []strict.Rule {

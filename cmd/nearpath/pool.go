@@ -35,14 +35,10 @@ func (a *agent) buildCloud(ctx context.Context) error {
 
 func (a *agent) connect(region string, metadata *aliyun.Metadata) (*aliyun.Client, error) {
 	c := a.cfg.Cloud
-	creds, source, err := aliyun.ChooseCredentials(aliyun.CredentialConfig{
-		AccessKeyID: c.AccessKeyID, AccessKeySecret: c.AccessKeySecret, File: c.CredentialFile, Metadata: metadata,
-		RegionID: region, STSEndpoint: c.STSEndpoint, Internal: c.Internal, InsecureHTTP: c.InsecureHTTP, Logger: a.log,
-	})
+	creds, err := c.credentials(region, metadata, a.log)
 	if err != nil {
 		return nil, err
 	}
-	a.log.Info("cloud credentials chosen", "source", source)
 	return aliyun.NewClient(aliyun.Config{
 		RegionID: region, Endpoint: c.Endpoint, VPCEndpoint: c.VPCEndpoint, Internal: c.Internal, InsecureHTTP: c.InsecureHTTP,
 		Credentials: creds, RateLimits: c.RateLimits, Metrics: a.metrics, Logger: a.log,

@@ -109,25 +109,37 @@ func fixed(c config) config {
 }
 
 // changedKeys lists the keys in which two values of one type differ.
-func changedKeys(path string, a, b any) (keys []string) {
-	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
-	for i := range x.NumField() {
-		name, _, _ := strings.Cut(x.Type().Field(i).Tag.Get("json"), ",")
-		if name == "" {
-			continue
-		}
-		if path != "" {
-			name = path + "." + name
-		}
-		one, other := x.Field(i).Interface(), y.Field(i).Interface()
-		switch {
-		case reflect.DeepEqual(one, other):
-		case x.Field(i).Kind() == reflect.Struct && x.Field(i).NumField() > 0 && x.Field(i).Type().Field(0).Tag != "":
-			keys = append(keys, changedKeys(name, one, other)...)
-		default:
-			keys = append(keys, name)
-		}
-	}
+func changedKeys(path string, a, b any) []string {
+	keys := changedFields(path, reflect.ValueOf(a), reflect.ValueOf(b))
 	slices.Sort(keys)
 	return keys
+}
+
+func changedFields(path string, x, y reflect.Value) (keys []string) {
+	for i := range x.NumField() {
+		field := x.Type().Field(i)
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		switch {
+		case name == "" && field.Anonymous: // its keys are among those of the struct it is in
+			keys = append(keys, changedFields(path, x.Field(i), y.Field(i))...)
+		case name != "":
+			keys = append(keys, changedField(strings.TrimPrefix(path+"."+name, "."), x.Field(i), y.Field(i))...)
+		}
+	}
+	return keys
+}
+
+func changedField(path string, x, y reflect.Value) []string {
+	switch {
+	case reflect.DeepEqual(x.Interface(), y.Interface()):
+		return nil
+	case isGroup(x.Type()):
+		return changedFields(path, x, y)
+	}
+	return []string{path}
+}
+
+// isGroup says that the type holds keys, and is not a value such as an address.
+func isGroup(t reflect.Type) bool {
+	return t.Kind() == reflect.Struct && t.NumField() > 0 && (t.Field(0).Tag != "" || t.Field(0).Anonymous)
 }

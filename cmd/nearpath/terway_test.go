@@ -34,10 +34,13 @@ func TestTerwayKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	cloud := cloudConfig{
-		Region: "cn-hangzhou", Metadata: "http://100.100.100.200", AccessKeyID: "id", AccessKeySecret: "secret",
+		cloudAccess: cloudAccess{
+			Metadata: "http://100.100.100.200", AccessKeyID: "id", AccessKeySecret: "secret", RateLimits: map[string]int{"AttachNetworkInterface": 50},
+		},
+		Region:    "cn-hangzhou",
 		VSwitches: []string{"vsw-a", "vsw-b"}, VSwitchPolicy: "most-free", SecurityGroups: []string{"sg-1"}, ResourceGroup: "rg-1",
 		ENITags: map[string]string{"team": "net"}, ENITagFilter: map[string]string{"ack": "c1"},
-		ENITagBlock: map[string]string{"manual": "true"}, RateLimits: map[string]int{"AttachNetworkInterface": 50},
+		ENITagBlock: map[string]string{"manual": "true"},
 	}
 	pool := poolConfig{
 		Stack: "dual", MinIdle: 3, MaxIdle: 9 /* the agent's own key wins */, WarmUp: 12, MinENIs: 1, MaxENIs: 4, ENIRatio: 0.5, ENIShift: 1,
@@ -46,7 +49,7 @@ func TestTerwayKeys(t *testing.T) {
 		KeepFor:     duration(5 * time.Minute), KeepKinds: []string{"StatefulSet", "CloneSet"},
 	}
 	services := []netip.Prefix{netip.MustParsePrefix("172.16.0.0/16"), netip.MustParsePrefix("fd00:1::/112")}
-	if diff := cmp.Diff(cloud, c.Cloud); diff != "" {
+	if diff := cmp.Diff(cloud, c.Cloud, cmp.AllowUnexported(cloudConfig{})); diff != "" {
 		t.Errorf("cloud (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(pool, c.Pool); diff != "" {
