@@ -186,7 +186,7 @@ func apply(t *rapid.T, m *fakeMaps, tab *table, want map[cluster.Name][]Port, fu
 	for name, old := range tab.services {
 		for _, p := range old {
 			for _, q := range want[name] {
-				if p.ID == q.ID {
+				if p.ID == q.ID && tab.owners[p.Frontends[0]] == p.ID { // another may have been refused the frontend
 					moved[p.Frontends[0].String()] = describe(q.Block)
 				}
 			}
