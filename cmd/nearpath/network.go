@@ -36,7 +36,7 @@ func (a *agent) buildNetwork(context.Context) error {
 func (a *agent) reportFindings(changes []preflight.Change) {
 	for _, c := range changes {
 		if !c.Resolved && (c.Severity == preflight.Error || c.Severity == preflight.Warning) {
-			a.events.Warn(cluster.Object{}, "NetworkCheckFailed", c.Finding.String())
+			a.events.Warn(cluster.Object{}, "NetworkCheckFailed", c.String())
 		}
 	}
 }

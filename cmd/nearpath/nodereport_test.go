@@ -120,7 +120,7 @@ func TestEgress(t *testing.T) {
 		var mu sync.Mutex // guards what the task's functions share with the test
 		c := defaultConfig()
 		c.Egress = egressConfig{Mode: "node-snat", Exempt: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")}}
-		var away error = errors.New("no answer")
+		away := errors.New("no answer")
 		var applied []hostnet.Egress
 		e := &egress{
 			config: func() config { mu.Lock(); defer mu.Unlock(); return c },
