@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -136,7 +137,8 @@ func TestPreviewTellsOfHolds(t *testing.T) {
 }
 
 func TestExplain(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := inherited()
 		d := inheritors()
 		d.set("taken.corp", wantsFor("taken", "A 10.1.1.1"))

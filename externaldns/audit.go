@@ -30,11 +30,30 @@ type ZoneReport struct {
 // Audit compares what is wanted with what there is.
 func (v *View) Audit(desired Desired) Report {
 	r := Report{Problems: slices.Clone(v.Problems)}
+	changed := r.compare(v, desired)
 	zones := map[string]*ZoneReport{}
 	for _, z := range v.zones.all() {
 		all, owned := v.index.Count(z.ID)
 		zones[z.ID] = &ZoneReport{ID: z.ID, Name: z.Name, Barred: z.barred, Records: all, Owned: owned, By: map[string]int{}}
 	}
+	for _, row := range v.Records(desired) {
+		z := zones[row.Record.ZoneID]
+		if row.Owner != Ours {
+			z.By[whose(row)]++
+		} else if op, planned := changed[row.Record.ID]; planned || !row.Record.Enabled {
+			r.sort(row, op)
+		} else {
+			z.OK++
+		}
+	}
+	for _, z := range v.zones.all() {
+		r.Zones = append(r.Zones, *zones[z.ID])
+	}
+	return r
+}
+
+// compare notes what is missing, and returns what is to be done with records there are, by ID.
+func (r *Report) compare(v *View, desired Desired) map[int64]Op {
 	changed := map[int64]Op{}
 	for _, name := range v.names(desired) {
 		_, plan := v.plan(name, desired)
@@ -48,28 +67,19 @@ func (v *View) Audit(desired Desired) Report {
 			}
 		}
 	}
-	for _, row := range v.Records(desired) {
-		z := zones[row.Record.ZoneID]
-		if row.Owner != Ours {
-			z.By[whose(row)]++
-			continue
-		}
-		op, planned := changed[row.Record.ID]
-		switch {
-		case !row.Record.Enabled:
-			r.Disabled = append(r.Disabled, row)
-		case !planned:
-			z.OK++
-		case op.Verb == Delete || op.Verb == Update && op.Value != op.Have.Value:
-			r.Orphans = append(r.Orphans, row)
-		default:
-			r.Unlike = append(r.Unlike, row)
-		}
+	return changed
+}
+
+// sort puts a record that is not as it should be where it belongs.
+func (r *Report) sort(row Row, op Op) {
+	switch {
+	case !row.Record.Enabled:
+		r.Disabled = append(r.Disabled, row)
+	case op.Verb == Delete || op.Verb == Update && op.Value != op.Have.Value:
+		r.Orphans = append(r.Orphans, row)
+	default:
+		r.Unlike = append(r.Unlike, row)
 	}
-	for _, z := range v.zones.all() {
-		r.Zones = append(r.Zones, *zones[z.ID])
-	}
-	return r
 }
 
 // whose names the owner of a record that is not ours.

@@ -67,12 +67,13 @@ func live(t *testing.T, cloud *fakeCloud, stage, endAt int, effect bool) (int, b
 // TestCrashAfterEveryCall ends the process at each of its calls in turn, the answer lost or the call never made, lets
 // another one go on, and ends that one too, at its first calls.
 func TestCrashAfterEveryCall(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		crashes := 0
 		for _, effect := range []bool{true, false} {
 			for endAt := 1; ; endAt++ {
 				died := false
-				for second := 0; second < 4; second++ {
+				for second := range 4 {
 					cloud := corp()
 					foreign := []int64{
 						cloud.edit(aliyun.ZoneRecord{ZoneID: "z-1", RR: "b", Type: "TXT", Value: "theirs", TTL: 60, Enabled: true}),
@@ -105,7 +106,8 @@ func TestCrashAfterEveryCall(t *testing.T) {
 
 // TestLostAnswers loses the answer to every write once, without a crash.
 func TestLostAnswers(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		for _, after := range []bool{true, false} {
 			cloud := corp()
 			lost := map[string]bool{}
@@ -138,7 +140,8 @@ func TestLostAnswers(t *testing.T) {
 // TestTokenOfARecordThatIsGone: an answer is lost, somebody deletes the record, and the cloud answers the repetition with
 // the record that is no more.
 func TestTokenOfARecordThatIsGone(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		once := false
 		cloud.fault = func(_ int, call string, done bool) error {
@@ -158,7 +161,8 @@ func TestTokenOfARecordThatIsGone(t *testing.T) {
 }
 
 func TestTwoInstancesWithoutALease(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		const n = 1000
 		cloud := corp()
 		cloud.latency, cloud.rate = 50*time.Millisecond, 20

@@ -32,7 +32,8 @@ func (d *fakeDesired) clear() (names []string) {
 
 // TestMassDeleteDrills has what is wanted vanish in every way there is: nothing is deleted.
 func TestMassDeleteDrills(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		for name, drill := range map[string]func(r *rig) (held bool){
 			"all objects are gone": func(r *rig) bool {
 				r.Touch(r.desired.clear()...)
@@ -107,7 +108,8 @@ func TestMassDeleteDrills(t *testing.T) {
 
 // TestTrickleOfDeletes has names vanish one after the other: no more of them go than may within the window.
 func TestTrickleOfDeletes(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		r := start(t, cloud, desire(100, "web"))
 		wait(20 * time.Minute)
@@ -123,7 +125,8 @@ func TestTrickleOfDeletes(t *testing.T) {
 
 // TestRestartWithNothingWanted starts with an empty list of objects, or another owner.
 func TestRestartWithNothingWanted(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		cloud.seed("z-1", "me", "web", 50)
 		r := start(t, cloud, &fakeDesired{})
@@ -138,7 +141,7 @@ func TestRestartWithNothingWanted(t *testing.T) {
 			t.Errorf("%d writes under another owner", n)
 		}
 		r.stop()
-		r = start(t, cloud, desire(45, "web"), func(c *Config) { c.Policy.Owner, c.Policy.Former = "new", []Owner{"me"} })
+		start(t, cloud, desire(45, "web"), func(c *Config) { c.Policy.Owner, c.Policy.Former = "new", []Owner{"me"} })
 		wait(time.Hour)
 		if got := cloud.shown("z-1"); len(got) != 45 || got[0] != "web-0 A 10.0.0.0 new" || cloud.writes() != 50 {
 			t.Errorf("%d writes to take over; the zone has %d records, the first %s", cloud.writes(), len(got), got[0])
@@ -147,7 +150,8 @@ func TestRestartWithNothingWanted(t *testing.T) {
 }
 
 func TestGraceReleases(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		cloud.seed("z-1", "me", "web", 50)
 		cloud.seed("z-1", "", "foreign", 2)
@@ -164,7 +168,8 @@ func TestGraceReleases(t *testing.T) {
 }
 
 func TestHoldAndReleaseByHand(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		r := start(t, cloud, desire(20, "web"))
 		wait(time.Minute)
@@ -192,7 +197,8 @@ func TestHoldAndReleaseByHand(t *testing.T) {
 
 // TestTruncatedListing has the cloud drop rows from every other listing, and edits between pages.
 func TestTruncatedListing(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		cloud.seed("z-1", "me", "web", 350)
 		cloud.latency = 10 * time.Millisecond
@@ -214,7 +220,8 @@ func TestTruncatedListing(t *testing.T) {
 
 // TestIdleCost counts calls when nothing happens (2 a minute are allowed).
 func TestIdleCost(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := newFakeCloud(bound("z-1", "corp"), bound("z-2", "10.in-addr.arpa"))
 		cloud.seed("z-1", "me", "web", 10_000)
 		start(t, cloud, desire(10_000, "web"))
@@ -237,7 +244,8 @@ func TestIdleCost(t *testing.T) {
 
 // TestAuditFindsWhatTheLogLacks loses the log of an edit.
 func TestAuditFindsWhatTheLogLacks(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		cloud.seed("z-1", "me", "web", 30)
 		r := start(t, cloud, desire(30, "web"), func(c *Config) { c.Audit = time.Hour })
@@ -254,7 +262,8 @@ func TestAuditFindsWhatTheLogLacks(t *testing.T) {
 
 // TestZoneThatAppears moves names to a more specific zone.
 func TestZoneThatAppears(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		d := &fakeDesired{}
 		r := start(t, cloud, d)
@@ -276,7 +285,8 @@ func TestZoneThatAppears(t *testing.T) {
 
 // TestFlappingNameCostsAWritePerSecond changes one name all the time.
 func TestFlappingNameCostsAWritePerSecond(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		r := start(t, cloud, &fakeDesired{})
 		wait(time.Second)

@@ -137,7 +137,8 @@ func hostile(t *testing.T, operations int, strip bool, stale time.Duration) (c *
 }
 
 func TestHostileEditor(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		c := hostile(t, 100_000, false, 5*time.Minute)
 		if len(c.wrong)+len(c.raced) > 0 {
 			t.Errorf("%d writes to records of others, the first: %s", len(c.wrong)+len(c.raced), append(c.wrong, c.raced...)[0])
@@ -149,7 +150,8 @@ func TestHostileEditor(t *testing.T) {
 // TestHostileEditorTakesRecords has him also take over records of ours by their remark. Where every change is preceded by a
 // look, none of those is written to either.
 func TestHostileEditorTakesRecords(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		c := hostile(t, 10_000, true, time.Nanosecond)
 		if len(c.wrong)+len(c.raced) > 0 {
 			t.Errorf("%d writes to records of others, the first: %s", len(c.wrong)+len(c.raced), append(c.wrong, c.raced...)[0])

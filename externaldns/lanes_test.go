@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -101,7 +102,8 @@ func TestSlotsFollowTheRate(t *testing.T) {
 
 // TestFreshChangesOvertakeABacklog fills 3,000 names at 20 calls a second and changes others meanwhile.
 func TestFreshChangesOvertakeABacklog(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		cloud.latency, cloud.rate = 50*time.Millisecond, 20
 		r := start(t, cloud, desire(3000, "web"))
@@ -127,7 +129,8 @@ func TestFreshChangesOvertakeABacklog(t *testing.T) {
 
 // TestDeadAddressesGoFirst deletes a name behind a backlog of deletes that only clean up.
 func TestDeadAddressesGoFirst(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		cloud.latency, cloud.rate = 50*time.Millisecond, 20
 		d := &fakeDesired{}
@@ -162,7 +165,8 @@ func TestDeadAddressesGoFirst(t *testing.T) {
 
 // TestChurn changes 200 pods a second for a minute.
 func TestChurn(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		cloud.latency, cloud.rate = 50*time.Millisecond, 20
 		d := &fakeDesired{}

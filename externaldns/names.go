@@ -8,7 +8,7 @@ import (
 )
 
 // Touch says that what is wanted for these names may have changed, for better or worse. It is cheap for names where
-// nothing is to do.
+// nothing is to do. The caller must not hold a lock that Desired takes.
 func (s *Syncer) Touch(names ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -64,7 +64,7 @@ func (s *Syncer) succeeded(it *item, c call, out outcome, now time.Time) {
 // found takes all records at a place.
 func (s *Syncer) found(it *item, p Place, out outcome, now time.Time) {
 	delete(s.doubts, p)
-	s.replace(p, recordsOf(out.found, out.started), now)
+	s.replace(p, recordsOf(out.found, out.started))
 	if it.conflict {
 		it.conflict = false
 		s.rival(it, p, now)
@@ -101,7 +101,7 @@ func (s *Syncer) healed(c call) {
 }
 
 // replace sets the records at a place, and tells of those that were taken from us: their remark is not ours any more.
-func (s *Syncer) replace(p Place, records []Record, now time.Time) {
+func (s *Syncer) replace(p Place, records []Record) {
 	for _, before := range s.index.At(p) {
 		i := slices.IndexFunc(records, func(r Record) bool { return r.ID == before.ID })
 		if i < 0 || !s.cfg.Policy.mine(before.Remark) || s.cfg.Policy.mine(records[i].Remark) {

@@ -218,6 +218,16 @@ func (s *Syncer) due(now time.Time) (jobs []job, next time.Time) {
 	for it := s.queue.ripe(now); it != nil; it = s.queue.ripe(now) {
 		s.put(it, s.decide(it, now), now)
 	}
+	jobs = append(jobs, s.dispatch(now)...)
+	if due, ok := s.queue.next(); ok && due.Before(next) {
+		next = due
+	}
+	return jobs, next
+}
+
+// dispatch gives each class its calls, as many as may be in flight. An item may turn out to be of another class than it was
+// queued for, so it goes round until nothing moves.
+func (s *Syncer) dispatch(now time.Time) (jobs []job) {
 	for moved := true; moved; {
 		moved = false
 		for c := range classes {
@@ -233,10 +243,7 @@ func (s *Syncer) due(now time.Time) (jobs []job, next time.Time) {
 			}
 		}
 	}
-	if due, ok := s.queue.next(); ok && due.Before(next) {
-		next = due
-	}
-	return jobs, next
+	return jobs
 }
 
 // tick looks at what only time changes.

@@ -74,14 +74,14 @@ func (s *seen) reasons() (list []string) {
 // A rig is a Syncer at work on a fake cloud.
 type rig struct {
 	*Syncer
-	t       testing.TB
+	t       *testing.T
 	cloud   *fakeCloud
 	desired *fakeDesired
 	seen    *seen
 	stop    func()
 }
 
-func start(t testing.TB, cloud *fakeCloud, desired *fakeDesired, changes ...func(*Config)) *rig {
+func start(t *testing.T, cloud *fakeCloud, desired *fakeDesired, changes ...func(*Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, cloud: cloud, desired: desired, seen: &seen{}}
 	cfg := Config{Policy: Policy{Owner: "me"}, Cloud: cloud, Desired: desired, Reporter: r.seen}
@@ -137,13 +137,6 @@ func (r *rig) expect(want ...string) {
 	}
 }
 
-// bubble runs a test with a clock of its own.
-func bubble(t *testing.T, test func(t *testing.T)) {
-	t.Helper()
-	t.Parallel()
-	synctest.Test(t, test)
-}
-
 func wait(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -152,7 +145,8 @@ func wait(d time.Duration) {
 func corp() *fakeCloud { return newFakeCloud(bound("z-1", "corp")) }
 
 func TestSyncerFollowsChangesWithOneCallEach(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		cloud.latency = 50 * time.Millisecond
 		r := start(t, cloud, &fakeDesired{})
@@ -185,7 +179,8 @@ func TestSyncerFollowsChangesWithOneCallEach(t *testing.T) {
 }
 
 func TestSyncerStartsFromWhatIsThere(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		cloud.seed("z-1", "me", "web", 250)
 		cloud.seed("z-1", "you", "sibling", 50)
@@ -209,7 +204,8 @@ func TestSyncerStartsFromWhatIsThere(t *testing.T) {
 }
 
 func TestSyncerWaitsForObjects(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		cloud.seed("z-1", "me", "web", 5)
 		synced := make(chan struct{})
@@ -228,7 +224,8 @@ func TestSyncerWaitsForObjects(t *testing.T) {
 }
 
 func TestSyncerOnlyLeads(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud, leading := corp(), make(chan bool)
 		r := start(t, cloud, desire(3, "web"), func(c *Config) { c.Leading = leading })
 		<-r.Ready()
@@ -266,7 +263,8 @@ func (readOnly) SetRemark(context.Context, int64, string, string) error     { pa
 func (readOnly) DeleteRecord(context.Context, int64, string) error          { panic("written") }
 
 func TestDryRunCannotWrite(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		cloud.seed("z-1", "me", "old", 5)
 		cloud.seed("z-1", "", "web", 1)
@@ -284,7 +282,8 @@ func TestDryRunCannotWrite(t *testing.T) {
 }
 
 func TestSyncerRepairsEditsOfOthers(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		r := start(t, cloud, desire(5, "web"))
 		wait(30 * time.Second)
@@ -311,7 +310,8 @@ func TestSyncerRepairsEditsOfOthers(t *testing.T) {
 }
 
 func TestOneBadRecordAmongMany(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		cloud := corp()
 		cloud.rate, cloud.latency = 20, 50*time.Millisecond
 		d := desire(500, "web")
@@ -343,7 +343,8 @@ func TestOneBadRecordAmongMany(t *testing.T) {
 }
 
 func TestSyncerSurvivesErrors(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		for name, fault := range map[string]error{
 			"no credentials": aliyun.ErrForbidden, "throttled": aliyun.ErrThrottled, "away": aliyun.ErrUnavailable,
 			"zone gone": aliyun.ErrZoneGone, "busy": aliyun.ErrConflict, "unknown": errors.New("what is this"),
@@ -375,7 +376,8 @@ func TestSyncerSurvivesErrors(t *testing.T) {
 }
 
 func TestSyncerSurvivesErrorsOfWrites(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
 		for name, fault := range map[string]error{
 			"no permission": aliyun.ErrForbidden, "throttled": aliyun.ErrThrottled, "away": aliyun.ErrUnavailable,
 			"zone gone": aliyun.ErrZoneGone, "unknown": errors.New("what is this"),

@@ -38,6 +38,9 @@ type Zones struct {
 	byID map[string]zone
 	// byName has the zones of a name that are its best ones: more than one means that nobody can tell which to use.
 	byName map[string][]string
+	// named has all of a name, and order all by ID.
+	named map[string][]string
+	order []string
 	// outside has the zones by name that are out of scope but hide names of it.
 	outside map[string][]aliyun.Zone
 }
@@ -51,7 +54,7 @@ const (
 // next takes a new listing of the account's zones. A zone that was in scope and is not any more stays, barred: names
 // that were in it do not move to its parent because of a mishap, and nothing of it is deleted. z may be nil.
 func (z *Zones) next(list []aliyun.Zone, scope Scope) (*Zones, []Problem) {
-	n := &Zones{byID: map[string]zone{}, byName: map[string][]string{}, outside: map[string][]aliyun.Zone{}}
+	n := &Zones{byID: map[string]zone{}, byName: map[string][]string{}, named: map[string][]string{}, outside: map[string][]aliyun.Zone{}}
 	for _, shown := range list {
 		shown.Name = canonicalName(shown.Name)
 		named := slices.Contains(scope.ZoneIDs, shown.ID)
@@ -92,11 +95,13 @@ func (z *Zones) keep(before *Zones) {
 
 // choose picks, among zones of one name, those that may be written to.
 func (z *Zones) choose() {
-	for _, id := range slices.Sorted(maps.Keys(z.byID)) {
+	z.order = slices.Sorted(maps.Keys(z.byID))
+	for _, id := range z.order {
 		name := z.byID[id].Name
-		z.byName[name] = append(z.byName[name], id)
+		z.named[name] = append(z.named[name], id)
 	}
-	for name, ids := range z.byName {
+	for name, ids := range z.named {
+		z.byName[name] = ids
 		open := slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return z.byID[id].barred != "" })
 		if len(open) > 0 {
 			z.byName[name] = open
@@ -113,7 +118,7 @@ func (z *Zones) problems(scope Scope) (problems []Problem) {
 			report(id, "ZoneNotFound", "zone %q does not exist or is not visible with these credentials: correct the ID or the permissions", id)
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(z.byID)) {
+	for _, id := range z.order {
 		if zone := z.byID[id]; zone.barred != "" {
 			report(id, "ZoneBarred", "nothing is written to zone %s (%s): %s", id, zone.Name, zone.barred)
 		}
@@ -155,8 +160,10 @@ func (z *Zones) all() []zone {
 	if z == nil {
 		return nil
 	}
-	list := slices.Collect(maps.Values(z.byID))
-	slices.SortFunc(list, func(a, b zone) int { return strings.Compare(a.ID, b.ID) })
+	list := make([]zone, len(z.order))
+	for i, id := range z.order {
+		list[i] = z.byID[id]
+	}
 	return list
 }
 
@@ -182,9 +189,11 @@ func (z *Zones) places(name string) []Place {
 		return nil
 	}
 	places := []Place{own}
-	for _, zone := range z.all() {
-		if p := (Place{zone.ID, rrOf(name, zone.Name)}); p.RR != "" && p != own {
-			places = append(places, p)
+	for suffix := name; suffix != ""; suffix = parent(suffix) {
+		for _, id := range z.named[suffix] {
+			if p := (Place{id, rrOf(name, suffix)}); p != own {
+				places = append(places, p)
+			}
 		}
 	}
 	return places
