@@ -115,7 +115,7 @@ func (c choice) of(all []aliyun.VSwitch) (aliyun.VSwitch, int) {
 		best = usable[c.random(len(usable))]
 	default:
 		best = slices.MinFunc(usable, func(a, b aliyun.VSwitch) int {
-			return cmp.Or(cmp.Compare(left(b), left(a)), cmp.Compare(c.weight(a.ID), c.weight(b.ID)), cmp.Compare(a.ID, b.ID))
+			return cmp.Or(cmp.Compare(b.AvailableIPs-c.promised[b.ID], a.AvailableIPs-c.promised[a.ID]), cmp.Compare(c.weight(a.ID), c.weight(b.ID)), cmp.Compare(a.ID, b.ID))
 		})
 	}
 	return best, left(best)

@@ -36,6 +36,7 @@ func TestChooseVSwitch(t *testing.T) {
 		"full one is passed over":     {choice{policy: MostFree, breakers: shut("many")}, "middle", 20},
 		"all are full":                {choice{policy: MostFree, breakers: shut("many", "few", "middle")}, "", 0},
 		"one as a trial":              {choice{policy: MostFree, breakers: shut("many", "few", "middle"), now: now.Add(time.Hour)}, "", 1},
+		"the most free on trial":      {choice{policy: MostFree, breakers: shut("many"), now: now.Add(time.Hour)}, "many", 1},
 		"only one trial":              {choice{policy: Ordered, ids: []string{"many", "few", "middle"}, breakers: probing, now: now.Add(time.Hour)}, "few", 1},
 		"in order":                    {choice{policy: Ordered, ids: []string{"none", "other-zone", "few", "many", "middle"}}, "few", 5},
 		"in order, what is not full":  {choice{policy: Ordered, ids: []string{"none", "few", "many", "middle"}, breakers: shut("few")}, "many", 50},
