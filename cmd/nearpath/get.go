@@ -197,18 +197,21 @@ func table[T any](header string, row func(T) []any) func(io.Writer, json.RawMess
 		if err := json.Unmarshal(body, &items); err != nil {
 			return err
 		}
-		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, header)
-		for _, item := range items {
-			cells := row(item)
-			for i, c := range cells {
-				if i > 0 {
-					fmt.Fprint(w, "\t")
-				}
-				fmt.Fprint(w, c)
-			}
-			fmt.Fprintln(w)
-		}
-		return w.Flush()
+		return printRows(out, header, items, row)
 	}
+}
+
+func printRows[T any](out io.Writer, header string, items []T, row func(T) []any) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, header)
+	for _, item := range items {
+		for i, c := range row(item) {
+			if i > 0 {
+				fmt.Fprint(w, "\t")
+			}
+			fmt.Fprint(w, c)
+		}
+		fmt.Fprintln(w)
+	}
+	return w.Flush()
 }

@@ -57,23 +57,38 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newAgent(), newCNI(), newGet(), newCheck(), newSim(), newDemo())
+	root.AddCommand(newAgent(), newExternalDNS(), newZone(), newCNI(), newGet(), newCheck(), newSim(), newDemo())
 	checkArguments(root)
 	return root
 }
 
-// checkArguments makes every wrong argument a usageError, also below commands that only group others.
+// checkArguments makes every wrong argument a usageError, also below commands that only group others. Commands that take
+// arguments check them by themselves.
 func checkArguments(cmd *cobra.Command) {
 	if !cmd.Runnable() {
 		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	}
-	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return usageError{fmt.Errorf("%s: %q is not one of its commands or flags: see %s --help", cmd.CommandPath(), args[0], cmd.CommandPath())}
-		}
-		return nil
+	if cmd.Args == nil {
+		cmd.Args = noArguments
 	}
 	for _, child := range cmd.Commands() {
 		checkArguments(child)
+	}
+}
+
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("%s: %q is not one of its commands or flags: see %s --help", cmd.CommandPath(), args[0], cmd.CommandPath())}
+	}
+	return nil
+}
+
+// oneArgument is for commands that take exactly one, called what.
+func oneArgument(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return usageError{fmt.Errorf("%s: %d arguments: give one, the %s", cmd.CommandPath(), len(args), what)}
+		}
+		return nil
 	}
 }

@@ -89,6 +89,7 @@ type health struct {
 	listen  netip.AddrPort
 	metrics prometheus.Gatherer
 	waiting func() []string
+	detail  func() string // what /readyz says besides; nil: nothing
 	ready   chan struct{}
 }
 
@@ -113,11 +114,15 @@ func (h *health) mux() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		detail := ""
+		if h.detail != nil {
+			detail = h.detail()
+		}
 		if waiting := h.waiting(); len(waiting) > 0 {
-			http.Error(w, "not ready: "+strings.Join(waiting, ", "), http.StatusServiceUnavailable)
+			http.Error(w, strings.TrimSpace("not ready: "+strings.Join(waiting, ", ")+"\n"+detail), http.StatusServiceUnavailable)
 			return
 		}
-		fmt.Fprintln(w, "ok")
+		fmt.Fprintln(w, strings.TrimSpace("ok\n"+detail))
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(h.metrics, promhttp.HandlerOpts{}))
 	return mux
