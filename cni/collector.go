@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
 // secondLook is how long something must look orphaned before it is believed to be.
@@ -36,18 +38,18 @@ func (w *Watch[K]) Observe(now time.Time, suspects []K) []K {
 }
 
 // orphans lists the leases without a link on the node: their pod is gone, for links go with the pod's namespace.
-func orphans(leases []Leased, links map[string]bool) []Key {
+func orphans(leases []Leased, links map[string]int) []Key {
 	var keys []Key
 	for _, l := range leases {
-		if k := l.Attachment.Key; !links[k.HostLink()] {
-			keys = append(keys, k)
+		if _, ok := links[l.Attachment.HostLink()]; !ok {
+			keys = append(keys, l.Attachment.Key)
 		}
 	}
 	return keys
 }
 
 // strayRules lists the addresses that have a rule of ours and no lease.
-func strayRules(leases []Leased, rules []netip.Addr) []netip.Addr {
+func strayRules(leases []Leased, rules map[netip.Addr]int) []netip.Addr {
 	leased := make(map[netip.Addr]bool, len(leases))
 	for _, l := range leases {
 		for _, addr := range l.Lease.Addrs {
@@ -55,7 +57,7 @@ func strayRules(leases []Leased, rules []netip.Addr) []netip.Addr {
 		}
 	}
 	var strays []netip.Addr
-	for _, addr := range rules {
+	for addr := range rules {
 		if !leased[addr] {
 			strays = append(strays, addr)
 		}
@@ -63,8 +65,28 @@ func strayRules(leases []Leased, rules []netip.Addr) []netip.Addr {
 	return strays
 }
 
-// A Collector deletes attachments whose pod has gone without a DEL, and rules that nobody owns, a Task. It is the net
-// below DEL: after a reboot of the node, for one, no runtime deletes what it no longer knows.
+// lost lists the leases whose link is there and of whose rules or routes on the node one is not, or leads elsewhere.
+func lost(leases []Leased, state hostState) []Leased {
+	var found []Leased
+	for _, l := range leases {
+		link, ok := state.links[l.Attachment.HostLink()]
+		if !ok {
+			continue
+		}
+		for _, addr := range l.Lease.Addrs {
+			if state.rules[addr] != hostnet.Table(l.Lease.Slot) || state.routes[addr] != link {
+				found = append(found, l)
+				break
+			}
+		}
+	}
+	return found
+}
+
+// A Collector keeps the node's side of pods as ADD and DEL left it, a Task. It deletes attachments whose pod has gone
+// without a DEL, and rules that nobody owns: after a reboot of the node, for one, no runtime deletes what it no longer
+// knows. And it puts back rules and routes of pods that somebody else deleted, as network managers do when they restart:
+// without them a pod's packets leave by the uplink, and the VPC drops them.
 type Collector struct {
 	server   *Server
 	interval time.Duration
@@ -75,9 +97,12 @@ type Collector struct {
 	rules Watch[netip.Addr]
 }
 
-// NewCollector looks every interval; zero means 30 seconds.
+// lookEvery is how long a pod may be without its rules and routes.
+const lookEvery = 5 * time.Second
+
+// NewCollector looks every interval; zero means 5 seconds.
 func NewCollector(s *Server, interval time.Duration) *Collector {
-	return &Collector{server: s, interval: cmp.Or(interval, secondLook), log: s.log, ready: make(chan struct{})}
+	return &Collector{server: s, interval: cmp.Or(interval, lookEvery), log: s.log, ready: make(chan struct{})}
 }
 
 // Ready is closed at once: nothing waits for a collection.
@@ -112,6 +137,9 @@ func (c *Collector) Sweep(ctx context.Context, now time.Time) error {
 		return err
 	}
 	var errs []error
+	for _, l := range lost(leases, state) {
+		errs = append(errs, c.restore(ctx, l))
+	}
 	for _, k := range c.keys.Observe(now, orphans(leases, state.links)) {
 		errs = append(errs, c.collect(ctx, k))
 	}
@@ -122,6 +150,29 @@ func (c *Collector) Sweep(ctx context.Context, now time.Time) error {
 	return errors.Join(errs...)
 }
 
+// restore looks again once no verb is at work on the container, and makes the node's side of it anew.
+func (c *Collector) restore(ctx context.Context, l Leased) error {
+	s, k := c.server, l.Attachment.Key
+	release, err := s.locks.take(ctx, k)
+	if err != nil {
+		return err
+	}
+	defer release()
+	state, err := readHost(s.host)
+	if err != nil {
+		return err
+	}
+	lease, ok := s.config.Addresses.Lookup(k)
+	if !ok || len(lost([]Leased{{l.Attachment, lease}}, state)) == 0 {
+		return nil
+	}
+	c.log.Warn("rules or routes of a pod were gone, putting them back", "container", k.ContainerID, "ips", lease.Addrs)
+	if err := (namespaces{host: s.host}).apply(hostRoutes(k, lease)); err != nil {
+		return fmt.Errorf("put back rules and routes of %s: %w", k, err)
+	}
+	return nil
+}
+
 // collect looks again once no verb is at work on the container.
 func (c *Collector) collect(ctx context.Context, k Key) error {
 	release, err := c.server.locks.take(ctx, k)
@@ -130,7 +181,7 @@ func (c *Collector) collect(ctx context.Context, k Key) error {
 	}
 	defer release()
 	state, err := readHost(c.server.host)
-	if err != nil || state.links[k.HostLink()] {
+	if _, there := state.links[k.HostLink()]; err != nil || there {
 		return err
 	}
 	c.log.Info("pod has vanished, deleting it", "container", k.ContainerID)

@@ -115,12 +115,13 @@ func numberHost(host ns.NetNS) (int32, error) {
 
 // hostState is what the sweep and DEL look at on the node.
 type hostState struct {
-	links map[string]bool // names of our host links
-	rules []netip.Addr    // source addresses of our pod rules
+	links  map[string]int     // index by name
+	rules  map[netip.Addr]int // table by source address of our pod rules
+	routes map[netip.Addr]int // link by destination of our routes to single addresses
 }
 
 func readHost(host ns.NetNS) (state hostState, err error) {
-	state.links = map[string]bool{}
+	state = hostState{links: map[string]int{}, rules: map[netip.Addr]int{}, routes: map[netip.Addr]int{}}
 	err = host.Do(func(ns.NetNS) error {
 		links, err := netlinksafe.LinkList()
 		if err != nil {
@@ -128,7 +129,7 @@ func readHost(host ns.NetNS) (state hostState, err error) {
 		}
 		for _, l := range links {
 			if l.Type() == "veth" {
-				state.links[l.Attrs().Name] = true
+				state.links[l.Attrs().Name] = l.Attrs().Index
 			}
 		}
 		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
@@ -137,12 +138,34 @@ func readHost(host ns.NetNS) (state hostState, err error) {
 				return err
 			}
 			for _, r := range rules {
-				state.rules = append(state.rules, addressOf(r.Src))
+				state.rules[addressOf(r.Src)] = r.Table
+			}
+			routes, err := podRoutes(family)
+			if err != nil {
+				return err
+			}
+			for _, r := range routes {
+				state.routes[addressOf(r.Dst)] = r.LinkIndex
 			}
 		}
 		return nil
 	})
 	return state, err
+}
+
+// podRoutes lists our routes of the main table to single addresses.
+func podRoutes(family int) ([]netlink.Route, error) {
+	routes, err := netlinksafe.RouteListFiltered(family, &netlink.Route{Protocol: hostnet.Protocol}, netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	ours := routes[:0]
+	for _, r := range routes {
+		if r.Dst != nil && prefixOf(r.Dst).IsSingleIP() {
+			ours = append(ours, r)
+		}
+	}
+	return ours, nil
 }
 
 // Wired lists the attachments that the node has links for, with the addresses it routes to them: what pods use, whatever

@@ -146,10 +146,16 @@ func Plan(k Key, lease Lease, mtu int) []Op {
 			AddNeighbour{InPod, pod, gateway(addr), hostMAC},
 			AddRoute{InPod, pod, everywhere(addr), gateway(addr)})
 	}
+	return append(ops, hostRoutes(k, lease)...)
+}
+
+// hostRoutes is how the node reaches a pod and sends on what comes from it.
+func hostRoutes(k Key, lease Lease) (ops []Op) {
+	_, podMAC := k.macs()
 	for _, addr := range lease.Addrs {
 		ops = append(ops,
-			AddNeighbour{OnHost, host, addr, podMAC},
-			AddRoute{OnHost, host, alone(addr), netip.Addr{}},
+			AddNeighbour{OnHost, k.HostLink(), addr, podMAC},
+			AddRoute{OnHost, k.HostLink(), alone(addr), netip.Addr{}},
 			AddRule{addr, hostnet.PriorityPod, hostnet.Table(lease.Slot)})
 	}
 	return ops

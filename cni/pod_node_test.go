@@ -336,6 +336,36 @@ func TestParallelAdds(t *testing.T) {
 	}
 }
 
+// TestCollectorPutsBack: what a network manager flushes comes back, in both families, and the pod reaches its VPC again.
+func TestCollectorPutsBack(t *testing.T) {
+	w := newWorld(t)
+	w.addresses.dual = true
+	pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
+	w.mustServe(t, request("ADD", "a", pod))
+	k := Key{"net", "a", "eth0"}
+	lease, _ := w.addresses.Lookup(k)
+	check0(t, w.node.Do(func() error {
+		for _, addr := range lease.Addrs {
+			check0(t, deleteRules(DeleteRules{addr, hostnet.PriorityPod}))
+			check0(t, withLink(k.HostLink(), func(l netlink.Link) error {
+				return netlink.RouteDel(AddRoute{OnHost, k.HostLink(), alone(addr), netip.Addr{}}.route(l))
+			}))
+		}
+		return nil
+	}))
+	if _, err := talk(t, pod, w.vpc, outside); err == nil {
+		t.Fatal("the pod needs neither rule nor route")
+	}
+	check0(t, NewCollector(w.server, 0).Sweep(t.Context(), time.Now()))
+	if source, err := talk(t, pod, w.vpc, outside); err != nil || source != lease.Addrs[0] {
+		t.Errorf("source %s, want %s (%v)", source, lease.Addrs[0], err)
+	}
+	state := must[hostState](t)(readHost(w.server.host))
+	if left := lost(w.addresses.List(), state); len(left) != 0 {
+		t.Errorf("still lost: %v", left)
+	}
+}
+
 func TestGCAndCollector(t *testing.T) {
 	w := newWorld(t)
 	a, _ := w.add(t, "a")

@@ -133,12 +133,38 @@ func TestOrphansAndStrayRules(t *testing.T) {
 		{Attachment{Key: here}, Lease{Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}},
 		{Attachment{Key: gone}, Lease{Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}}},
 	}
-	if got := orphans(leases, map[string]bool{here.HostLink(): true}); len(got) != 1 || got[0] != gone {
+	if got := orphans(leases, map[string]int{here.HostLink(): 7}); len(got) != 1 || got[0] != gone {
 		t.Errorf("orphans are %v", got)
 	}
 	stray := netip.MustParseAddr("10.0.0.3")
-	if got := strayRules(leases, []netip.Addr{leases[0].Lease.Addrs[0], leases[1].Lease.Addrs[1], stray}); len(got) != 1 || got[0] != stray {
+	if got := strayRules(leases, map[netip.Addr]int{leases[0].Lease.Addrs[0]: 1, leases[1].Lease.Addrs[1]: 1, stray: 1}); len(got) != 1 || got[0] != stray {
 		t.Errorf("stray rules are %v", got)
+	}
+}
+
+func TestLost(t *testing.T) {
+	k := Key{"net", "c", "eth0"}
+	v4, v6 := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")
+	leases := []Leased{{Attachment{Key: k}, Lease{Addrs: []netip.Addr{v4, v6}, Slot: 2}}}
+	for name, tt := range map[string]struct {
+		change func(*hostState)
+		lost   int
+	}{
+		"as it should be": {func(*hostState) {}, 0},
+		"no rule":         {func(s *hostState) { delete(s.rules, v6) }, 1},
+		"other table":     {func(s *hostState) { s.rules[v4] = 1001 }, 1},
+		"no route":        {func(s *hostState) { delete(s.routes, v4) }, 1},
+		"other link":      {func(s *hostState) { s.routes[v6] = 8 }, 1},
+		"all of it":       {func(s *hostState) { s.routes, s.rules = nil, nil }, 1},
+		"pod is gone":     {func(s *hostState) { *s = hostState{} }, 0},
+	} {
+		s := hostState{
+			links: map[string]int{k.HostLink(): 7}, rules: map[netip.Addr]int{v4: 1002, v6: 1002}, routes: map[netip.Addr]int{v4: 7, v6: 7},
+		}
+		tt.change(&s)
+		if got := lost(leases, s); len(got) != tt.lost {
+			t.Errorf("%s: %d lost, want %d", name, len(got), tt.lost)
+		}
 	}
 }
 
