@@ -72,7 +72,8 @@ func (k breakerKey) String() string { return k.class.action() + " " + k.zoneID }
 // A breaker stops a class of calls for a zone that fails. When its time is over, one call tries.
 type breaker struct {
 	failures int
-	opened   int // times in a row
+	opened   int       // times in a row
+	at       time.Time // when it opened last
 	until    time.Time
 	probing  bool
 	err      error

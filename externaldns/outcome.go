@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -28,7 +27,7 @@ func (s *Syncer) finish(it *item, c call, out outcome, now time.Time) {
 	}
 	if out.err == nil {
 		s.succeeded(it, c, out, now)
-	} else if d := s.failed(it, c, out.err, now); !d.nothing() {
+	} else if d := s.failed(it, c, out, now); !d.nothing() {
 		s.put(it, d, now)
 		return
 	}
@@ -37,7 +36,7 @@ func (s *Syncer) finish(it *item, c call, out outcome, now time.Time) {
 }
 
 func (s *Syncer) succeeded(it *item, c call, out outcome, now time.Time) {
-	s.healed(c)
+	s.healed(c, now)
 	s.watch.zone(c.zoneID()).gone = 0
 	if c.class == classFind {
 		s.found(it, c.place, out, now) // the name's failures stay: what failed is tried next
@@ -67,16 +66,16 @@ func (s *Syncer) found(it *item, p Place, out outcome, now time.Time) {
 	s.replace(p, recordsOf(out.found, out.started))
 	if it.conflict {
 		it.conflict = false
-		s.rival(it, p, now)
+		s.rival(p.ZoneID, now)
 	}
 	if c := it.unsure; c != nil && c.op.Place == p {
 		it.unsure = nil
-		s.resolve(it, *c)
+		s.resolve(it, *c, now)
 	}
 }
 
 // resolve ends a doubt about a write. One that came true was no failure.
-func (s *Syncer) resolve(it *item, c call) {
+func (s *Syncer) resolve(it *item, c call, now time.Time) {
 	there := slices.ContainsFunc(s.index.At(c.op.Place), func(r Record) bool {
 		if c.op.Verb == Delete {
 			return r.ID == c.op.Have.ID
@@ -89,14 +88,20 @@ func (s *Syncer) resolve(it *item, c call) {
 	}
 	it.failures = 0
 	delete(s.tokens, wish(c.op))
-	s.healed(c)
+	s.healed(c, now)
 }
 
-// healed closes the breaker of a call.
-func (s *Syncer) healed(c call) {
-	if key := (breakerKey{c.class, c.zoneID()}); s.breakers[key] != nil {
-		delete(s.breakers, key)
-		s.report(key.String(), nil)
+// healed closes the breaker of a call, for all who wait for it.
+func (s *Syncer) healed(c call, now time.Time) {
+	key := breakerKey{c.class, c.zoneID()}
+	b := s.breakers[key]
+	if b == nil {
+		return
+	}
+	delete(s.breakers, key)
+	s.report(key.String(), nil)
+	if b.opened > 0 {
+		s.resume(c.zoneID(), nil, now)
 	}
 }
 
@@ -114,43 +119,9 @@ func (s *Syncer) replace(p Place, records []Record) {
 	s.index.SetPlace(p, records)
 }
 
-// rivals are two instances of one owner without a leader. Each would find at every name that the other was there first, at
-// the price of two calls. So one that does, while it has much to do, lets the other go ahead for a while and then lists.
-const (
-	rivalsFrom = 20 // additions planned
-	firstYield = 4 * time.Second
-	lastYield  = 30 * time.Second
-)
-
-// suspect stops additions for a moment when one is there already: whether there is a rival is known after a look.
-func (s *Syncer) suspect(zoneID string, now time.Time) {
-	if l := s.loads[zoneID]; l == nil || l.adds < rivalsFrom {
-		return
-	}
-	if z := s.watch.zone(zoneID); z.yield.Before(now) {
-		z.yield = now.Add(settle)
-	}
-}
-
-// rival is called when a value of ours was there that this instance has not written.
-func (s *Syncer) rival(it *item, p Place, now time.Time) {
-	z := s.watch.zone(p.ZoneID)
-	if l := s.loads[p.ZoneID]; l == nil || l.adds < rivalsFrom || now.Before(z.rivalUntil) {
-		return
-	}
-	if now.Sub(z.rivalUntil) > 2*lastYield {
-		z.yields = 0
-	}
-	z.yields++
-	pause := min(firstYield<<min(z.yields-1, 8), lastYield)
-	z.rivalUntil = now.Add(pause/2 + rand.N(pause/2))
-	z.listAt = z.rivalUntil
-	z.yield = z.rivalUntil.Add(time.Minute) // until the listing, which ends it, or fails
-	s.log.Info("another instance writes the same records: it goes ahead", "zone", p.ZoneID, "name", it.name)
-}
-
 // failed takes an error of a call. The decision is about the name; nothing means to decide anew.
-func (s *Syncer) failed(it *item, c call, err error, now time.Time) decision {
+func (s *Syncer) failed(it *item, c call, out outcome, now time.Time) decision {
+	err := out.err
 	if errors.Is(err, context.Canceled) {
 		return decision{waiting: "the end"}
 	}
@@ -174,18 +145,18 @@ func (s *Syncer) failed(it *item, c call, err error, now time.Time) decision {
 		return decision{}
 	case errors.Is(err, aliyun.ErrForbidden):
 		s.definite(c)
-		s.trip(c, err, now)
+		s.trip(c, out, now)
 		return retry
 	case errors.Is(err, aliyun.ErrThrottled):
 		s.definite(c)
 		return retry
 	case c.class == classFind:
 		if errors.Is(err, aliyun.ErrUnavailable) {
-			s.trip(c, err, now)
+			s.trip(c, out, now)
 		}
 		return retry
 	}
-	return s.failedWrite(it, c, err, retry, now)
+	return s.failedWrite(it, c, out, retry, now)
 }
 
 // definite forgets the token of a call that had no effect.
@@ -195,8 +166,8 @@ func (s *Syncer) definite(c call) {
 	}
 }
 
-func (s *Syncer) failedWrite(it *item, c call, err error, retry decision, now time.Time) decision {
-	switch {
+func (s *Syncer) failedWrite(it *item, c call, out outcome, retry decision, now time.Time) decision {
+	switch err := out.err; {
 	case errors.Is(err, aliyun.ErrRecordConflict):
 		s.definite(c)
 		s.doubts[c.op.Place] = struct{}{}
@@ -220,7 +191,7 @@ func (s *Syncer) failedWrite(it *item, c call, err error, retry decision, now ti
 		// Whether it came true is not known.
 		s.doubts[c.op.Place], it.unsure = struct{}{}, &c
 		if errors.Is(err, aliyun.ErrUnavailable) {
-			s.trip(c, err, now)
+			s.trip(c, out, now)
 		}
 	}
 	return retry
@@ -228,19 +199,23 @@ func (s *Syncer) failedWrite(it *item, c call, err error, retry decision, now ti
 
 // trip notes a failure that is not of the name. One refusal stops the class in the zone, and so do a few calls without an
 // answer.
-func (s *Syncer) trip(c call, err error, now time.Time) {
+func (s *Syncer) trip(c call, out outcome, now time.Time) {
 	key := breakerKey{c.class, c.zoneID()}
 	b := s.breakers[key]
 	if b == nil {
 		b = &breaker{}
 		s.breakers[key] = b
 	}
+	if out.started.Before(b.at) {
+		return // it was in flight with those that opened it, and says nothing new
+	}
 	b.failures++
-	b.err = err
-	if errors.Is(err, aliyun.ErrForbidden) || b.failures >= alarmAfter {
+	b.err = out.err
+	if errors.Is(out.err, aliyun.ErrForbidden) || b.failures >= alarmAfter {
 		b.opened++
+		b.at = now
 		b.until = now.Add(backoff(b.opened, time.Second, lastRetry))
-		s.report(key.String(), []Problem{{zoneObject(key.zoneID), "CloudRefused", fmt.Sprintf("%s of zone %s: %v", key.class.action(), key.zoneID, err)}})
+		s.report(key.String(), []Problem{{zoneObject(key.zoneID), "CloudRefused", fmt.Sprintf("%s of zone %s: %v", key.class.action(), key.zoneID, out.err)}})
 	}
 }
 

@@ -38,7 +38,7 @@ func (s *Syncer) listing(id string, z *zoneWatch) job {
 			return
 		}
 		s.report("listing "+id, nil)
-		z.failures, z.yield, z.listed = 0, time.Time{}, now
+		z.failures, z.listed = 0, now
 		z.listAt = now.Add(s.cfg.Audit - rand.N(s.cfg.Audit/10+1))
 		records := recordsOf(shown, started)
 		if s.index.Listed(id) {
@@ -56,7 +56,7 @@ func (s *Syncer) listing(id string, z *zoneWatch) job {
 func (s *Syncer) listingFailed(id string, z *zoneWatch, err error, now time.Time) {
 	z.failures++
 	z.listAt = now.Add(backoff(z.failures, time.Second, lastRetry))
-	if s.index.Listed(id) && z.failures >= patience {
+	if s.index.Listed(id) && (z.failures >= patience || !z.since.IsZero()) {
 		z.listAt = now.Add(s.cfg.Audit / 8) // it changes too fast; its change log tells of edits
 	}
 	s.log.Warn("zone is not listed", "zone", id, "err", err, "failures", z.failures)
@@ -106,6 +106,7 @@ func (s *Syncer) audited(id string, records []Record, touched map[Place]struct{}
 		s.replace(p, list)
 	}
 	s.log.Info("zone audited", "zone", id, "records", len(records), "differences", len(names))
+	s.goOn(id, len(names), now)
 	s.resume(id, names, now)
 }
 
@@ -122,7 +123,7 @@ func (s *Syncer) merge(id string, records []Record, touched map[Place]struct{}, 
 		}
 		s.index.Put(r)
 	}
-	s.watch.zone(id).yield = time.Time{}
+	s.goOn(id, len(names), now)
 	s.resume(id, slices.Collect(maps.Keys(names)), now)
 }
 

@@ -188,7 +188,7 @@ func TestGoalsOnTheSimulator(t *testing.T) {
 }
 
 func TestManyServicesOnTheSimulator(t *testing.T) {
-	const services = 1000
+	const services = 500
 	cloud := newSim(t, nil)
 	desired := &fakeDesired{}
 	r := cloud.start(t, desired)
@@ -212,7 +212,7 @@ func TestManyServicesOnTheSimulator(t *testing.T) {
 }
 
 func TestTwoInstancesOnTheSimulator(t *testing.T) {
-	const changes = 1000
+	const changes = 500
 	cloud := newSim(t, nil)
 	desired := &fakeDesired{}
 	a, b := cloud.start(t, desired), cloud.start(t, desired)

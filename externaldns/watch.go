@@ -40,9 +40,7 @@ type zoneWatch struct {
 	touched  map[Place]struct{} // written to since the listing began
 	gone     int                // times in a row that a call was told so
 
-	yield      time.Time // until then nothing is added
-	rivalUntil time.Time // until then a rival goes ahead
-	yields     int
+	rivalry
 
 	updated time.Time // by the cloud's clock, as it last said
 	pollNow bool
