@@ -87,7 +87,7 @@ func (h *Handler) ServeScope(ctx context.Context, w dns.ResponseWriter, r *dns.M
 	if reason != NoReason {
 		return h.pass(ctx, w, r, reason)
 	}
-	s := &session{h: h, w: w, r: r, plan: plan, of: searched{scope, lower(plan.Base)}}
+	s := &session{h: h, w: w, r: r, asked: newAsked(ctx, w, r), plan: plan, of: searched{scope, lower(plan.Base)}}
 	s.replies = make([][2]reply, len(plan.Candidates))
 	choice, ttl := s.search(ctx)
 	h.observe(ctx, Event{Outcome: choice.Outcome, Elsewhere: choice.Candidate > 0})
@@ -143,11 +143,12 @@ func (h *Handler) spawn(f func()) bool {
 
 // A session is the search for one question.
 type session struct {
-	h    *Handler
-	w    dns.ResponseWriter
-	r    *dns.Msg
-	plan Plan
-	of   searched
+	h     *Handler
+	w     dns.ResponseWriter // for the server's goroutine alone, as is r
+	r     *dns.Msg
+	asked asked // for lookups, which may outlive the session
+	plan  Plan
+	of    searched
 	// replies has one place for each candidate and type. A lookup writes its own and nobody reads it before Choose has
 	// taken its status.
 	replies [][2]reply
@@ -211,9 +212,9 @@ func (s *session) holds(c Choice) (remember, ttl time.Duration) {
 
 // lookup asks the plugins behind us, with everything of the question but the name and the type.
 func (s *session) lookup(ctx context.Context, candidate int, qtype uint16) Status {
-	r := s.r.Copy()
+	r := s.asked.msg.Copy()
 	r.Question[0].Name, r.Question[0].Qtype = s.plan.Candidates[candidate].Name, qtype
-	w, ctx := newCapture(s.w), ownMetadata(ctx)
+	w, ctx := s.asked.capture(), s.asked.ownMetadata(ctx)
 	code, err := plugin.NextOrFailure(s.h.Name(), s.h.Next, ctx, w, r)
 	got := reply{w.msg, code, err, metadata.ValueFuncs(ctx)}
 	s.replies[candidate][slot(qtype)] = got

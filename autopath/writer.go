@@ -3,6 +3,7 @@ package autopath
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 
 	"github.com/coredns/coredns/plugin"
@@ -53,10 +54,6 @@ type capture struct {
 
 var errRaw = errors.New("a lookup of a search takes messages only")
 
-func newCapture(w dns.ResponseWriter) *capture {
-	return &capture{local: w.LocalAddr(), remote: w.RemoteAddr(), tsig: w.TsigStatus()}
-}
-
 // WriteMsg implements dns.ResponseWriter.
 func (c *capture) WriteMsg(m *dns.Msg) error {
 	c.msg = m
@@ -91,14 +88,31 @@ func (c *capture) TsigTimersOnly(bool) {}
 // Hijack implements dns.ResponseWriter.
 func (c *capture) Hijack() {}
 
+// asked is all that lookups need of a question, as it was when it came. A lookup that does not matter is not waited for:
+// it may start when the question is answered, and its writer, message and metadata belong to others again.
+type asked struct {
+	msg           *dns.Msg
+	local, remote net.Addr
+	tsig          error
+	metadata      map[string]metadata.Func // nil without the metadata plugin
+}
+
+func newAsked(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) asked {
+	return asked{
+		msg: r.Copy(), local: w.LocalAddr(), remote: w.RemoteAddr(), tsig: w.TsigStatus(),
+		metadata: maps.Clone(metadata.ValueFuncs(ctx)),
+	}
+}
+
+func (a asked) capture() *capture { return &capture{local: a.local, remote: a.remote, tsig: a.tsig} }
+
 // ownMetadata gives a lookup its own copy of the request's metadata: plugins write to it, and lookups run at once.
-func ownMetadata(ctx context.Context) context.Context {
-	values := metadata.ValueFuncs(ctx)
-	if values == nil {
+func (a asked) ownMetadata(ctx context.Context) context.Context {
+	if a.metadata == nil {
 		return ctx
 	}
 	own := metadata.ContextWithMetadata(ctx)
-	for label, value := range values {
+	for label, value := range a.metadata {
 		metadata.SetValueFunc(own, label, value)
 	}
 	return own
