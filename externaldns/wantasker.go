@@ -67,9 +67,9 @@ func (r *wantRules) asker(s *cluster.Snapshot, kind cluster.Kind, m cluster.Meta
 	source := r.kinds[kind]
 	return &asker{
 		asked: asked{
-			object: Object{wantSources()[source].title, m.Name.Namespace, m.Name.Name, m.UID}, created: m.Created, ptr: r.PTR,
+			object: Object{source.title, m.Name.Namespace, m.Name.Name, m.UID}, created: m.Created, ptr: r.PTR,
 		},
-		rules: r, snapshot: s, source: source, labels: m.Labels, annotations: m.Annotations,
+		rules: r, snapshot: s, source: source.name, labels: m.Labels, annotations: m.Annotations,
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 // askNode: names come from templates and from the annotation hostname, never from the node's own name alone.
 func (r *wantRules) askNode(s *cluster.Snapshot, name cluster.Name) *asker {
 	node := s.Node(name.Name)
-	if node == nil {
+	if node == nil || r.silent(node.Annotations) {
 		return nil
 	}
 	a := r.asker(s, cluster.Nodes, node.Meta)

@@ -5,7 +5,7 @@ import "github.com/nearpath/nearpath/internal/cluster"
 // askPod publishes pods that are ready and stay: one that is being deleted may lose its address to another at any time.
 func (r *wantRules) askPod(s *cluster.Snapshot, name cluster.Name) *asker {
 	pod := s.Pod(name)
-	if pod == nil || !pod.Ready || pod.Terminating || pod.Ended() || len(pod.Addrs) == 0 {
+	if pod == nil || !pod.Ready || pod.Terminating || pod.Ended() || len(pod.Addrs) == 0 || r.silent(pod.Annotations) {
 		return nil
 	}
 	a := r.asker(s, cluster.Pods, cluster.Meta{

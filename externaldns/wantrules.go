@@ -27,6 +27,7 @@ const (
 
 // A wantSource is what a Source is made of.
 type wantSource struct {
+	name  Source
 	kind  cluster.Kind
 	also  []cluster.Kind // what else is looked at
 	title string         // the API's kind
@@ -34,12 +35,12 @@ type wantSource struct {
 
 func wantSources() map[Source]wantSource {
 	return map[Source]wantSource{
-		SourceService:     {cluster.Services, []cluster.Kind{cluster.Nodes}, "Service"},
-		SourcePod:         {cluster.Pods, []cluster.Kind{cluster.Nodes}, "Pod"},
-		SourceNode:        {cluster.Nodes, nil, "Node"},
-		SourceIngress:     {cluster.Ingresses, nil, "Ingress"},
-		SourceHTTPRoute:   {cluster.HTTPRoutes, []cluster.Kind{cluster.Gateways, cluster.Namespaces}, "HTTPRoute"},
-		SourceDNSEndpoint: {cluster.DNSEndpoints, nil, "DNSEndpoint"},
+		SourceService:     {SourceService, cluster.Services, []cluster.Kind{cluster.Nodes}, "Service"},
+		SourcePod:         {SourcePod, cluster.Pods, []cluster.Kind{cluster.Nodes}, "Pod"},
+		SourceNode:        {SourceNode, cluster.Nodes, nil, "Node"},
+		SourceIngress:     {SourceIngress, cluster.Ingresses, nil, "Ingress"},
+		SourceHTTPRoute:   {SourceHTTPRoute, cluster.HTTPRoutes, []cluster.Kind{cluster.Gateways, cluster.Namespaces}, "HTTPRoute"},
+		SourceDNSEndpoint: {SourceDNSEndpoint, cluster.DNSEndpoints, nil, "DNSEndpoint"},
 	}
 }
 
@@ -94,14 +95,14 @@ const (
 // wantRules are Rules that have been checked.
 type wantRules struct {
 	Rules
-	kinds                 map[cluster.Kind]Source
+	kinds                 map[cluster.Kind]wantSource // the sources
 	templates             []*template.Template
 	labels, excludeLabels labels.Selector
 }
 
 // compile checks the rules; the error names every fault.
 func (r Rules) compile() (*wantRules, error) {
-	c := &wantRules{Rules: r, kinds: make(map[cluster.Kind]Source), labels: labels.Everything(), excludeLabels: labels.Nothing()}
+	c := &wantRules{Rules: r, kinds: make(map[cluster.Kind]wantSource), labels: labels.Everything(), excludeLabels: labels.Nothing()}
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	for i, name := range r.Sources {
@@ -110,7 +111,7 @@ func (r Rules) compile() (*wantRules, error) {
 			fault("sources[%d]: %q is unknown: use service, pod, node, ingress, gateway-httproute or crd", i, name)
 			continue
 		}
-		c.kinds[s.kind] = name
+		c.kinds[s.kind] = s
 	}
 	var err error
 	if c.templates, err = parseTemplates(r.Templates); err != nil {
@@ -168,6 +169,12 @@ func (r *wantRules) admits(namespace string, objectLabels map[string]string) boo
 	}
 	set := labels.Set(objectLabels)
 	return r.labels.Matches(set) && !r.excludeLabels.Matches(set)
+}
+
+// silent reports whether an object with these annotations cannot ask for a name, as most cannot: only annotations and
+// templates do.
+func (r *wantRules) silent(annotations map[string]string) bool {
+	return len(annotations) == 0 && len(r.templates) == 0
 }
 
 // inScope reports whether a name is in the domains that the rules are about.

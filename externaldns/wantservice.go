@@ -16,7 +16,7 @@ const srvPriority, srvWeight = 0, 50
 // askService: what a name leads to depends on the type of the Service, and on which annotation asks for it.
 func (r *wantRules) askService(s *cluster.Snapshot, name cluster.Name) *asker {
 	svc := s.Service(name)
-	if svc == nil || svc.Exposure == nil {
+	if svc == nil || svc.Exposure == nil || r.silent(svc.Exposure.Annotations) {
 		return nil
 	}
 	x := svc.Exposure

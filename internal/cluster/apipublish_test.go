@@ -159,4 +159,3 @@ func TestAPISourceDeletesWhatANewListLacks(t *testing.T) {
 		t.Error("objects that are not listed stay")
 	}
 }
-
