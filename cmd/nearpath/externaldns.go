@@ -195,10 +195,19 @@ func (p *publisher) buildAPI() {
 	})
 }
 
-// waiting is what keeps the syncer from its work: tasks that are not ready, and calls that all fail. Names that cannot be
-// published and deletes that are held do not: the others are.
 func (p *publisher) waiting() []string {
-	return append(p.tasks.waiting(), p.syncer.Status().Failing...)
+	return append(p.tasks.waiting(), refused(p.syncer.Status())...)
+}
+
+// refused are the calls that the cloud refuses whatever they are about: the syncer cannot do its work. Names that cannot be
+// published and deletes that are held do not make it unready: all others are published.
+func refused(st externaldns.Status) (list []string) {
+	for _, problem := range st.Problems {
+		if problem.Object.Kind == "PrivateZone" && problem.Reason == "CloudRefused" {
+			list = append(list, problem.Message)
+		}
+	}
+	return list
 }
 
 // An eventReporter makes Problems Events on the objects they are about.
