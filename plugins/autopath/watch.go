@@ -30,8 +30,11 @@ const (
 	minWatch = 5 * time.Minute
 	// connecting is how long the index is taken for fresh between one watch and the next.
 	connecting = 2 * time.Second
-	minRetry   = 500 * time.Millisecond
-	maxRetry   = 30 * time.Second
+	// shortest is how long a watch lasts that works, unless it brings something: one that is closed at once, again and
+	// again, is as good as none.
+	shortest = time.Second
+	minRetry = 500 * time.Millisecond
+	maxRetry = 30 * time.Second
 )
 
 // podAPI is what a follower needs of the Kubernetes API.
@@ -80,9 +83,11 @@ func (f *follower) Run(ctx context.Context) error {
 	retry := minRetry
 	version := "" // to watch from, "" to list
 	for ctx.Err() == nil {
-		next, err := f.round(ctx, version)
-		if version = next; err == nil {
+		next, worked, err := f.round(ctx, version)
+		if version = next; worked {
 			retry = minRetry
+		}
+		if err == nil {
 			continue
 		}
 		f.fresh.Store(false)
@@ -99,17 +104,18 @@ func (f *follower) Run(ctx context.Context) error {
 	return nil
 }
 
-// round lists, or watches until the watch ends. It returns where to go on from.
-func (f *follower) round(ctx context.Context, version string) (string, error) {
+// round lists, or watches until the watch ends. It returns where to go on from, and whether a watch worked: a list alone
+// does not end a series of failures, since its version may be too old for every watch.
+func (f *follower) round(ctx context.Context, version string) (next string, worked bool, err error) {
 	if version == "" {
-		return f.list(ctx)
+		next, err = f.list(ctx)
+		return next, false, err
 	}
-	next, err := f.watch(ctx, version)
+	next, worked, err = f.watch(ctx, version)
 	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
-		f.fresh.Store(false)
-		return "", nil
+		next = ""
 	}
-	return next, err
+	return next, worked, err
 }
 
 // list reads all pods into a new index. Nothing of the old one serves as truth from here on.
@@ -147,9 +153,9 @@ func (f *follower) put(x *index, in *corev1.Pod) {
 	}
 }
 
-// watch follows changes from a version on. It returns the last one it saw, with an error unless the watch ended as it
-// should.
-func (f *follower) watch(ctx context.Context, version string) (string, error) {
+// watch follows changes from a version on. It returns the last one it saw, whether the watch worked for a time, and an
+// error unless it also ended as it should.
+func (f *follower) watch(ctx context.Context, version string) (last string, worked bool, err error) {
 	late := time.AfterFunc(connecting, func() { f.fresh.Store(false) })
 	defer late.Stop()
 	seconds := int64((minWatch + rand.N(minWatch)) / time.Second)
@@ -160,31 +166,46 @@ func (f *follower) watch(ctx context.Context, version string) (string, error) {
 		TimeoutSeconds:      &seconds,
 	})
 	if err != nil {
-		return version, fmt.Errorf("watch pods: %w", err)
+		return version, false, fmt.Errorf("watch pods: %w", err)
 	}
 	late.Stop()
 	defer w.Stop()
+	started := time.Now()
+	last, heard, err := f.follow(ctx, w, version)
+	worked = heard || time.Since(started) >= shortest
+	if err == nil && !worked {
+		err = errClosed
+	}
+	return last, worked, err
+}
+
+// follow applies what a watch brings until it ends, and returns whether it brought anything.
+func (f *follower) follow(ctx context.Context, w watch.Interface, version string) (last string, heard bool, err error) {
 	quiet := time.NewTimer(silence)
 	defer quiet.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return version, ctx.Err()
+			return version, heard, ctx.Err()
 		case <-quiet.C:
-			return version, fmt.Errorf("watch pods: nothing came for %v, not even a bookmark", silence)
+			return version, heard, fmt.Errorf("watch pods: nothing came for %v, not even a bookmark", silence)
 		case event, open := <-w.ResultChan():
 			if !open {
-				return version, nil
+				return version, heard, nil
 			}
 			if version, err = f.apply(event, version); err != nil {
-				return version, err
+				return version, heard, err
 			}
+			heard = true
 			quiet.Reset(silence)
 		}
 	}
 }
 
-var errNotPod = errors.New("watch pods: an event without a pod")
+var (
+	errNotPod = errors.New("watch pods: an event without a pod")
+	errClosed = errors.New("watch pods: the API closed the watch at once")
+)
 
 // apply takes one event, and with it the index to be fresh: what came before it has been applied.
 func (f *follower) apply(event watch.Event, version string) (string, error) {

@@ -24,8 +24,9 @@ import (
 type fakeAPI struct {
 	mu      sync.Mutex // guards what follows
 	pods    []*corev1.Pod
-	fail    error // what List and Watch return
-	hang    bool  // whether Watch waits for its context
+	fail    error                    // what List and Watch return
+	hang    bool                     // whether Watch waits for its context
+	end     func(*watch.FakeWatcher) // what ends each watch at once, or nil
 	lists   int
 	watches []*watch.FakeWatcher
 	options []metav1.ListOptions // of each watch
@@ -71,6 +72,9 @@ func (a *fakeAPI) Watch(ctx context.Context, o metav1.ListOptions) (watch.Interf
 	w := watch.NewFake()
 	a.watches = append(a.watches, w)
 	a.options = append(a.options, o)
+	if a.end != nil && len(a.watches) < 1000 {
+		go a.end(w)
+	}
 	return w, nil
 }
 
@@ -175,6 +179,7 @@ func TestNothingIsKnownWhileTheWatchIsBroken(t *testing.T) {
 			time.Sleep(silence + time.Second)
 		},
 		"no new watch": func(a *fakeAPI) {
+			time.Sleep(shortest)
 			a.set(func(a *fakeAPI) { a.hang = true })
 			a.last().Stop()
 			time.Sleep(connecting + time.Second)
@@ -242,11 +247,56 @@ func TestExpired(t *testing.T) {
 		status := apierrors.NewResourceExpired("too old").Status()
 		api.last().Error(&status)
 		synctest.Wait()
+		if got := searches(f, "10.0.0.2"); got != "" {
+			t.Errorf("before the list: %q", got)
+		}
+		time.Sleep(minRetry)
+		synctest.Wait()
 		got := []string{searches(f, "10.0.0.1"), searches(f, "10.0.0.2")}
 		if !slices.Equal(got, []string{green, ""}) || api.lists != 2 {
 			t.Errorf("%q after %d lists", got, api.lists)
 		}
 	})
+}
+
+// An API that ends each watch at once, or expires the version it has just listed, is asked less and less often, and what
+// it said is not taken for the truth.
+func TestWatchesThatDoNotWork(t *testing.T) {
+	t.Parallel()
+	expired := apierrors.NewResourceExpired("too old").Status()
+	for name, end := range map[string]func(*watch.FakeWatcher){
+		"closed":  func(w *watch.FakeWatcher) { w.Stop() },
+		"expired": func(w *watch.FakeWatcher) { w.Error(&expired) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			api := &fakeAPI{pods: []*corev1.Pod{running("a", "blue", "10.0.0.1")}, end: end}
+			following(t, api, func(t *testing.T, f *follower) {
+				t.Helper()
+				time.Sleep(10 * time.Minute)
+				synctest.Wait()
+				watches := len(api.options)
+				if got := searches(f, "10.0.0.1"); watches < 20 || watches > 60 || api.lists > watches || got != "" {
+					t.Errorf("%d watches and %d lists in 10 minutes, then %q", watches, api.lists, got)
+				}
+				// One that works ends the series.
+				api.set(func(a *fakeAPI) { a.end = nil })
+				time.Sleep(maxRetry)
+				api.last().Action(watch.Bookmark, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "150"}})
+				synctest.Wait()
+				if got := searches(f, "10.0.0.1"); got != blue {
+					t.Errorf("after a bookmark: %q", got)
+				}
+				watches = len(api.options)
+				api.last().Error(&metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError})
+				time.Sleep(minRetry)
+				synctest.Wait()
+				if len(api.options) != watches+1 {
+					t.Errorf("%d watches after a failure, want 1", len(api.options)-watches)
+				}
+			})
+		})
+	}
 }
 
 // Until everything is listed once, we are not ready and search for nobody.
