@@ -17,7 +17,7 @@ import (
 
 const sysctlRoot = "/proc/sys"
 
-// read asks the kernel, in the namespace of the calling thread, for what Build looks at.
+// read asks the kernel, in the namespace of the calling thread, for what Build looks at, except for the NAT.
 func read(wanted Wanted) (Found, error) {
 	links, err := netlinksafe.LinkList()
 	if err != nil {
@@ -36,9 +36,6 @@ func read(wanted Wanted) (Found, error) {
 		}
 	}
 	if err := readLoopback(&found); err != nil {
-		return Found{}, err
-	}
-	if found.NAT, err = readNAT(); err != nil {
 		return Found{}, err
 	}
 	found.Sysctls, err = readSysctls(sysctlKeys(wanted, found))
@@ -147,15 +144,13 @@ func readSysctls(keys []string) (map[string]string, error) {
 	return values, nil
 }
 
-// apply makes every change that it can and joins the errors: ENIs do not depend on one another.
-func apply(ops []Op) error {
-	var errs []error
-	for _, op := range ops {
-		if err := applyOne(op); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", op, err))
+// apply makes every change that it can: the parts of the network do not depend on one another.
+func apply(steps []Step, o *outcome) {
+	for _, s := range steps {
+		if err := applyOne(s.Op); err != nil {
+			o.add(s, fmt.Errorf("%s: %w", s, err))
 		}
 	}
-	return errors.Join(errs...)
 }
 
 func applyOne(op Op) error {

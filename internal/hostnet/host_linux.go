@@ -79,7 +79,7 @@ func New(c Config) (*Host, error) {
 // Close must be called after Run has returned.
 func (h *Host) Close() error { return h.netns.Close() }
 
-// Ready is closed when the node has been brought into the wanted state once.
+// Ready is closed when what every ENI needs of the node (PartNode) has been brought into the wanted state once.
 func (h *Host) Ready() <-chan struct{} { return h.ready }
 
 func (h *Host) String() string { return "host network" }
@@ -110,11 +110,11 @@ func (h *Host) EnsureENI(ctx context.Context, e ENI) error {
 		h.mu.Lock()
 		changed := h.changed
 		h.mu.Unlock()
-		absent, err := h.compare()
-		if err != nil {
+		result := h.compare()
+		if err := result.ofENI(e.MAC); err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(absent, func(a ENI) bool { return a.MAC == e.MAC }) {
+		if !slices.ContainsFunc(result.absent, func(a ENI) bool { return a.MAC == e.MAC }) {
 			return nil
 		}
 		// The timer is for a Host whose Run has not been started.
@@ -130,17 +130,18 @@ func (h *Host) EnsureENI(ctx context.Context, e ENI) error {
 	}
 }
 
-// RemoveENI wants the ENI no more and deletes its routes.
+// RemoveENI wants the ENI no more and deletes its routes. The error is that of these alone; Run goes on trying.
 func (h *Host) RemoveENI(_ context.Context, mac string) error {
 	h.mu.Lock()
+	table := Table(h.enis[mac].Slot)
 	delete(h.enis, mac)
 	h.mu.Unlock()
-	_, err := h.compare()
-	return err
+	result := h.compare()
+	return result.ofTable(table)
 }
 
 // SetEgress changes how pods reach the outside, from now on. Connections to the outside that are open when the mode
-// changes break.
+// changes break. The error is that of the way out alone; Run goes on trying.
 func (h *Host) SetEgress(e Egress) error {
 	if err := e.Check(); err != nil {
 		return err
@@ -148,8 +149,8 @@ func (h *Host) SetEgress(e Egress) error {
 	h.mu.Lock()
 	h.egress = e
 	h.mu.Unlock()
-	_, err := h.compare()
-	return err
+	result := h.compare()
+	return result.of(PartEgress)
 }
 
 // Run keeps the state until the context ends. It leaves everything in place: pods go on without the agent.
@@ -161,15 +162,15 @@ func (h *Host) Run(ctx context.Context) error {
 	defer stop()
 	var known []ENI
 	for {
-		absent, err := h.compare()
-		switch {
-		case err != nil:
+		result := h.compare()
+		if err := result.all(); err != nil {
 			h.log.Error("host network not as wanted", "err", err)
-		case !slices.EqualFunc(absent, known, func(a, b ENI) bool { return a.MAC == b.MAC }):
-			h.log.Info("ENI links awaited", "absent", absent)
-			known = absent
 		}
-		if err == nil {
+		if !slices.EqualFunc(result.absent, known, func(a, b ENI) bool { return a.MAC == b.MAC }) {
+			h.log.Info("ENI links awaited", "absent", result.absent)
+			known = result.absent
+		}
+		if result.of(PartNode) == nil {
 			h.closeReady()
 		}
 		if !wait(ctx, events, h.interval) {
@@ -207,29 +208,33 @@ func wait(ctx context.Context, events <-chan struct{}, interval time.Duration) b
 }
 
 // compare brings the kernel into the wanted state as far as it can.
-func (h *Host) compare() (absent []ENI, err error) {
+func (h *Host) compare() (o outcome) {
 	h.pass.Lock()
 	defer h.pass.Unlock()
 	wanted := h.wanted()
-	err = h.netns.Do(func(ns.NetNS) error {
+	err := h.netns.Do(func(ns.NetNS) error {
 		found, err := read(wanted)
 		if err != nil {
 			return err
 		}
 		h.noteMTU(found)
-		var ops []Op
-		ops, absent = Build(wanted, found)
-		for _, op := range ops {
-			h.log.Info("host network change", "op", op.String())
+		if found.NAT, err = readNAT(); err != nil {
+			o.add(Step{Part: PartEgress}, err)
+			wanted.Egress = Egress{} // what it would replace is not known
 		}
-		err = apply(ops)
+		var steps []Step
+		steps, o.absent = Build(wanted, found)
+		for _, s := range steps {
+			h.log.Info("host network change", "op", s.String())
+		}
+		apply(steps, &o)
 		h.spread(wanted, found)
-		return err
+		return nil
 	})
 	if err != nil {
-		return absent, fmt.Errorf("bring host network into state: %w", err)
+		o.add(Step{Part: PartNode}, err)
 	}
-	return absent, nil
+	return o
 }
 
 func (h *Host) wanted() Wanted {

@@ -86,11 +86,15 @@ func routeBy(name string) error {
 	return errors.Join(netlink.AddrAdd(l, addr), netlink.LinkSetUp(l), netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: gateway}))
 }
 
-func running(t *testing.T, n *netlab.NetNS) *Host {
+// running starts a Host that wants the ENIs.
+func running(t *testing.T, n *netlab.NetNS, enis ...ENI) *Host {
 	t.Helper()
 	h, err := New(Config{NetNS: n.Path(), NodeDNS: netip.MustParseAddr("169.254.20.10"), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, e := range enis {
+		h.Want(e)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -123,16 +127,17 @@ func theENI() ENI {
 }
 
 // asWanted reads the kernel and says what is still to be done.
-func asWanted(t *testing.T, n *netlab.NetNS, wanted Wanted) []Op {
+func asWanted(t *testing.T, n *netlab.NetNS, wanted Wanted) []Step {
 	t.Helper()
-	var ops []Op
+	var ops []Step
 	inside(t, n, func() error {
 		found, err := read(wanted)
 		if err != nil {
 			return err
 		}
+		found.NAT, err = readNAT()
 		ops, _ = Build(wanted, found)
-		return nil
+		return err
 	})
 	return ops
 }
@@ -199,6 +204,24 @@ func TestHostIsBroughtIntoStateAndKept(t *testing.T) {
 			return err
 		})
 	})
+}
+
+// What is wrong with one ENI keeps neither the node nor the other ENIs from being used.
+func TestOneBadENI(t *testing.T) {
+	n := node(t)
+	inside(t, n, func() error { return addVeth("eth6", otherMAC, 1500) })
+	bad := ENI{MAC: otherMAC, Slot: 2, Nets: []Net{{netip.MustParsePrefix("10.2.0.0/24"), netip.MustParseAddr("224.0.0.1")}}} // no gateway
+	h := running(t, n, bad)
+	mustEnsure(t, h, theENI())
+	if err := h.SetEgress(Egress{Mode: EgressNone}); err != nil {
+		t.Error(err)
+	}
+	if err := h.EnsureENI(t.Context(), bad); err == nil || errors.Is(err, ErrLinkAbsent) {
+		t.Errorf("bad ENI: %v", err)
+	}
+	if err := h.RemoveENI(t.Context(), eniMAC); err != nil {
+		t.Error(err)
+	}
 }
 
 func withENI(f func(netlink.Link) error) error {

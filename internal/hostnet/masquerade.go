@@ -171,22 +171,25 @@ func (f Found) masquerade(wanted Wanted) (n NAT, needed bool) {
 // egress sets the rules of both families and the NAT. A mark means nothing without its rule, so that comes first
 // and goes last.
 func (b *builder) egress(wanted Wanted) {
-	var rules []Rule
+	b.part = PartNode
+	var main []Rule
 	for _, f := range b.found.Families {
-		rules = append(rules, mainRule(f))
+		main = append(main, mainRule(f))
 	}
+	b.rules(main, PriorityMain)
 	if wanted.Egress.Mode == "" {
-		b.rules(rules, PriorityMain)
 		return
 	}
+	b.part = PartEgress
 	nat, needed := b.found.masquerade(wanted)
 	if !needed && b.found.NAT != nil {
 		b.add(DeleteNAT{})
 	}
+	var outside []Rule
 	for _, f := range nat.families() {
-		rules = append(rules, outsideRule(f))
+		outside = append(outside, outsideRule(f))
 	}
-	b.rules(rules, PriorityMain, PriorityOutside)
+	b.rules(outside, PriorityOutside)
 	if !needed {
 		return
 	}

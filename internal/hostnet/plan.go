@@ -90,6 +90,28 @@ type Link struct {
 // An Op is one change to the kernel. It prints as the command that would do the same.
 type Op interface{ String() string }
 
+// A Part is what of the network is not as wanted while an Op fails.
+type Part int
+
+// The parts. They do not depend on one another, but every ENI depends on PartNode.
+const (
+	// PartNode is what every pod's packets need: forwarding, and the main table's rule with the group of the uplinks.
+	PartNode Part = iota
+	// PartENI is one ENI.
+	PartENI
+	// PartEgress is the way outside the VPC.
+	PartEgress
+	// PartRest is the node DNS address, and what is left of former ENIs.
+	PartRest
+)
+
+// A Step is an Op and the Part that it is for.
+type Step struct {
+	Op
+	Part Part
+	MAC  string // that of the ENI, for PartENI
+}
+
 // The changes to links and settings that Build asks for.
 type (
 	// SetSysctl writes Key, a path below /proc/sys.
@@ -119,7 +141,7 @@ func (o AddLoopback) String() string {
 
 // Build returns the changes that lead from found to wanted, in the order in which they must be made, and the wanted
 // ENIs whose links are not there or carry no frames yet. Building again after they are made gives none.
-func Build(wanted Wanted, found Found) (ops []Op, absent []ENI) {
+func Build(wanted Wanted, found Found) (steps []Step, absent []ENI) {
 	b := builder{found: found}
 	b.forwarding(wanted.ENIs)
 	for _, l := range found.uplinks() {
@@ -134,12 +156,15 @@ func Build(wanted Wanted, found Found) (ops []Op, absent []ENI) {
 		if !link.Running {
 			absent = append(absent, e)
 		}
+		b.part, b.mac = PartENI, e.MAC
 		b.eni(e, link)
 	}
+	b.part, b.mac = PartRest, ""
 	b.staleRoutes(wanted.ENIs)
 	b.egress(wanted)
+	b.part = PartRest
 	b.loopback(wanted.NodeDNS)
-	return b.ops, absent
+	return b.steps, absent
 }
 
 func sorted(enis []ENI) []ENI {
@@ -184,10 +209,12 @@ func (f Found) mtu() int {
 
 type builder struct {
 	found Found
-	ops   []Op
+	part  Part // of what is added
+	mac   string
+	steps []Step
 }
 
-func (b *builder) add(op Op) { b.ops = append(b.ops, op) }
+func (b *builder) add(op Op) { b.steps = append(b.steps, Step{op, b.part, b.mac}) }
 
 // sysctl leaves out what the kernel does not have, such as the IPv6 keys of a kernel without IPv6.
 func (b *builder) sysctl(key, value string) {

@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func text(ops []Op) string {
+func text(ops []Step) string {
 	var b strings.Builder
 	for _, op := range ops {
 		b.WriteString(op.String() + "\n")
@@ -116,7 +116,7 @@ func TestBuildReplacesWhatIsNotWanted(t *testing.T) {
 }
 
 // carry makes the changes in the model, as the kernel would.
-func carry(found *Found, ops []Op) {
+func carry(found *Found, ops []Step) {
 	edit := func(index int, f func(*Link)) {
 		for i := range found.Links {
 			if found.Links[i].Index == index {
@@ -125,7 +125,7 @@ func carry(found *Found, ops []Op) {
 		}
 	}
 	for _, op := range ops {
-		switch o := op.(type) {
+		switch o := op.Op.(type) {
 		case SetSysctl:
 			found.Sysctls[o.Key] = o.Value
 		case SetGroup:

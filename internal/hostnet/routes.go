@@ -141,11 +141,11 @@ func (b *builder) staleRoutes(enis []ENI) {
 	}
 }
 
-// rules makes the rules of the priorities what is wanted. A second one of the same is deleted too.
-func (b *builder) rules(wanted []Rule, priorities ...int) {
+// rules makes the rules of the priority what is wanted. A second one of the same is deleted too.
+func (b *builder) rules(wanted []Rule, priority int) {
 	missing := slices.Clone(wanted)
 	for _, r := range b.found.Rules {
-		if !slices.Contains(priorities, r.Priority) {
+		if r.Priority != priority {
 			continue
 		}
 		if i := slices.Index(missing, r); i >= 0 {
