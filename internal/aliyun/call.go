@@ -99,26 +99,48 @@ func newTransport() *http.Transport {
 	}
 }
 
-// call sends the request until it is answered, refused for good, or tried often enough, and decodes the answer. Every
-// try waits for a token of its action, so repetitions are within the budget too.
+// changes reports whether sending the request may change something. All actions that only read are named alike; an
+// unsigned one makes keys, which are nothing that stays.
+func (r request) changes() bool {
+	return !r.product.unsigned && !strings.HasPrefix(r.action, "Describe")
+}
+
+// call sends the request until it is answered, refused for good, or tried often enough, and decodes the answer. When a
+// try of a change may have had effect, an error matches ErrUnavailable whatever became of later tries.
 func (c *caller) call(ctx context.Context, req request, answer any) error {
+	var unclear error
+	body, err := c.tries(ctx, req, func(err error) {
+		if req.changes() && mayHaveHadEffect(err) {
+			unclear = err
+		}
+	})
+	switch {
+	case err != nil && unclear != nil:
+		return &unclearError{err, unclear}
+	case err != nil:
+		return err
+	}
+	if err := json.Unmarshal(body, answer); err != nil {
+		return fmt.Errorf("decode the answer of %s: %w", req.action, err)
+	}
+	return nil
+}
+
+// tries sends the request until it is answered, refused for good, or tried often enough, and reports each try that is
+// followed by another. Every try waits for a token of its action, so repetitions are within the budget too.
+func (c *caller) tries(ctx context.Context, req request, failed func(error)) ([]byte, error) {
 	var last error
 	turn := turn{c.limits.queue(req.action), c.limits.calls.Add(1)}
 	for try := 1; ; try++ {
 		body, err := c.inBudget(ctx, req, turn, last)
-		if err == nil {
-			if err = json.Unmarshal(body, answer); err != nil {
-				return fmt.Errorf("decode the answer of %s: %w", req.action, err)
-			}
-			return nil
+		if err == nil || ctx.Err() != nil || !c.backoff.again(try, req, err) {
+			return body, err
 		}
-		if ctx.Err() != nil || !c.backoff.again(try, req, err) {
-			return err
-		}
+		failed(err)
 		delay := c.backoff.delay(try, err)
 		c.log.Debug("cloud call is repeated", "op", req.action, "err", err, "duration", delay)
 		if werr := pause(ctx, delay); werr != nil {
-			return fmt.Errorf("%w, gave up: %w", err, werr)
+			return nil, fmt.Errorf("%w, gave up: %w", err, werr)
 		}
 		last = err
 	}
@@ -291,6 +313,34 @@ func (e *transportError) cause() error {
 		return errors.New("no answer")
 	}
 	return e.err
+}
+
+// mayHaveHadEffect reports that a try failed in a way that does not say whether it did what it was to do.
+func mayHaveHadEffect(err error) bool {
+	if t, ok := errors.AsType[*transportError](err); ok {
+		return t.sent
+	}
+	return errors.Is(err, ErrUnavailable)
+}
+
+// An unclearError is the end of a change of which an earlier try may have had effect. It matches ErrUnavailable, and also
+// what the last try says, unless that is ErrThrottled, which promises that nothing was done.
+type unclearError struct {
+	err     error // of the last try
+	earlier error
+}
+
+// Error tells of both.
+func (e *unclearError) Error() string {
+	return fmt.Sprintf("%v (an earlier try may have had effect: %v)", e.err, e.earlier)
+}
+
+// Unwrap returns the last try first: its code is what the caller decides by.
+func (e *unclearError) Unwrap() []error {
+	if errors.Is(e.err, ErrThrottled) {
+		return []error{e.earlier}
+	}
+	return []error{e.err, e.earlier}
 }
 
 // isDialError reports that no connection was made, so nothing was sent.

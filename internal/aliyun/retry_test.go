@@ -74,6 +74,50 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
+// A refusal after a try whose answer was lost does not say that nothing was done.
+func TestRefusalAfterALostAnswer(t *testing.T) {
+	t.Parallel()
+	const action = "CreateNetworkInterface"
+	for _, tc := range []struct {
+		code  string
+		class error // that shows beside ErrUnavailable; nil: none
+	}{
+		{"Forbidden.RAM", aliyun.ErrForbidden},
+		{"InvalidVSwitchId.IpNotEnough", aliyun.ErrVSwitchFull},
+		{"Throttling.User", nil},
+	} {
+		t.Run(tc.code, func(t *testing.T) {
+			t.Parallel()
+			cloud, client := setup(t)
+			before := len(cloud.ENIs())
+			req := podENI()
+			req.ClientToken = "once"
+			cloud.Inject(sim.Fault{Action: action, LoseAnswer: true})
+			refusal := cloud.Inject(sim.Fault{Action: action, Times: -1, Code: tc.code, HTTPStatus: 403})
+			_, err := client.CreateENI(t.Context(), req)
+			if !errors.Is(err, aliyun.ErrUnavailable) || len(cloud.ENIs()) != before+1 {
+				t.Errorf("with an ENI made: %v, want ErrUnavailable", err)
+			}
+			if tc.class != nil && !errors.Is(err, tc.class) || errors.Is(err, aliyun.ErrThrottled) {
+				t.Errorf("error %v, want %v too", err, tc.class)
+			}
+			if _, err := client.CreateENI(t.Context(), req); errors.Is(err, aliyun.ErrUnavailable) {
+				t.Errorf("refused at once: %v", err)
+			}
+			refusal.Remove()
+			if mustCreate(t, client, req); len(cloud.ENIs()) != before+1 {
+				t.Error("made twice under one token")
+			}
+		})
+	}
+	cloud, client := setup(t)
+	cloud.Inject(sim.Fault{Action: "DescribeInstances", LoseAnswer: true})
+	cloud.Inject(sim.Fault{Action: "DescribeInstances", Code: "Forbidden.RAM", HTTPStatus: 403})
+	if _, err := client.DescribeInstance(t.Context(), "i-1"); !errors.Is(err, aliyun.ErrForbidden) || errors.Is(err, aliyun.ErrUnavailable) {
+		t.Errorf("a read: %v, want ErrForbidden alone", err)
+	}
+}
+
 func TestServerFaultsAreRepeated(t *testing.T) {
 	t.Parallel()
 	cloud, client := setup(t)
