@@ -184,6 +184,7 @@ func (c *caller) attempt(ctx context.Context, req request) ([]byte, error) {
 	return body, err
 }
 
+// exchange takes a whole answer for what it is, also when the context ended just after it came: something may have been made.
 func (c *caller) exchange(ctx context.Context, keys Keys, req request) ([]byte, error) {
 	limited, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
@@ -195,7 +196,7 @@ func (c *caller) exchange(ctx context.Context, keys Keys, req request) ([]byte, 
 		err = c.send(ex, keys, req)
 	}
 	switch {
-	case ctx.Err() != nil:
+	case ex.status == 0 && ctx.Err() != nil:
 		return nil, fmt.Errorf("%s: %w", req.action, context.Cause(ctx))
 	case ex.status == 0:
 		return nil, &transportError{action: req.action, sent: ex.sent && !isDialError(err), err: err}

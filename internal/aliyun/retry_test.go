@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"sync"
 	"testing"
@@ -159,6 +161,45 @@ func TestContextEndsACall(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("the call outlives its context")
+	}
+}
+
+// A transportFunc is a way to the cloud.
+type transportFunc func(*http.Request) (*http.Response, error)
+
+func (f transportFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// An answer that came counts, even if the context ends as soon as it has.
+func TestAnswerJustBeforeTheEnd(t *testing.T) {
+	t.Parallel()
+	cloud, err := sim.New(sim.DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cloud.Close() })
+	var end context.CancelFunc
+	client, err := aliyun.NewClient(aliyun.Config{
+		RegionID: sim.DefaultRegion, Endpoint: "127.0.0.1:1",
+		Credentials: aliyun.StaticCredentials{AccessKeyID: sim.DefaultAccessKey, AccessKeySecret: sim.DefaultAccessSecret},
+		Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+			answer := httptest.NewRecorder()
+			cloud.Handler().ServeHTTP(answer, r)
+			end()
+			return answer.Result(), nil
+		}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	end = cancel
+	if eni, err := client.CreateENI(ctx, podENI()); err != nil || len(cloud.ENIs()) != 1 || eni.ID != cloud.ENIs()[0].ID {
+		t.Errorf("CreateENI = %v, %v; the cloud has %d ENIs", eni.ID, err, len(cloud.ENIs()))
+	}
+	ctx, end = context.WithCancel(t.Context())
+	cloud.Inject(sim.Fault{Action: "CreateNetworkInterface", Code: "Forbidden.RAM", HTTPStatus: 403})
+	if _, err := client.CreateENI(ctx, podENI()); !errors.Is(err, aliyun.ErrForbidden) {
+		t.Errorf("refused: %v, want ErrForbidden", err)
 	}
 }
 
