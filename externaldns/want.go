@@ -90,20 +90,26 @@ func (w *Wants) Apply(c cluster.Change) (touched []string, problems []Problem) {
 	return touched, work.problems
 }
 
+// every are the objects that are there, or that something is known of.
+func (w *Wants) every(s *cluster.Snapshot) map[wantKey]struct{} {
+	keys := make(map[wantKey]struct{}, len(w.objects))
+	for key := range w.objects {
+		keys[key] = struct{}{}
+	}
+	for kind := range w.rules.kinds {
+		for name := range objectNames(s, kind) {
+			keys[wantKey{kind, name}] = struct{}{}
+		}
+	}
+	return keys
+}
+
 // dirty are the objects to read anew.
 func (w *Wants) dirty(c cluster.Change) map[wantKey]struct{} {
-	keys := make(map[wantKey]struct{})
 	if c.Full {
-		for key := range w.objects {
-			keys[key] = struct{}{}
-		}
-		for kind := range w.rules.kinds {
-			for name := range objectNames(c.Snapshot, kind) {
-				keys[wantKey{kind, name}] = struct{}{}
-			}
-		}
-		return keys
+		return w.every(c.Snapshot)
 	}
+	keys := make(map[wantKey]struct{})
 	changed := map[cluster.Kind][]cluster.Name{
 		cluster.Services: c.Services, cluster.Pods: c.Pods, cluster.Nodes: clusterNames(c.Nodes), cluster.Ingresses: c.Ingresses,
 		cluster.HTTPRoutes: c.HTTPRoutes, cluster.DNSEndpoints: c.DNSEndpoints, cluster.Gateways: c.Gateways,

@@ -83,14 +83,14 @@ func fullChange(objects cluster.Objects) cluster.Change {
 	return cluster.Change{Snapshot: store.Snapshot(), Full: true}
 }
 
-func newTestWants(t testing.TB, r Rules) *Wants {
-	t.Helper()
+func newTestWants(tb testing.TB, r Rules) *Wants {
+	tb.Helper()
 	if r.Sources == nil {
 		r.Sources = allSources()
 	}
 	w, err := NewWants(r)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return w
 }

@@ -1,6 +1,7 @@
 package externaldns
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -102,7 +103,7 @@ type wantRules struct {
 
 // compile checks the rules; the error names every fault.
 func (r Rules) compile() (*wantRules, error) {
-	c := &wantRules{Rules: r, kinds: make(map[cluster.Kind]wantSource), labels: labels.Everything(), excludeLabels: labels.Nothing()}
+	c := &wantRules{Rules: r, kinds: make(map[cluster.Kind]wantSource)}
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	for i, name := range r.Sources {
@@ -117,15 +118,11 @@ func (r Rules) compile() (*wantRules, error) {
 	if c.templates, err = parseTemplates(r.Templates); err != nil {
 		errs = append(errs, err)
 	}
-	if r.Labels != "" {
-		if c.labels, err = labels.Parse(r.Labels); err != nil {
-			fault("labels: %q: %w", r.Labels, err)
-		}
+	if c.labels, err = parseSelector("labels", r.Labels, labels.Everything()); err != nil {
+		errs = append(errs, err)
 	}
-	if r.ExcludeLabels != "" {
-		if c.excludeLabels, err = labels.Parse(r.ExcludeLabels); err != nil {
-			fault("excludeLabels: %q: %w", r.ExcludeLabels, err)
-		}
+	if c.excludeLabels, err = parseSelector("excludeLabels", r.ExcludeLabels, labels.Nothing()); err != nil {
+		errs = append(errs, err)
 	}
 	if c.Domains, err = parseDomains("domains", r.Domains); err != nil {
 		errs = append(errs, err)
@@ -133,9 +130,7 @@ func (r Rules) compile() (*wantRules, error) {
 	if c.ExcludeDomains, err = parseDomains("excludeDomains", r.ExcludeDomains); err != nil {
 		errs = append(errs, err)
 	}
-	if c.TTL == 0 {
-		c.TTL = defaultWantTTL
-	}
+	c.TTL = cmp.Or(c.TTL, defaultWantTTL)
 	if _, exact := snapTTL(int64(c.TTL)); !exact {
 		fault("ttl: PrivateZone does not take %d s: use one of %v", c.TTL, acceptedTTLs())
 	}
@@ -146,6 +141,17 @@ func (r Rules) compile() (*wantRules, error) {
 		return nil, fmt.Errorf("read the rules for names: %w", err)
 	}
 	return c, nil
+}
+
+func parseSelector(field, text string, empty labels.Selector) (labels.Selector, error) {
+	if text == "" {
+		return empty, nil
+	}
+	selector, err := labels.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %q: %w", field, text, err)
+	}
+	return selector, nil
 }
 
 func parseDomains(field string, in []string) ([]string, error) {
