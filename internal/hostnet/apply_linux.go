@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
@@ -23,12 +25,12 @@ func read(wanted Wanted) (Found, error) {
 	if err != nil {
 		return Found{}, fmt.Errorf("list links: %w", err)
 	}
-	found := Found{Families: families(), Uplinks: map[Family]int{}}
+	found := Found{Families: families(), Uplinks: map[Family][]int{}}
 	for _, l := range links {
 		found.Links = append(found.Links, linkFrom(l.Attrs()))
 	}
 	for _, f := range found.Families {
-		if err := readRoutes(&found, f); err != nil {
+		if err := readRoutes(wanted, &found, f); err != nil {
 			return Found{}, err
 		}
 		if err := readRules(&found, f); err != nil {
@@ -65,25 +67,49 @@ func linkFrom(a *netlink.LinkAttrs) Link {
 	}
 }
 
-func readRoutes(found *Found, f Family) error {
+func readRoutes(wanted Wanted, found *Found, f Family) error {
 	all, err := netlinksafe.RouteListFiltered(f.kernel(), &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return fmt.Errorf("list IPv%d routes: %w", f, err)
 	}
-	best := 0
+	all = slices.DeleteFunc(all, func(r netlink.Route) bool { return !isDefault(r.Dst) || r.Type != unix.RTN_UNICAST })
 	for _, r := range all {
-		if !isDefault(r.Dst) || r.Type != unix.RTN_UNICAST {
-			continue
-		}
-		if r.Table == tableMain && r.LinkIndex != 0 && (found.Uplinks[f] == 0 || r.Priority < best) {
-			found.Uplinks[f], best = r.LinkIndex, r.Priority
-		}
 		if r.Protocol == Protocol {
 			gateway, _ := netip.AddrFromSlice(r.Gw)
 			found.Routes = append(found.Routes, Route{Table: r.Table, Link: r.LinkIndex, Gateway: gateway.Unmap()})
 		}
 	}
+	if uplinks := uplinksOf(all, func(index int) bool { return found.isENI(wanted, index) }); len(uplinks) > 0 {
+		found.Uplinks[f] = uplinks
+	}
 	return nil
+}
+
+// uplinksOf are the links of the main table's default routes, the best route's first. A route of an ENI is not one of
+// the node's: images that run a DHCP client on every link make them.
+func uplinksOf(defaults []netlink.Route, isENI func(index int) bool) (indices []int) {
+	for _, r := range slices.SortedStableFunc(slices.Values(defaults), func(a, b netlink.Route) int { return cmp.Compare(a.Priority, b.Priority) }) {
+		if r.Table != tableMain {
+			continue
+		}
+		for _, index := range linksOf(r) {
+			if !isENI(index) && !slices.Contains(indices, index) {
+				indices = append(indices, index)
+			}
+		}
+	}
+	return indices
+}
+
+// linksOf are the links of all paths of a route.
+func linksOf(r netlink.Route) (indices []int) {
+	if r.LinkIndex != 0 {
+		return []int{r.LinkIndex}
+	}
+	for _, path := range r.MultiPath {
+		indices = append(indices, path.LinkIndex)
+	}
+	return indices
 }
 
 func isDefault(dst *net.IPNet) bool {

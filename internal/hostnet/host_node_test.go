@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -222,6 +223,41 @@ func TestOneBadENI(t *testing.T) {
 	if err := h.RemoveENI(t.Context(), eniMAC); err != nil {
 		t.Error(err)
 	}
+}
+
+// The uplinks are told from an ENI with a default route of a DHCP client, and all paths of a route count.
+func TestUplinksAreRead(t *testing.T) {
+	n := node(t)
+	inside(t, n, func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(addVeth("eth1", otherMAC, 1500), up("eth1"), up("eth5")); err != nil {
+			return err
+		}
+		other, err := netlink.LinkByName("eth1")
+		if err != nil {
+			return err
+		}
+		gateway := netip.MustParseAddr("10.0.0.253").AsSlice()
+		everything := ipNet(netip.MustParsePrefix("0.0.0.0/0"))
+		err = errors.Join(
+			withENI(func(l netlink.Link) error {
+				return netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: everything, Scope: netlink.SCOPE_LINK})
+			}),
+			netlink.RouteAdd(&netlink.Route{Dst: everything, Priority: 10, MultiPath: []*netlink.NexthopInfo{
+				{LinkIndex: eth0.Attrs().Index, Gw: gateway}, {LinkIndex: other.Attrs().Index, Gw: gateway, Flags: int(netlink.FLAG_ONLINK)},
+			}}))
+		if err != nil {
+			return err
+		}
+		found, err := read(Wanted{ENIs: []ENI{theENI()}})
+		if want := []int{eth0.Attrs().Index, other.Attrs().Index}; !slices.Equal(found.Uplinks[IPv4], want) {
+			t.Errorf("uplinks %v, want %v", found.Uplinks[IPv4], want)
+		}
+		return err
+	})
 }
 
 func withENI(f func(netlink.Link) error) error {

@@ -62,7 +62,7 @@ func (e Egress) Check() error {
 // set after destination NAT (priority dstnat), whose outcome may be in the VPC. After routing, marked packets are
 // masqueraded, with ports chosen at random: two sockets racing for one port would lose one's first packet.
 type NAT struct {
-	Uplinks []string // names
+	Uplinks []string // names, sorted
 	// Pods are the pods' subnets and Direct the networks that are not outside: sorted, none within another.
 	Pods, Direct []netip.Prefix
 }
@@ -142,6 +142,8 @@ func disjoint(prefixes []netip.Prefix) (out []netip.Prefix) {
 }
 
 // masquerade is the NAT that is wanted. A family that has no uplink is not in it: there its packets would go nowhere.
+// One that had an uplink keeps it: a default route comes back, as after a DHCP client's restart, and until then packets
+// that are not translated would only set up connections that break.
 func (f Found) masquerade(wanted Wanted) (n NAT, needed bool) {
 	if wanted.Egress.Mode != EgressNodeSNAT {
 		return NAT{}, false
@@ -154,18 +156,33 @@ func (f Found) masquerade(wanted Wanted) (n NAT, needed bool) {
 	}
 	direct := slices.Concat(wanted.Egress.VPC, wanted.Egress.Services, wanted.Egress.Exempt, subnets)
 	for _, family := range f.Families {
-		uplink, ok := f.uplink(family)
-		pods := of(family, subnets)
-		if !ok || len(pods) == 0 || len(of(family, wanted.Egress.VPC)) == 0 {
+		uplinks, pods := f.natUplinks(wanted, family), of(family, subnets)
+		if len(uplinks) == 0 || len(pods) == 0 || len(of(family, wanted.Egress.VPC)) == 0 {
 			continue
 		}
-		if !slices.Contains(n.Uplinks, uplink.Name) {
-			n.Uplinks = append(n.Uplinks, uplink.Name)
-		}
+		n.Uplinks = append(n.Uplinks, uplinks...)
 		n.Pods, n.Direct = append(n.Pods, pods...), append(n.Direct, of(family, direct)...)
 	}
+	slices.Sort(n.Uplinks)
+	n.Uplinks = slices.Compact(n.Uplinks)
 	n.Pods, n.Direct = disjoint(n.Pods), disjoint(n.Direct)
 	return n, len(n.Uplinks) > 0
+}
+
+// natUplinks are the names of the family's uplinks, or while there is none of those that are in the NAT.
+func (f Found) natUplinks(wanted Wanted, family Family) (names []string) {
+	for _, l := range f.uplinksOf(family) {
+		names = append(names, l.Name)
+	}
+	if len(names) > 0 || f.NAT == nil || !slices.Contains(f.NAT.families(), family) {
+		return names
+	}
+	for _, name := range f.NAT.Uplinks {
+		if l, ok := f.link(func(l Link) bool { return l.Name == name }); ok && !f.isENI(wanted, l.Index) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // egress sets the rules of both families and the NAT. A mark means nothing without its rule, so that comes first
@@ -193,21 +210,22 @@ func (b *builder) egress(wanted Wanted) {
 	if !needed {
 		return
 	}
-	b.looseUplink(nat)
+	b.looseUplinks(nat)
 	if b.found.NAT == nil || !b.found.NAT.equal(nat) {
 		b.add(SetNAT{nat})
 	}
 }
 
-// looseUplink keeps the answers from being dropped: after translation they are for a pod, and the route that strict
+// looseUplinks keeps the answers from being dropped: after translation they are for a pod, and the route that strict
 // filtering (RFC 3704 section 2.2) asks for, from the pod and without the mark, leaves by the ENI. The kernel takes the
 // larger value of the link's and the one for all. IPv6 has no such filter.
-func (b *builder) looseUplink(n NAT) {
-	uplink, ok := b.found.uplink(IPv4)
-	if !ok || !slices.Contains(n.families(), IPv4) {
+func (b *builder) looseUplinks(n NAT) {
+	if !slices.Contains(n.families(), IPv4) {
 		return
 	}
-	if max(b.found.Sysctls[allRPFilter], b.found.Sysctls[rpFilter(uplink.Name)]) == "1" {
-		b.sysctl(rpFilter(uplink.Name), "2")
+	for _, l := range b.found.uplinksOf(IPv4) {
+		if max(b.found.Sysctls[allRPFilter], b.found.Sysctls[rpFilter(l.Name)]) == "1" {
+			b.sysctl(rpFilter(l.Name), "2")
+		}
 	}
 }

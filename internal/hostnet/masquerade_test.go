@@ -2,6 +2,7 @@ package hostnet
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,7 +22,7 @@ func prefixes(texts ...string) (out []netip.Prefix) {
 // settled is a node in the wanted state but for what pods' way out needs, with both families on the uplink.
 func settled(wanted Wanted) Found {
 	found := bareNode()
-	found.Uplinks[IPv6] = 2
+	found.Uplinks[IPv6] = []int{2}
 	wanted.Egress = Egress{}
 	ops, _ := Build(wanted, found)
 	carry(&found, ops)
@@ -91,6 +92,38 @@ func TestNodeSNATOfOneFamily(t *testing.T) {
 		if len(of(IPv6, nat.Direct)) != 0 {
 			t.Errorf("%s: direct: %v", name, nat.Direct)
 		}
+	}
+}
+
+// While a default route is away, as in a restart of the DHCP client, the NAT stays.
+func TestNodeSNATKeepsItsUplinks(t *testing.T) {
+	for name, families := range map[string][]Family{"both": {IPv4, IPv6}, "IPv6": {IPv6}} {
+		wanted := twoENIs()
+		found := settled(wanted)
+		wanted.Egress = nodeSNAT()
+		steps, _ := Build(wanted, found)
+		carry(&found, steps)
+		for _, f := range families {
+			delete(found.Uplinks, f)
+		}
+		if steps, _ := Build(wanted, found); len(steps) != 0 {
+			t.Errorf("%s away:\n%s", name, text(steps))
+		}
+	}
+}
+
+func TestNodeSNATBySeveralUplinks(t *testing.T) {
+	wanted := twoENIs()
+	found := settled(wanted)
+	found.Links = append(found.Links, Link{Index: 4, Name: "bond0", Up: true, Running: true})
+	found.Uplinks[IPv4] = []int{2, 4}
+	wanted.Egress = nodeSNAT()
+	steps, _ := Build(wanted, found)
+	if nat, _ := found.masquerade(wanted); !slices.Equal(nat.Uplinks, []string{"bond0", "eth0"}) {
+		t.Errorf("masquerades on %v", nat.Uplinks)
+	}
+	if !strings.Contains(text(steps), "ip link set dev bond0 group 28272\n") {
+		t.Errorf("an uplink has no group:\n%s", text(steps))
 	}
 }
 

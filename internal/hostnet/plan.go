@@ -65,8 +65,9 @@ type Wanted struct {
 type Found struct {
 	Families []Family // those the kernel has
 	Links    []Link
-	// Uplinks are the indices of the links with the main table's default routes. A family without one is not in it.
-	Uplinks  map[Family]int
+	// Uplinks are the indices of the links with the main table's default routes, the best first, wanted ENIs left out. A
+	// family without one is not in it.
+	Uplinks  map[Family][]int
 	Rules    []Rule  // ours only
 	Routes   []Route // ours only
 	Sysctls  map[string]string
@@ -184,16 +185,28 @@ func (f Found) link(match func(Link) bool) (Link, bool) {
 	return f.Links[i], true
 }
 
-func (f Found) uplink(family Family) (Link, bool) {
-	index := f.Uplinks[family]
-	return f.link(func(l Link) bool { return l.Index == index && index != 0 })
+// isENI says whether the link is that of a wanted ENI.
+func (f Found) isENI(wanted Wanted, index int) bool {
+	l, ok := f.link(func(l Link) bool { return l.Index == index })
+	return ok && slices.ContainsFunc(wanted.ENIs, func(e ENI) bool { return e.MAC == l.MAC })
 }
 
-// uplinks are all of them, that of IPv4 first. Mostly they are one.
+func (f Found) uplinksOf(family Family) (links []Link) {
+	for _, index := range f.Uplinks[family] {
+		if l, ok := f.link(func(l Link) bool { return l.Index == index }); ok {
+			links = append(links, l)
+		}
+	}
+	return links
+}
+
+// uplinks are all of them, those of IPv4 first. Mostly they are one.
 func (f Found) uplinks() (links []Link) {
 	for _, family := range f.Families {
-		if l, ok := f.uplink(family); ok && !slices.Contains(links, l) {
-			links = append(links, l)
+		for _, l := range f.uplinksOf(family) {
+			if !slices.Contains(links, l) {
+				links = append(links, l)
+			}
 		}
 	}
 	return links

@@ -24,7 +24,7 @@ func bareNode() Found {
 			{Index: 2, Name: "eth0", MAC: "00:16:3e:00:00:01", MTU: 1400, Up: true, Running: true},
 			{Index: 3, Name: "eth1", MAC: "00:16:3e:00:00:02", MTU: 1500},
 		},
-		Families: []Family{IPv4, IPv6}, Uplinks: map[Family]int{IPv4: 2},
+		Families: []Family{IPv4, IPv6}, Uplinks: map[Family][]int{IPv4: {2}},
 		Sysctls: map[string]string{
 			"net/ipv4/ip_forward": "0", "net/ipv4/conf/eth1/rp_filter": "1", "net/ipv4/conf/eth1/forwarding": "0",
 			"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/eth0/rp_filter": "1",
@@ -179,7 +179,7 @@ func TestBuildConverges(t *testing.T) {
 			l.Group = rapid.SampledFrom([]int{0, 1, LinkGroup}).Draw(t, "group")
 		}
 		for _, f := range found.Families {
-			found.Uplinks[f] = rapid.IntRange(0, 3).Draw(t, "uplink")
+			found.Uplinks[f] = rapid.SliceOfNDistinct(rapid.IntRange(1, 2), 0, 2, rapid.ID).Draw(t, "uplinks")
 		}
 		for range rapid.IntRange(0, 4).Draw(t, "routes") {
 			found.Routes = append(found.Routes, Route{
@@ -194,7 +194,7 @@ func TestBuildConverges(t *testing.T) {
 			r.SuppressPrefixLen = rapid.IntRange(-1, 0).Draw(t, "suppress")
 			found.Rules = append(found.Rules, r)
 		}
-		found.NAT = rapid.SampledFrom([]*NAT{nil, {}, {Uplinks: []string{"eth0"}}}).Draw(t, "nat")
+		found.NAT = rapid.SampledFrom([]*NAT{nil, {}, {Uplinks: []string{"eth0"}, Pods: prefixes("10.1.0.0/24")}, {Uplinks: []string{"eth1", "gone"}, Pods: prefixes("fd00:1::/64")}}).Draw(t, "nat")
 		wanted := twoENIs()
 		wanted.Egress = Egress{
 			Mode: rapid.SampledFrom([]EgressMode{"", EgressNone, EgressNodeSNAT}).Draw(t, "egress"),
