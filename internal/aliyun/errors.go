@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Error classes. The cloud's HTTP statuses differ between actions and generations of the API, so a class follows from
@@ -135,8 +137,13 @@ func hasCode(err error, codes ...string) bool {
 	return ok && slices.Contains(codes, api.Code)
 }
 
-// maxMessage bounds what an error carries of a body that is not the API's.
-const maxMessage = 200
+const (
+	maxBodyShown = 200 // characters of a body that is not the API's
+	maxMessage   = 500 // bytes
+)
+
+// signedText begins what the API tells of a request whose signature is wrong: all that was signed, with the security token.
+var signedText = regexp.MustCompile(`(?i)\s*(server string to sign is|canonical request is)\s*:`)
 
 // decodeError reads an error answer. Bodies that are not the API's (a proxy's page, a numeric Code) still give an
 // APIError, classed by the status.
@@ -148,11 +155,27 @@ func decodeError(action string, status int, body []byte) *APIError {
 	}
 	e := &APIError{Action: action, HTTPStatus: status}
 	if err := json.Unmarshal(body, &wire); err != nil {
-		e.Message = fmt.Sprintf("%.*q", maxMessage, body)
+		e.Message = showable(fmt.Sprintf("%.*q", maxBodyShown, showable(string(body))))
 		return e
 	}
-	e.Code, e.Message, e.RequestID = string(wire.Code), string(wire.Message), string(wire.RequestID)
+	e.Code, e.Message, e.RequestID = string(wire.Code), showable(string(wire.Message)), string(wire.RequestID)
 	return e
+}
+
+// showable cuts a message before what must not get into a log or an Event, and at maxMessage.
+func showable(message string) string {
+	if at := signedText.FindStringIndex(message); at != nil {
+		message = message[:at[0]] + " (what was signed is left out)"
+	}
+	if len(message) <= maxMessage {
+		return message
+	}
+	const more = "..."
+	end := maxMessage - len(more)
+	for end > 0 && !utf8.RuneStart(message[end]) {
+		end--
+	}
+	return message[:end] + more
 }
 
 // A looseString takes any JSON scalar. Gateways in front of the API answer with numeric codes.

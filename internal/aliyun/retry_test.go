@@ -192,11 +192,14 @@ func TestAnswerJustBeforeTheEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	end = cancel
 	if eni, err := client.CreateENI(ctx, podENI()); err != nil || len(cloud.ENIs()) != 1 || eni.ID != cloud.ENIs()[0].ID {
 		t.Errorf("CreateENI = %v, %v; the cloud has %d ENIs", eni.ID, err, len(cloud.ENIs()))
 	}
-	ctx, end = context.WithCancel(t.Context())
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	end = cancel
 	cloud.Inject(sim.Fault{Action: "CreateNetworkInterface", Code: "Forbidden.RAM", HTTPStatus: 403})
 	if _, err := client.CreateENI(ctx, podENI()); !errors.Is(err, aliyun.ErrForbidden) {
 		t.Errorf("refused: %v, want ErrForbidden", err)

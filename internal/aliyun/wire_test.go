@@ -209,13 +209,37 @@ func FuzzDecodeAnswers(f *testing.F) {
 	})
 }
 
+// What the API says of a wrong signature holds the security token, which must not get into logs and Events.
+func TestMessagesAreFitToShow(t *testing.T) {
+	t.Parallel()
+	const secret = "CAISsecurityTOKEN"
+	for name, tt := range map[string]struct{ body, want string }{
+		"signature": {
+			`{"Code":"SignatureDoesNotMatch","Message":"The signature does not match. server string to sign is:POST&%2F&SecurityToken%3D` + secret + `"}`,
+			"The signature does not match. (what was signed is left out)",
+		},
+		"signature by header": {
+			`{"Code":"SignatureDoesNotMatch","Message":"Wrong. Server Canonical Request is:POST\n/\nx-acs-security-token:` + secret + `\n, server string to sign is:x"}`,
+			"Wrong. Server (what was signed is left out)",
+		},
+		"not the API's": {`<Message>server string to sign is:` + secret, `"<Message> (what was signed is left out)"`},
+		"long":          {`{"Message":"` + strings.Repeat("é", 300) + `"}`, strings.Repeat("é", 248) + "..."},
+		"short":         {`{"Message":"gone"}`, "gone"},
+	} {
+		e := decodeError("Action", 400, []byte(tt.body))
+		if e.Message != tt.want || strings.Contains(e.Error(), secret) {
+			t.Errorf("%s: %q, want %q", name, e.Message, tt.want)
+		}
+	}
+}
+
 func FuzzDecodeError(f *testing.F) {
 	f.Add(502, []byte(`{"Code":502}`))
 	f.Add(400, []byte(`{"Code":"Throttling","RequestId":"x","Message":null}`))
 	f.Add(200, []byte(`<html>`))
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
 		e := decodeError("Action", status, body)
-		if e.Error() == "" || e.HTTPStatus != status {
+		if e.Error() == "" || e.HTTPStatus != status || len(e.Message) > maxMessage {
 			t.Errorf("decodeError = %+v", e)
 		}
 		n := 0
