@@ -184,7 +184,7 @@ func applyOne(op Op) error {
 	case SetSysctl:
 		return os.WriteFile(filepath.Join(sysctlRoot, o.Key), []byte(o.Value), 0o644)
 	case SetGroup:
-		return netlink.LinkSetGroup(byIndex(o.Link.Index), LinkGroup)
+		return netlink.LinkSetGroup(byIndex(o.Link.Index), o.Group)
 	case SetMTU:
 		return netlink.LinkSetMTU(byIndex(o.Link.Index), o.MTU)
 	case SetUp:

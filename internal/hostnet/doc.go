@@ -9,5 +9,8 @@
 //
 // ENIs are known by MAC address alone, because names change with the order of attachment. A route table belongs to a
 // slot, which the address pool gives an ENI for its whole life. Every rule and route carries Protocol, and in nftables
-// there is one table of ours, so that what is ours is told from what is not; nothing else is changed or deleted.
+// there is one table of ours, so that what is ours is told from what is not; nothing else is deleted. Of links that are
+// not ours, those with the node's default routes, this is changed: the group (LinkGroup while it has a default route, 0
+// after that), accept_ra from 1 to 2 when IPv6 forwarding is turned on, which would end it, and rp_filter from strict to
+// loose for EgressNodeSNAT.
 package hostnet

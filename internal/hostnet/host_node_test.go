@@ -199,6 +199,9 @@ func TestHostIsBroughtIntoStateAndKept(t *testing.T) {
 		}
 		inside(t, n, func() error {
 			found, err := read(Wanted{})
+			if l, ok := found.link(func(l Link) bool { return l.MAC == eniMAC }); !ok || l.Group != 0 {
+				t.Errorf("link of the former ENI: %+v", l)
+			}
 			if len(found.Routes) != 0 {
 				t.Errorf("routes left: %v", found.Routes)
 			}

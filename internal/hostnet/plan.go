@@ -117,8 +117,11 @@ type Step struct {
 type (
 	// SetSysctl writes Key, a path below /proc/sys.
 	SetSysctl struct{ Key, Value string }
-	// SetGroup puts a link into LinkGroup.
-	SetGroup struct{ Link Link }
+	// SetGroup puts a link into a group: LinkGroup, or 0, which is the kernel's own.
+	SetGroup struct {
+		Link  Link
+		Group int
+	}
 	// SetMTU sets a link's MTU in bytes.
 	SetMTU struct {
 		Link Link
@@ -132,7 +135,7 @@ type (
 
 func (o SetSysctl) String() string { return "sysctl -w " + o.Key + "=" + o.Value }
 func (o SetGroup) String() string {
-	return fmt.Sprintf("ip link set dev %s group %d", o.Link.Name, LinkGroup)
+	return fmt.Sprintf("ip link set dev %s group %d", o.Link.Name, o.Group)
 }
 func (o SetMTU) String() string { return fmt.Sprintf("ip link set dev %s mtu %d", o.Link.Name, o.MTU) }
 func (o SetUp) String() string  { return fmt.Sprintf("ip link set dev %s up", o.Link.Name) }
@@ -162,6 +165,7 @@ func Build(wanted Wanted, found Found) (steps []Step, absent []ENI) {
 	}
 	b.part, b.mac = PartRest, ""
 	b.staleRoutes(wanted.ENIs)
+	b.staleGroups(wanted)
 	b.egress(wanted)
 	b.part = PartRest
 	b.loopback(wanted.NodeDNS)
@@ -238,7 +242,21 @@ func (b *builder) sysctl(key, value string) {
 
 func (b *builder) group(l Link) {
 	if l.Group != LinkGroup {
-		b.add(SetGroup{l})
+		b.add(SetGroup{l, LinkGroup})
+	}
+}
+
+// staleGroups takes former ENIs and uplinks out of LinkGroup, where the main table's routes by them would not count. While
+// no uplink is known nobody can tell which were.
+func (b *builder) staleGroups(wanted Wanted) {
+	uplinks := b.found.uplinks()
+	if len(uplinks) == 0 {
+		return
+	}
+	for _, l := range b.found.Links {
+		if l.Group == LinkGroup && !b.found.isENI(wanted, l.Index) && !slices.Contains(uplinks, l) {
+			b.add(SetGroup{l, 0})
+		}
 	}
 }
 

@@ -115,6 +115,32 @@ func TestBuildReplacesWhatIsNotWanted(t *testing.T) {
 	}
 }
 
+// A link that is an uplink or ENI no more leaves the group, if that can be told.
+func TestBuildUngroupsFormerUplinks(t *testing.T) {
+	for name, tt := range map[string]struct {
+		uplinks []int
+		group   int
+		want    bool
+	}{
+		"former":          {[]int{2}, LinkGroup, true},
+		"uplink":          {[]int{2, 4}, LinkGroup, false},
+		"other group":     {[]int{2}, 7, false},
+		"no uplink known": {nil, LinkGroup, false},
+	} {
+		found := bareNode()
+		found.Links = append(found.Links, Link{Index: 4, Name: "eth3", MAC: "00:16:3e:00:00:09", Group: tt.group})
+		found.Links[2].Group = LinkGroup // an ENI
+		found.Uplinks = map[Family][]int{IPv4: tt.uplinks}
+		steps, _ := Build(twoENIs(), found)
+		if got := strings.Contains(text(steps), "ip link set dev eth3 group 0\n"); got != tt.want {
+			t.Errorf("%s:\n%s", name, text(steps))
+		}
+		if strings.Contains(text(steps), "dev eth1 group 0") {
+			t.Errorf("%s: the ENI is taken out:\n%s", name, text(steps))
+		}
+	}
+}
+
 // carry makes the changes in the model, as the kernel would.
 func carry(found *Found, ops []Step) {
 	edit := func(index int, f func(*Link)) {
@@ -129,7 +155,7 @@ func carry(found *Found, ops []Step) {
 		case SetSysctl:
 			found.Sysctls[o.Key] = o.Value
 		case SetGroup:
-			edit(o.Link.Index, func(l *Link) { l.Group = LinkGroup })
+			edit(o.Link.Index, func(l *Link) { l.Group = o.Group })
 		case SetMTU:
 			edit(o.Link.Index, func(l *Link) { l.MTU = o.MTU })
 		case SetUp:
