@@ -39,6 +39,9 @@ const (
 	cooldown = time.Second
 )
 
+// eniStays is how long the pool keeps an ENI at least, with the time that attaching takes.
+const eniStays = time.Minute + 5*time.Second
+
 // patience bounds the wait for one condition, unless something is said beside it.
 const patience = time.Minute
 

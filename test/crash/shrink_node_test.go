@@ -7,8 +7,6 @@ import (
 	"slices"
 	"testing"
 	"time"
-
-	"github.com/nearpath/nearpath/internal/aliyun"
 )
 
 // killShrinking deletes pods until the pool makes the call. Pods come while the agent is dead: what is about to go may be
@@ -49,12 +47,19 @@ func (r *rig) victims(action string) []*pod {
 	return r.some(1)
 }
 
-// drainable says whether the pool has a whole ENI too many, which it keeps for a minute at least.
+// drainable says whether the pool has an ENI too many that has been there longer than every one with pods. The pool keeps
+// each for a minute at least.
 func (r *rig) drainable() bool {
 	idle := r.addresses() - len(r.books.pods())
-	return slices.ContainsFunc(r.gate.ours(), func(e aliyun.ENI) bool {
-		return len(r.on(e.PrivateIPs)) == 0 && len(e.PrivateIPs) <= idle-minIdle
-	})
+	for _, e := range r.gate.ours() { // oldest first
+		if len(r.on(e.PrivateIPs)) > 0 {
+			return false
+		}
+		if len(e.PrivateIPs) <= idle-minIdle {
+			return true
+		}
+	}
+	return false
 }
 
 // on lists the pods that have one of the addresses.
