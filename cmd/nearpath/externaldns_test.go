@@ -162,7 +162,7 @@ func zoneVerb[T any](t *testing.T, socket string, args ...string) (v T, err erro
 // TestServiceIsPublished: a name comes, changes and goes with its Service, one call each, and nothing of others changes.
 func TestServiceIsPublished(t *testing.T) {
 	t.Parallel()
-	r := newPublishRig(t, nil)
+	r := newPublishRig(t, func(c *sim.Config) { c.Policies = map[string][]string{sim.DefaultAccessKey: documentedRights(t)} })
 	foreign, err := r.PrivateZone().Add(aliyun.ZoneRecord{ZoneID: corpZone, RR: "www", Type: "A", Value: "10.9.9.9", TTL: 60, Remark: "by-hand"})
 	if err != nil {
 		t.Fatal(err)
@@ -194,6 +194,21 @@ func TestServiceIsPublished(t *testing.T) {
 	if after := r.PrivateZone().Records(corpZone); !slices.Equal(before, after) || after[0].ID != foreign {
 		t.Errorf("the zone was %+v and is %+v", before, after)
 	}
+}
+
+// documentedRights are the actions of the documentation's RAM policy.
+func documentedRights(t *testing.T) (actions []string) {
+	t.Helper()
+	var policy struct {
+		Statement []struct{ Action []string }
+	}
+	if err := json.Unmarshal([]byte(fenced(t, "json")), &policy); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range policy.Statement {
+		actions = append(actions, s.Action...)
+	}
+	return actions
 }
 
 func TestTwoSyncersConverge(t *testing.T) {
@@ -255,7 +270,11 @@ func TestWrongConfiguration(t *testing.T) {
 				lines = append(lines, tt.line(r))
 			}
 			if tt.fault != nil {
-				r.Inject(*tt.fault)
+				fault := r.Inject(*tt.fault)
+				defer func() { // and once the cloud does not refuse any more, everything is as it should be
+					fault.Remove()
+					r.until(t, "the name", func() bool { return r.resolves(t, "cart.corp.example", "10.96.0.1") })
+				}()
 			}
 			socket := r.start(t, lines...)
 			var said []string

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -104,6 +106,56 @@ func TestPublisherConfigFaults(t *testing.T) {
 	if _, err := readPublisherConfig(writeConfig(t, leastPublisher)); err != nil {
 		t.Errorf("the least there is: %v", err)
 	}
+}
+
+const publisherDocs = "../../docs/externaldns.md"
+
+// TestPublisherDocs: every key is in the table, and the example is one that is accepted.
+func TestPublisherDocs(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(publisherDocs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range configKeys("", reflect.TypeFor[publisherConfig]()) {
+		if !strings.Contains(string(text), "`"+key+"`") {
+			t.Errorf("%s does not speak of %s", publisherDocs, key)
+		}
+	}
+	if _, err := readPublisherConfig(writeConfig(t, fenced(t, "yaml"))); err != nil {
+		t.Errorf("the example: %v", err)
+	}
+}
+
+func configKeys(path string, t reflect.Type) (keys []string) {
+	for i := range t.NumField() {
+		field := t.Field(i)
+		name := strings.TrimPrefix(path+"."+field.Tag.Get("json"), ".")
+		switch {
+		case field.Anonymous:
+			keys = append(keys, configKeys(path, field.Type)...)
+		case isGroup(field.Type):
+			keys = append(keys, configKeys(name, field.Type)...)
+		default:
+			keys = append(keys, name)
+		}
+	}
+	return keys
+}
+
+// fenced is the documentation's first block in a language.
+func fenced(t *testing.T, language string) string {
+	t.Helper()
+	text, err := os.ReadFile(publisherDocs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "\n```"+language+"\n")
+	block, _, found := strings.Cut(rest, "\n```\n")
+	if !found {
+		t.Fatalf("%s has no block of %s", publisherDocs, language)
+	}
+	return block
 }
 
 func FuzzReadPublisherConfig(f *testing.F) {

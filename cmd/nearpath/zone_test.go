@@ -21,12 +21,13 @@ import (
 
 	"github.com/nearpath/nearpath/externaldns"
 	"github.com/nearpath/nearpath/internal/aliyun"
+	"github.com/nearpath/nearpath/internal/aliyun/sim"
 )
 
 // TestAdopt: the plan of an adoption writes nothing, applying it makes the records ours, and then they follow the objects.
 func TestAdopt(t *testing.T) {
 	t.Parallel()
-	r := newPublishRig(t, nil)
+	r := newPublishRig(t, func(c *sim.Config) { c.Policies = map[string][]string{sim.DefaultAccessKey: documentedRights(t)} })
 	r.put(t, "cart", serviceAt("cart", "cart.corp.example", "10.96.0.1"))
 	add := func(rr, recordType, value string) int64 {
 		t.Helper()
