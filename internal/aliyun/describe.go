@@ -115,10 +115,14 @@ func (c *Client) describeGroups(ctx context.Context, p params) ([]SecurityGroup,
 		for _, w := range page.SecurityGroups.SecurityGroup {
 			all = append(all, SecurityGroup{ID: w.ID, VPCID: w.VPCID, Type: w.Type, ServiceManaged: w.ServiceManaged})
 		}
-		if page.NextToken == "" || page.NextToken == p["NextToken"] {
+		next, err := nextToken(p["NextToken"], page.NextToken, len(all))
+		if err != nil {
+			return nil, fmt.Errorf("describe security groups: %w", err)
+		}
+		if next == "" {
 			return all, nil
 		}
-		p["NextToken"] = page.NextToken
+		p["NextToken"] = next
 	}
 	return nil, fmt.Errorf("describe security groups: more than %d pages", maxPages)
 }

@@ -60,10 +60,13 @@ func (c *Client) describeENIs(ctx context.Context, f ENIFilter) ([]ENI, error) {
 				all = append(all, eni)
 			}
 		}
-		if page.NextToken == "" || page.NextToken == token {
+		var err error
+		if token, err = nextToken(token, page.NextToken, len(all)); err != nil {
+			return nil, fmt.Errorf("describe ENIs: %w", err)
+		}
+		if token == "" {
 			return all, nil
 		}
-		token = page.NextToken
 	}
 	return nil, fmt.Errorf("describe ENIs: more than %d pages", maxPages)
 }

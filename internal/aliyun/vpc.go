@@ -123,10 +123,14 @@ func (c *Client) describeRoutes(ctx context.Context, tableID string) ([]Route, e
 		for _, w := range page.Entries.Entry {
 			all = append(all, w.routes()...)
 		}
-		if page.NextToken == "" || page.NextToken == p["NextToken"] {
+		next, err := nextToken(p["NextToken"], page.NextToken, len(all))
+		if err != nil {
+			return nil, err
+		}
+		if next == "" {
 			return all, nil
 		}
-		p["NextToken"] = page.NextToken
+		p["NextToken"] = next
 	}
 	return nil, fmt.Errorf("more than %d pages", maxPages)
 }
@@ -187,7 +191,8 @@ func (c *Client) describeSNATTable(ctx context.Context, gatewayID, tableID strin
 }
 
 // numberedPages sends an action of the VPC API for page after page until it has as many items as there are. The function
-// reads a page and returns how many items are on it and how many there are in all, empty if the answer does not say.
+// reads a page and returns how many items are on it and how many there are in all, empty if the answer does not say. A list
+// that ends before is an error that matches ErrUnavailable.
 func (c *Client) numberedPages(ctx context.Context, action string, p params, page func([]byte) (int, json.Number, error)) error {
 	p["PageSize"] = strconv.Itoa(vpcPageSize)
 	have := 0
@@ -202,8 +207,9 @@ func (c *Client) numberedPages(ctx context.Context, action string, p params, pag
 			return fmt.Errorf("decode the answer of %s: %w", action, err)
 		}
 		have += items
-		if n, err := strconv.Atoi(total.String()); items == 0 || err == nil && have >= n || err != nil && items < vpcPageSize {
-			return nil
+		n, err := strconv.Atoi(total.String())
+		if whole, err := endOfPages(items, vpcPageSize, have, n, err == nil); whole || err != nil {
+			return err
 		}
 	}
 	return fmt.Errorf("%s: more than %d pages", action, maxPages)
