@@ -45,6 +45,7 @@ func (p *Pool) live(ctx context.Context, e eni) error {
 func (p *Pool) create(ctx context.Context, e eni) error {
 	if time.Since(e.Since) > intentMaxAge {
 		p.doubt(e.Token)
+		p.unprobe(e.VSwitchID)
 		return nil
 	}
 	if err := p.update(func(*ledger) error { return nil }); err != nil {
@@ -123,6 +124,8 @@ func (p *Pool) callAttach(ctx context.Context, e eni) error {
 	case errors.Is(err, aliyun.ErrThrottled):
 		// Nothing was begun, so nothing takes too long.
 		return errors.Join(fmt.Errorf("attach %s: %w", e.ID, err), p.update(func(l *ledger) error { return l.restart(e.Token, time.Now()) }))
+	case errors.Is(err, aliyun.ErrNotFound) && time.Since(e.Since) < secondLook:
+		return errNotYet // the cloud does not show everywhere at once what it has made
 	case refused(err):
 		p.notMade(fmt.Errorf("attach %s: %w", e.ID, err), "", 0)
 		return p.moveENI(e.Token, ENIDetaching)
@@ -166,6 +169,7 @@ func (p *Pool) assign(ctx context.Context, e eni, f aliyun.Family) error {
 	}
 	if time.Since(plan.Since) > intentMaxAge {
 		p.resyncSoon() // what may have come of it is adopted
+		p.unprobe(e.VSwitchID)
 		return done(nil)
 	}
 	if err := p.update(func(*ledger) error { return nil }); err != nil {
@@ -307,11 +311,14 @@ func (p *Pool) poll(ctx context.Context, e eni) error {
 
 func (p *Pool) pollAttaching(ctx context.Context, e eni, status string) error {
 	age := time.Since(e.Since)
+	p.mu.Lock()
+	busy := p.ledger.busyOn(e.Token) > 0 // somebody detached it under its pods: it is attached again, however long that takes
+	p.mu.Unlock()
 	switch {
 	case status == aliyun.StatusInUse:
 		p.log.Info("ENI attached", "eni", e.ID, "duration", age)
 		return p.moveENI(e.Token, ENIInUse)
-	case age > attachMaxAge:
+	case age > attachMaxAge && !busy:
 		p.log.Warn("ENI does not attach, deleting it", "eni", e.ID, "status", status)
 		return p.moveENI(e.Token, ENIDetaching)
 	case status == aliyun.StatusAvailable && age > attachSettle:
@@ -321,9 +328,16 @@ func (p *Pool) pollAttaching(ctx context.Context, e eni, status string) error {
 	}
 }
 
+// pollDetaching and pollDeleting believe that an ENI is not there when that is what must follow, or after a while: the
+// cloud may be late to show what it has made, and an ENI forgotten too early is one more than allowed.
 func (p *Pool) pollDetaching(ctx context.Context, e eni, status string) error {
 	switch status {
-	case "", aliyun.StatusAvailable, aliyun.StatusDeleting:
+	case "":
+		if time.Since(e.Since) < secondLook {
+			return errNotYet
+		}
+		return p.moveENI(e.Token, ENIDeleting)
+	case aliyun.StatusAvailable, aliyun.StatusDeleting:
 		return p.moveENI(e.Token, ENIDeleting)
 	case aliyun.StatusInUse, aliyun.StatusAttaching:
 		err := p.config.Cloud.DetachENI(ctx, e.ID, p.config.InstanceID)
@@ -337,15 +351,39 @@ func (p *Pool) pollDetaching(ctx context.Context, e eni, status string) error {
 func (p *Pool) pollDeleting(ctx context.Context, e eni, status string) error {
 	switch status {
 	case "":
+		if !e.ending && time.Since(e.Since) < secondLook {
+			return errNotYet
+		}
 		p.log.Info("ENI deleted", "eni", e.ID)
 		return p.moveENI(e.Token, eniGone)
+	case aliyun.StatusDeleting:
+		p.ending(e.Token)
 	case aliyun.StatusAvailable:
 		err := p.config.Cloud.DeleteENI(ctx, e.ID)
 		if err != nil && !errors.Is(err, aliyun.ErrConflict) && !errors.Is(err, aliyun.ErrNotFound) {
 			return fmt.Errorf("delete %s: %w", e.ID, err)
 		}
+		if err == nil {
+			p.ending(e.Token)
+		}
 	}
 	return errNotYet
+}
+
+// ending notes that the cloud has begun to delete the ENI.
+func (p *Pool) ending(token string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.ledger.enis[token]; e != nil {
+		e.ending = true
+	}
+}
+
+// unprobe notes that the vSwitch has not answered what it was asked on trial.
+func (p *Pool) unprobe(vSwitchID string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.breakers.unprobe(vSwitchID)
 }
 
 func (p *Pool) moveENI(token string, to ENIState) error {

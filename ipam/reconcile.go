@@ -23,6 +23,7 @@ const (
 	holdFor      = time.Minute           // after a refusal that only time or a person ends
 	minPause     = 10 * time.Millisecond // between two steps of a lane, so that no mistake makes a loop hot
 	stuckAfter   = 3                     // failures in a row after which callers need not wait for a lane
+	stuckFor     = 10 * time.Second      // the same for two failures
 	intentMaxAge = 10 * time.Minute
 	attachMaxAge = 2 * time.Minute
 	attachSettle = 5 * time.Second // how long a listing may still show the state from before a call
@@ -38,9 +39,10 @@ var (
 // A lane is a sequence of attempts at one thing, one attempt at a time: an ENI's next step, the sync, growing.
 type lane struct {
 	busy      bool
-	held      bool // the last attempt was refused; until notBefore
-	failures  int  // in a row
-	polls     int  // in a row, answered by errNotYet
+	held      bool      // the last attempt was refused; until notBefore
+	failures  int       // in a row
+	failing   time.Time // of the first of them
+	polls     int       // in a row, answered by errNotYet
 	err       error
 	notBefore time.Time
 }
@@ -253,13 +255,18 @@ func (l *lane) fail(err error) {
 	if errors.Is(err, aliyun.ErrThrottled) {
 		limit = maxThrottled
 	}
+	if l.failures == 0 {
+		l.failing = time.Now()
+	}
 	l.failures, l.polls, l.err = l.failures+1, 0, err
 	l.notBefore = time.Now().Add(delay(l.failures, limit))
 }
 
-// stuck says that the lane is not about to succeed. A cloud that throttles is there, and its turn will come.
+// stuck says that the lane is not about to succeed: it has failed several times in a row, or twice over a while, as calls
+// do that nothing answers. A cloud that throttles is there, and its turn will come.
 func (l *lane) stuck() bool {
-	return l.err != nil && l.failures >= stuckAfter && !errors.Is(l.err, aliyun.ErrThrottled)
+	often := l.failures >= stuckAfter || l.failures > 1 && time.Since(l.failing) > stuckFor
+	return l.err != nil && often && !errors.Is(l.err, aliyun.ErrThrottled)
 }
 
 // delay doubles from half a second, with a quarter of it left to chance so that nodes do not fall into step.
@@ -314,10 +321,15 @@ func (p *Pool) demand(isExclusive bool) demand {
 	return p.ledger.sharedDemand(p.waiting(false))
 }
 
-// stuck returns the error that keeps the pool from growing, once it has come several times in a row.
+// stuck returns the error that keeps the pool from growing, once it has come several times in a row. The listing does so
+// only before its first success; doubt about adopted addresses never does.
 func (p *Pool) stuck() error {
 	var err error
-	for _, name := range []string{laneNode, laneSync, laneProve, laneGrow} {
+	lanes := []string{laneNode, laneGrow}
+	if !p.synced {
+		lanes = append(lanes, laneSync)
+	}
+	for _, name := range lanes {
 		if l, ok := p.lanes[name]; ok && l.stuck() {
 			err = l.err
 		}

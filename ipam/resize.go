@@ -48,26 +48,29 @@ func (p *Pool) resize(ctx context.Context) error {
 	steps, _ := p.plan(time.Now())
 	ids := p.vSwitchIDs()
 	p.mu.Unlock()
-	var vSwitches []aliyun.VSwitch
-	var err error
-	if slices.ContainsFunc(steps, func(s step) bool { return s.do == stepCreate }) {
-		if vSwitches, err = p.describeVSwitches(ctx, ids); err != nil {
-			err = fmt.Errorf("describe vSwitches %v: %w", ids, err)
-		}
+	if !slices.ContainsFunc(steps, func(s step) bool { return s.do == stepCreate }) {
+		return p.update(func(l *ledger) error { return p.carryOut(l, nil) })
 	}
-	return errors.Join(err, p.update(func(l *ledger) error { return p.carryOut(l, vSwitches, err != nil) }))
+	vSwitches, err := p.describeVSwitches(ctx, ids)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("describe vSwitches %v: %w", ids, err)
+	case len(vSwitches) == 0:
+		err = fmt.Errorf("none of the vSwitches %v exists in the region: correct their IDs", ids)
+	}
+	return errors.Join(err, p.update(func(l *ledger) error { return p.carryOut(l, vSwitches) }))
 }
 
 // carryOut runs under the lock; time has passed since the plan was made, so it is made again. What cannot be done stops
 // nothing else.
-func (p *Pool) carryOut(l *ledger, vSwitches []aliyun.VSwitch, blind bool) error {
+func (p *Pool) carryOut(l *ledger, vSwitches []aliyun.VSwitch) error {
 	now := time.Now()
 	steps, unmet := p.plan(now)
 	p.asked = gathering{}
 	var errs []error
 	for _, s := range steps {
 		if s.do == stepCreate {
-			if !blind && len(vSwitches) > 0 { // else the wish for an ENI is new; the next round asks for the vSwitches
+			if len(vSwitches) > 0 { // else the wish for an ENI is new; the next round asks for the vSwitches
 				errs = append(errs, p.intend(l, s, vSwitches, now))
 			}
 			continue

@@ -102,6 +102,8 @@ type eni struct {
 	// unclear says of an intent that a call may have made the ENI; doubt, that no further call will tell, but only what the
 	// cloud shows.
 	unclear, doubt bool
+	// ending says that the cloud has begun to delete the ENI.
+	ending bool
 	// shown is what the cloud was last seen to have, for repairs; nil: not seen since the start.
 	shown *eniShown
 }

@@ -184,7 +184,7 @@ func (p *Pool) prove(ctx context.Context) error {
 	}
 	err = p.update(func(l *ledger) error {
 		if doubtful := l.prove(inUse, time.Now()); len(doubtful) > 0 {
-			return fmt.Errorf("adopted addresses %v are in use by pods that have no key or another lease: they are not leased", doubtful)
+			return fmt.Errorf("%w: adopted addresses %v are in use by pods that have no key or another lease: they are not leased", errHeld, doubtful)
 		}
 		return nil
 	})

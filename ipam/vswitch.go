@@ -18,9 +18,10 @@ const (
 // A breaker keeps the pool from asking a full vSwitch again and again. It opens when the vSwitch has none left for even
 // a single address; when the pause is over, one address is asked for, and the answer closes it or doubles the pause.
 type breaker struct {
-	pause   time.Duration // 0: closed
-	until   time.Time
-	probing bool
+	pause time.Duration // 0: closed
+	until time.Time
+	// probing is until when an answer to the one address asked for may come; zero: none was asked for.
+	probing time.Time
 	err     error // the last refusal
 }
 
@@ -50,7 +51,7 @@ func (b breaker) allows(now time.Time) int {
 	switch {
 	case b.pause == 0:
 		return math.MaxInt
-	case now.Before(b.until) || b.probing:
+	case now.Before(b.until) || now.Before(b.probing):
 		return 0
 	default:
 		return 1
@@ -69,7 +70,7 @@ type breakers map[string]breaker
 // probe notes that the one address of a half-open breaker was asked for.
 func (b breakers) probe(id string, now time.Time) {
 	if one := b[id]; one.state(now) == BreakerHalfOpen {
-		one.probing = true
+		one.probing = now.Add(intentMaxAge)
 		b[id] = one
 	}
 }
@@ -77,7 +78,7 @@ func (b breakers) probe(id string, now time.Time) {
 // unprobe notes that the probe had no answer about addresses.
 func (b breakers) unprobe(id string) {
 	if one, ok := b[id]; ok {
-		one.probing = false
+		one.probing = time.Time{}
 		b[id] = one
 	}
 }
