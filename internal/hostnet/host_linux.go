@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -46,8 +47,10 @@ type Host struct {
 	spreadIRQs bool
 	root       string // of the files that Spread is about
 
-	pass        sync.Mutex // one comparison at a time; guards what follows
-	spreadLinks []int      // indices of links whose interrupts were spread
+	passes      atomic.Int64 // comparisons that were started
+	pass        sync.Mutex   // one comparison at a time; guards what follows
+	last        outcome      // of the last comparison
+	spreadLinks []int        // indices of links whose interrupts were spread
 
 	mu      sync.Mutex // guards what follows
 	enis    map[string]ENI
@@ -117,16 +120,10 @@ func (h *Host) EnsureENI(ctx context.Context, e ENI) error {
 		if !slices.ContainsFunc(result.absent, func(a ENI) bool { return a.MAC == e.MAC }) {
 			return nil
 		}
-		// The timer is for a Host whose Run has not been started.
-		timer := time.NewTimer(time.Second)
-		select {
-		case <-changed:
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		// The interval is for a Host whose Run has not been started.
+		if !wait(ctx, changed, time.Second) {
 			return fmt.Errorf("wait for ENI %s: %w: %w", e.MAC, ErrLinkAbsent, ctx.Err())
 		}
-		timer.Stop()
 	}
 }
 
@@ -207,10 +204,21 @@ func wait(ctx context.Context, events <-chan struct{}, interval time.Duration) b
 	}
 }
 
-// compare brings the kernel into the wanted state as far as it can.
-func (h *Host) compare() (o outcome) {
+// compare brings the kernel into the wanted state as far as it can. Those who wait for the same event do so together:
+// a comparison that somebody else started after the call is as good as an own one.
+func (h *Host) compare() outcome {
+	before := h.passes.Load()
 	h.pass.Lock()
 	defer h.pass.Unlock()
+	if h.passes.Load() == before {
+		h.passes.Add(1)
+		h.last = h.compareOnce()
+	}
+	return h.last
+}
+
+// compareOnce needs h.pass.
+func (h *Host) compareOnce() (o outcome) {
 	wanted := h.wanted()
 	err := h.netns.Do(func(ns.NetNS) error {
 		found, err := read(wanted)

@@ -5,6 +5,7 @@ package hostnet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -290,6 +291,36 @@ func TestEnsureWaitsForTheLink(t *testing.T) {
 	<-done
 	if ops := asWanted(t, n, Wanted{ENIs: []ENI{late}}); len(ops) != 0 {
 		t.Errorf("still to do:\n%s", text(ops))
+	}
+}
+
+// Many who wait for links read the kernel together and not for each of many events.
+func TestWaitersShareComparisons(t *testing.T) {
+	const waiters, events = 30, 60
+	n := node(t)
+	h := running(t, n)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, waiters)
+	before, start := h.passes.Load(), time.Now()
+	for i := range waiters {
+		e := ENI{MAC: fmt.Sprintf("02:16:3e:00:01:%02x", i), Slot: 10 + i, Nets: []Net{network("10.2.0.253/24")}}
+		go func() { done <- h.EnsureENI(ctx, e) }()
+	}
+	for i := range events {
+		inside(t, n, func() error { return withENI(func(l netlink.Link) error { return netlink.LinkSetMTU(l, 1300+i) }) })
+		time.Sleep(settle / 20) // events that are further apart than a read takes
+	}
+	time.Sleep(2 * settle) // until the last is seen
+	cancel()
+	for range waiters {
+		if err := <-done; !errors.Is(err, ErrLinkAbsent) {
+			t.Error(err)
+		}
+	}
+	// Those who come in one after the other in a burst take two: the first and all others. Run and the waiters may be apart.
+	bursts := int64(time.Since(start)/settle) + 2
+	if passes := h.passes.Load() - before; passes > 4*bursts {
+		t.Errorf("%d comparisons, want no more than 4 in each of %d bursts", passes, bursts)
 	}
 }
 
