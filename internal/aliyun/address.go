@@ -97,26 +97,20 @@ func (c *Client) UnassignIPs(ctx context.Context, eniID string, addrs []netip.Ad
 	return nil
 }
 
-// unassign asks again for what is left when one address of the batch was gone: the API then refuses the whole batch.
+// unassign goes on with one address after the other when one of the batch was gone: the API then refuses the whole batch.
+// It does not ask which one: a list may be older than what it is asked about, and an address it lacks would stay assigned
+// with nobody to know.
 func (c *Client) unassign(ctx context.Context, names familyCalls, eniID string, addrs []netip.Addr) error {
 	err := c.unassignOnce(ctx, names, eniID, addrs)
-	if !hasCode(err, codeIPUnassigned) || len(addrs) == 1 {
+	if !hasCode(err, codeIPUnassigned) {
 		return err
 	}
-	enis, err := c.DescribeENIs(ctx, ENIFilter{IDs: []string{eniID}})
-	if err != nil || len(enis) == 0 {
-		return err
-	}
-	var left []netip.Addr
 	for _, a := range addrs {
-		if slices.Contains(enis[0].PrivateIPs, a) || slices.Contains(enis[0].IPv6s, a) {
-			left = append(left, a)
+		if err := c.unassignOnce(ctx, names, eniID, []netip.Addr{a}); err != nil {
+			return err
 		}
 	}
-	if len(left) == 0 {
-		return nil
-	}
-	return c.unassignOnce(ctx, names, eniID, left)
+	return nil
 }
 
 // unassignOnce treats the absence of a single address, or of the ENI, as success.
