@@ -197,7 +197,7 @@ func (p *Pool) settle(o offer) (Lease, error) {
 	defer p.mu.Unlock()
 	defer p.announce()
 	if writeErr != nil {
-		p.ledger.redo()
+		p.ledger.redo(o.write.changes)
 		return Lease{}, errors.Join(writeErr, p.ledger.cancel(o.lease.Key, time.Now()))
 	}
 	if err := p.ledger.confirm(o.lease.Key, time.Now()); err != nil {

@@ -233,7 +233,7 @@ func (p *Pool) flush(w *write) error {
 	err := p.journal.wait(w)
 	if err != nil {
 		p.mu.Lock()
-		p.ledger.redo()
+		p.ledger.redo(w.changes)
 		p.mu.Unlock()
 	}
 	return err

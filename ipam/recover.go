@@ -49,7 +49,7 @@ func readJournal(c Config, cooldown time.Duration, now time.Time) (*journal, *le
 		if j, err = openJournal(c.Path); err != nil {
 			return err
 		}
-		n, err = j.load(l, cooldown, now)
+		n, err = j.load(l, cooldown, now, c.Log)
 		return err
 	})
 	if err != nil && j != nil {

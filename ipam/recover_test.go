@@ -66,7 +66,7 @@ func TestJournalOfTheEarlierLayoutIsRead(t *testing.T) {
 		if a := p.ledger.enis["t1"].assigning(aliyun.IPv4); a.Count != 2 || a.Token != "a1" || p.ledger.enis["t2"].Wish.IPv4 != 3 {
 			t.Errorf("calls in flight are %+v, %+v", a, p.ledger.enis["t2"].Wish)
 		}
-		p.ledger.redo()
+		p.ledger.redo(nil)
 		w := p.journal.enqueue(p.ledger.changes())
 		p.mu.Unlock()
 		if err := errors.Join(p.flush(w), p.Close()); err != nil {
@@ -140,7 +140,7 @@ func TestBrokenJournalIsPutAside(t *testing.T) {
 			writeOldJournal(t, c.Path)
 			p := mustOpen(t, c)
 			p.mu.Lock()
-			p.ledger.redo() // with checksums
+			p.ledger.redo(nil) // with checksums
 			w := p.journal.enqueue(p.ledger.changes())
 			p.mu.Unlock()
 			if err := errors.Join(p.flush(w), p.flush(p.journal.enqueue([]change{{bucketMeta, metaNode, encode(p.node)}})), p.Close()); err != nil {

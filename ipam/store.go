@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"log/slog"
 	"net/netip"
 	"sync"
 	"time"
@@ -188,8 +189,19 @@ func (l *ledger) changes() []change {
 	return list
 }
 
-// redo marks everything dirty, after a write failed and the disk is not known to hold what it should.
-func (l *ledger) redo() {
+// redo marks everything dirty, after a write failed and the disk is not known to hold what it should. What the write was
+// to delete is in the ledger no more, so its own records are marked as well.
+func (l *ledger) redo(failed []change) {
+	for _, c := range failed {
+		switch c.bucket {
+		case bucketENIs:
+			l.dirtyENIs[c.key] = struct{}{}
+		case bucketAddresses:
+			if addr, err := netip.ParseAddr(c.key); err == nil {
+				l.dirtyAddrs[addr] = struct{}{}
+			}
+		}
+	}
 	for _, e := range l.enis {
 		l.touchENI(e)
 	}
@@ -199,7 +211,7 @@ func (l *ledger) redo() {
 }
 
 // load fills a ledger from the store.
-func (j *journal) load(l *ledger, cooldown time.Duration, now time.Time) (node, error) {
+func (j *journal) load(l *ledger, cooldown time.Duration, now time.Time, log *slog.Logger) (node, error) {
 	var n node
 	err := j.db.View(func(tx *bolt.Tx) error {
 		if raw := tx.Bucket([]byte(bucketMeta)).Get([]byte(metaNode)); raw != nil {
@@ -210,7 +222,7 @@ func (j *journal) load(l *ledger, cooldown time.Duration, now time.Time) (node, 
 		if err := tx.Bucket([]byte(bucketENIs)).ForEach(l.loadENI(now)); err != nil {
 			return err
 		}
-		return tx.Bucket([]byte(bucketAddresses)).ForEach(l.loadAddress(cooldown))
+		return tx.Bucket([]byte(bucketAddresses)).ForEach(l.loadAddress(cooldown, log))
 	})
 	if err != nil {
 		return node{}, fmt.Errorf("load journal: %w: %w", errBroken, err)
@@ -259,14 +271,17 @@ func decodeENI(raw []byte) (eni, error) {
 	return e, nil
 }
 
-func (l *ledger) loadAddress(cooldown time.Duration) func(key, raw []byte) error {
+func (l *ledger) loadAddress(cooldown time.Duration, log *slog.Logger) func(key, raw []byte) error {
 	return func(key, raw []byte) error {
 		var a address
 		if err := decode(raw, &a); err != nil || a.Addr.String() != string(key) {
 			return fmt.Errorf("read address record %s: it is about %s: %w", key, a.Addr, err)
 		}
 		if l.enis[a.ENI] == nil {
-			return fmt.Errorf("address record %s names ENI record %s, which is not there", key, a.ENI)
+			// Nothing can be done with it: if the ENI is there after all, it is adopted and its addresses with it.
+			log.Warn("address record without its ENI record dropped", "ip", a.Addr, "eni", a.ENI, "owner", a.Key)
+			l.touchAddr(&a)
+			return nil
 		}
 		l.restore(a, cooldown)
 		return nil
