@@ -31,15 +31,53 @@ func readNAT() (*NAT, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read nftables table %s: %w", natTable, err)
 	}
+	return natOf(conn)
+}
+
+// A tableReader lists what the kernel's tables hold; *nftables.Conn is one.
+type tableReader interface {
+	ListChainsOfTableFamily(nftables.TableFamily) ([]*nftables.Chain, error)
+	GetRules(*nftables.Table, *nftables.Chain) ([]*nftables.Rule, error)
+	GetSets(*nftables.Table) ([]*nftables.Set, error)
+	GetSetElements(*nftables.Set) ([]nftables.SetElement, error)
+}
+
+// natOf reads what our table does. Objects that cannot be decoded, such as of a type that we do not use, are not what we
+// made. But what the kernel does not tell now says nothing of the table, and making it anew would help nobody.
+func natOf(conn tableReader) (*NAT, error) {
 	o, err := readObjects(conn)
+	if errors.Is(err, errNotOurs) {
+		return &NAT{}, nil
+	}
 	if err != nil {
-		return &NAT{}, nil // such as of a type that we do not use: not what we made
+		return nil, fmt.Errorf("read nftables table %s: %w", natTable, err)
 	}
 	n := natFrom(o)
 	return &n, nil
 }
 
-func readObjects(conn *nftables.Conn) (o natObjects, err error) {
+// errNotOurs says that our table has an object that we would not have made.
+var errNotOurs = errors.New("an object that cannot be decoded")
+
+// decoding marks the errors of decoding an object of our table.
+func decoding(err error) error {
+	if asked(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errNotOurs, err)
+}
+
+// asked says whether an error is of asking the kernel and not of decoding its answer. The library passes on the error
+// number of some calls; for others it leaves only its text, which starts with the step.
+func asked(err error) bool {
+	var number unix.Errno
+	if errors.As(err, &number) {
+		return true
+	}
+	return strings.HasPrefix(err.Error(), "SendMessages:") || strings.HasPrefix(err.Error(), "receiveAckAware:")
+}
+
+func readObjects(conn tableReader) (o natObjects, err error) {
 	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return o, fmt.Errorf("list chains: %w", err)
@@ -50,18 +88,18 @@ func readObjects(conn *nftables.Conn) (o natObjects, err error) {
 		}
 		rules, err := conn.GetRules(ourTable(), c)
 		if err != nil {
-			return o, fmt.Errorf("list rules of chain %s: %w", c.Name, err)
+			return o, fmt.Errorf("list rules of chain %s: %w", c.Name, decoding(err))
 		}
 		o.chains, o.rules = append(o.chains, c), append(o.rules, rules...)
 	}
 	sets, err := conn.GetSets(ourTable())
 	if err != nil {
-		return o, fmt.Errorf("list sets: %w", err)
+		return o, fmt.Errorf("list sets: %w", decoding(err))
 	}
 	for _, s := range sets {
 		elements, err := conn.GetSetElements(s)
 		if err != nil {
-			return o, fmt.Errorf("list elements of set %s: %w", s.Name, err)
+			return o, fmt.Errorf("list elements of set %s: %w", s.Name, decoding(err))
 		}
 		o.sets = append(o.sets, natSet{s, elements})
 	}
