@@ -436,3 +436,32 @@ func BenchmarkWantsOfALargeCluster(b *testing.B) {
 		}
 	})
 }
+
+// The zone's side reads while the cluster changes.
+func TestWantsAreReadWhileTheyChange(t *testing.T) {
+	t.Parallel()
+	w := newTestWants(t, Rules{PTR: true})
+	stop, read := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(read)
+		for {
+			for name, wants := range w.All() {
+				if len(wants) == 0 || wants[0].Name != name {
+					t.Errorf("%v at %q", wants, name)
+				}
+				w.For(name)
+				w.Problems()
+			}
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	}()
+	for i := range 200 {
+		w.Apply(fullChange(services(testService(corev1.ServiceTypeClusterIP, "internal-hostname", fmt.Sprintf("web.corp,x%d.corp", i%3)))))
+	}
+	close(stop)
+	<-read
+}
