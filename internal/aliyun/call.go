@@ -181,7 +181,19 @@ func (c *caller) attempt(ctx context.Context, req request) ([]byte, error) {
 	started := time.Now()
 	body, err := c.exchange(ctx, keys, req)
 	c.metrics.called(req.action, time.Since(started), err)
+	if creds, ok := c.creds.(droppable); ok && keysRefused(err) {
+		creds.drop(keys.AccessKeyID)
+	}
 	return body, err
+}
+
+// droppable are credentials that can get other keys when the cloud refuses those in use.
+type droppable interface{ drop(keyID string) }
+
+// keysRefused reports an answer that says that the keys themselves are not good, whatever they are allowed to do.
+func keysRefused(err error) bool {
+	api, ok := errors.AsType[*APIError](err)
+	return ok && (codeMatches("InvalidSecurityToken*", api.Code) || codeMatches("InvalidAccessKeyId*", api.Code))
 }
 
 // exchange takes a whole answer for what it is, also when the context ended just after it came: something may have been made.

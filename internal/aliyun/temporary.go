@@ -16,6 +16,9 @@ const (
 	renewal = 15 * time.Minute
 	// renewalRetry is the pause after a failed renewal, while the old keys still work.
 	renewalRetry = 30 * time.Second
+	// dropPause is how long keys are used after others were dropped, though the cloud refuses them: a source that does not
+	// know better, or a cloud that does not know its own keys yet, must not be asked at every call.
+	dropPause = time.Minute
 )
 
 // A keySource fetches temporary keys, each time new ones or the same as long as they are good.
@@ -33,9 +36,10 @@ type TemporaryCredentials struct {
 
 	renewing chan struct{} // holds a token while one caller renews
 
-	mu    sync.Mutex // guards the fields below
-	keys  Keys
-	renew time.Time // when to renew next
+	mu      sync.Mutex // guards the fields below
+	keys    Keys
+	renew   time.Time // when to renew next
+	dropped time.Time // when keys were dropped last
 }
 
 func newTemporaryCredentials(source keySource, log *slog.Logger) *TemporaryCredentials {
@@ -78,6 +82,19 @@ func (t *TemporaryCredentials) current() (keys Keys, due bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.keys, !t.now().Before(t.renew)
+}
+
+// drop forgets keys that the cloud does not take any more, as when their role was changed, so that the next call fetches new
+// ones. Keys that have been replaced meanwhile stay.
+func (t *TemporaryCredentials) drop(keyID string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	if t.keys.AccessKeyID != keyID || keyID == "" || now.Before(t.dropped.Add(dropPause)) {
+		return
+	}
+	t.keys, t.renew, t.dropped = Keys{}, time.Time{}, now
+	t.log.Warn("cloud keys were refused before their end and are fetched anew", "key", keyID)
 }
 
 // enter makes the caller the one that renews. A caller with usable keys does not wait for another's renewal.
