@@ -120,20 +120,12 @@ func (c *Cloud) Calls() map[string]int {
 	return maps.Clone(c.calls)
 }
 
-// record counts the call and returns the fault it meets, if any.
-func (c *Cloud) record(name string) *Fault {
-	if i := c.meet(name); i != nil {
-		return &i.fault
-	}
-	return nil
-}
-
-// meet counts the call and returns what it meets, if anything.
-func (c *Cloud) meet(name string) *Injection {
+// meet counts the call and returns what it meets, if anything, and its number among those of the action.
+func (c *Cloud) meet(name string) (met *Injection, number int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.calls[name]++
-	var met *Injection
+	number = c.calls[name]
 	for _, i := range c.injected {
 		if i.left == 0 || i.fault.Action != name && (i.fault.Action != "" || name == metadataCalls) {
 			continue
@@ -144,12 +136,12 @@ func (c *Cloud) meet(name string) *Injection {
 		}
 	}
 	if met == nil {
-		return nil
+		return nil, number
 	}
 	met.met++
 	met.signal()
 	met.left--
-	return met
+	return met, number
 }
 
 // due reports whether the fault meets the call it has just seen. The caller holds Cloud.mu.

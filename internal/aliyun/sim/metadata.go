@@ -68,7 +68,7 @@ func (c *Cloud) serveMetadata(w http.ResponseWriter, r *http.Request, instanceID
 
 // spoilMetadata lets rate limits and faults act, and reports whether the request is done with.
 func (c *Cloud) spoilMetadata(w http.ResponseWriter, r *http.Request) bool {
-	met := c.meet(metadataCalls)
+	met, _ := c.meet(metadataCalls)
 	if c.throttle(metadataCalls, "") != nil {
 		http.Error(w, "too many requests", http.StatusTooManyRequests)
 		return true

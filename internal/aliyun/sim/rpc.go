@@ -68,9 +68,7 @@ func (c *Cloud) handle(r *http.Request, call *Call) (answer object, lost bool, e
 	}
 	call.Action, call.Version, call.Key, call.Params = in.text("Action"), in.text("Version"), in.text("AccessKeyId"), in.loggable()
 	if call.Version == stsVersion {
-		answer, lost, err := c.handleSTS(in)
-		call.Number = c.Calls()[call.Action]
-		return answer, lost, err
+		return c.handleSTS(r.Context(), in, call)
 	}
 	if err := c.authenticate(r, in); err != nil {
 		return nil, false, err
@@ -102,8 +100,8 @@ func (c *Cloud) actionOf(in input) (action, error) {
 
 // perform serves a checked request, with all that may go wrong on the way.
 func (c *Cloud) perform(ctx context.Context, act action, in input, call *Call) (answer object, lost bool, err error) {
-	met := c.meet(call.Action)
-	call.Number = c.Calls()[call.Action]
+	met, number := c.meet(call.Action)
+	call.Number = number
 	if err := c.throttle(call.Action, call.Key); err != nil {
 		return nil, false, err
 	}

@@ -1,10 +1,12 @@
 package sim
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"regexp"
 	"strings"
@@ -37,9 +39,8 @@ var (
 )
 
 // handleSTS serves the one action of STS that there is. It is not signed: the token proves who asks.
-func (c *Cloud) handleSTS(in input) (answer object, lost bool, err error) {
-	const name = "AssumeRoleWithOIDC"
-	if in.text("Action") != name {
+func (c *Cloud) handleSTS(ctx context.Context, in input, call *Call) (answer object, lost bool, err error) {
+	if in.text("Action") != assumeRoleAction {
 		return nil, false, refuse(codeInvalidAction, "The specified API action %q is not found in version %q.", in.text("Action"), stsVersion)
 	}
 	if f := in.text("Format"); f != "JSON" {
@@ -48,12 +49,7 @@ func (c *Cloud) handleSTS(in input) (answer object, lost bool, err error) {
 	if err := in.only(assumeRoleParams); err != nil {
 		return nil, false, err
 	}
-	fault := c.record(name)
-	if fault != nil && fault.Code != "" {
-		return nil, false, &refusal{status: fault.HTTPStatus, code: fault.Code, message: fault.Message}
-	}
-	answer, err = c.assumeRole(in)
-	return answer, fault != nil && fault.LoseAnswer, err
+	return c.perform(ctx, action{params: assumeRoleParams, serve: (*Cloud).assumeRole}, in, call)
 }
 
 func (c *Cloud) assumeRole(in input) (object, error) {
@@ -77,6 +73,7 @@ func (c *Cloud) assumeRole(in input) (object, error) {
 		id: "STS." + rand.Text(), secret: rand.Text(), token: rand.Text(), made: now, expires: now.Add(time.Duration(life) * time.Second),
 	}
 	c.mu.Lock()
+	maps.DeleteFunc(c.sessions, func(_ string, s *session) bool { return !now.Before(s.expires) })
 	c.sessions[s.id] = s
 	c.mu.Unlock()
 	return object{
