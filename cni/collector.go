@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/nearpath/nearpath/internal/hostnet"
@@ -143,7 +144,13 @@ func (c *Collector) Sweep(ctx context.Context, now time.Time) error {
 	for _, k := range c.keys.Observe(now, orphans(leases, state.links)) {
 		errs = append(errs, c.collect(ctx, k))
 	}
-	for _, addr := range c.rules.Observe(now, strayRules(leases, state.rules)) {
+	// Whoever was waited for above may have leased an address meanwhile.
+	stray := c.rules.Observe(now, strayRules(leases, state.rules))
+	since := strayRules(s.config.Addresses.List(), state.rules)
+	for _, addr := range stray {
+		if !slices.Contains(since, addr) {
+			continue
+		}
 		c.log.Warn("rule without a lease, deleting it", "ip", addr)
 		errs = append(errs, namespaces{host: s.host}.apply(Unplan(Key{}, []netip.Addr{addr})[:1]))
 	}
@@ -152,6 +159,8 @@ func (c *Collector) Sweep(ctx context.Context, now time.Time) error {
 
 // restore looks again once no verb is at work on the container, and makes the node's side of it anew.
 func (c *Collector) restore(ctx context.Context, l Leased) error {
+	ctx, cancel := context.WithTimeout(ctx, lookEvery)
+	defer cancel()
 	s, k := c.server, l.Attachment.Key
 	release, err := s.locks.take(ctx, k)
 	if err != nil {
@@ -175,6 +184,8 @@ func (c *Collector) restore(ctx context.Context, l Leased) error {
 
 // collect looks again once no verb is at work on the container.
 func (c *Collector) collect(ctx context.Context, k Key) error {
+	ctx, cancel := context.WithTimeout(ctx, lookEvery) // one verb that hangs must not stop the others' collection
+	defer cancel()
 	release, err := c.server.locks.take(ctx, k)
 	if err != nil {
 		return err

@@ -110,6 +110,9 @@ func (s Settings) withDefaults() Settings {
 	return s
 }
 
+// Validate returns one error per fault, joined, as Open and Configure do.
+func (s Settings) Validate() error { return s.withDefaults().validate() }
+
 // validate returns one error per fault, joined, each with the field, its value and the fix.
 func (s Settings) validate() error {
 	var errs []error

@@ -38,7 +38,6 @@ func poolSettings(c config) ipam.Settings {
 	p := c.Pool
 	return ipam.Settings{
 		Watermarks:     ipam.Watermarks{MinIdle: p.MinIdle, MaxIdle: p.MaxIdle, MinTotal: p.MinTotal, WarmUp: p.WarmUp},
-		Exclusive:      ipam.Watermarks{MinIdle: p.Exclusive.MinIdle, MaxIdle: p.Exclusive.MaxIdle},
 		ENIs:           ipam.ENILimits{Min: p.MinENIs, Max: p.MaxENIs, Ratio: p.ENIRatio, Shift: p.ENIShift},
 		VSwitches:      c.Cloud.VSwitches,
 		VSwitchPolicy:  ipam.VSwitchPolicy(c.Cloud.VSwitchPolicy),

@@ -96,8 +96,6 @@ type poolConfig struct {
 	ENIPolicy string `json:"eniPolicy"`
 	// SpreadIRQs spreads the interrupts of ENIs' queues over the CPUs.
 	SpreadIRQs bool `json:"spreadIRQs"`
-	// Exclusive are the watermarks of ENIs that one pod has for itself.
-	Exclusive exclusiveConfig `json:"exclusive"`
 	// KeepFor is how long the address of a pod whose controller is of a kind in KeepKinds stays reserved for the pod's
 	// name after the pod is gone.
 	KeepFor   duration `json:"keepFor"`
@@ -110,11 +108,6 @@ type idleReclaim struct {
 	Interval duration `json:"interval"`
 	Batch    int      `json:"batch"`
 	Jitter   float64  `json:"jitter"`
-}
-
-type exclusiveConfig struct {
-	MinIdle int `json:"minIdle"`
-	MaxIdle int `json:"maxIdle"`
 }
 
 // egressConfig says how pods reach what is outside the VPC.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -9,12 +10,14 @@ import (
 	"time"
 
 	"github.com/nearpath/nearpath/internal/strict"
+	"github.com/nearpath/nearpath/ipam"
 )
 
 // check names every field that cannot be right, its value and what to do about it. What needs the cloud to be judged is
 // the business of "nearpath check config".
 func (c config) check() error {
-	return strict.Check(slices.Concat(c.checkAgent(), c.Cloud.check(), c.Pool.check(), c.Egress.check(), c.DNS.check()))
+	tags := ipam.Settings{Tags: c.Cloud.ENITags, TagFilter: c.Cloud.ENITagFilter, TagBlock: c.Cloud.ENITagBlock}
+	return errors.Join(tags.Validate(), strict.Check(slices.Concat(c.checkAgent(), c.Cloud.check(), c.Pool.check(), c.Egress.check(), c.DNS.check())))
 }
 
 func (c config) checkAgent() []strict.Rule {
@@ -48,17 +51,15 @@ func (c poolConfig) check() []strict.Rule {
 		{OK: c.MaxIdle >= c.MinIdle, Path: "pool.maxIdle", Value: c.MaxIdle, Fix: fmt.Sprintf("use a number of at least pool.minIdle, which is %d", c.MinIdle)},
 		atLeast("pool.minTotal", c.MinTotal, 0),
 		atLeast("pool.warmUp", c.WarmUp, 0),
-		notNegative("pool.cooldown", c.Cooldown),
-		notNegative("pool.idleReclaim.after", c.IdleReclaim.After),
-		{OK: c.IdleReclaim.Interval > 0, Path: "pool.idleReclaim.interval", Value: time.Duration(c.IdleReclaim.Interval), Fix: "use a duration above 0s"},
+		positive("pool.cooldown", c.Cooldown),
+		positive("pool.idleReclaim.after", c.IdleReclaim.After),
+		positive("pool.idleReclaim.interval", c.IdleReclaim.Interval),
 		atLeast("pool.idleReclaim.batch", c.IdleReclaim.Batch, 1),
-		{OK: c.IdleReclaim.Jitter >= 0 && c.IdleReclaim.Jitter <= 1, Path: "pool.idleReclaim.jitter", Value: c.IdleReclaim.Jitter, Fix: "use a fraction from 0 to 1"},
+		{OK: c.IdleReclaim.Jitter > 0 && c.IdleReclaim.Jitter <= 1, Path: "pool.idleReclaim.jitter", Value: c.IdleReclaim.Jitter, Fix: "use a fraction above 0, at most 1"},
 		atLeast("pool.minENIs", c.MinENIs, 0),
 		{OK: c.MaxENIs == 0 || c.MaxENIs >= c.MinENIs, Path: "pool.maxENIs", Value: c.MaxENIs, Fix: fmt.Sprintf("use 0 for what the instance type allows, or at least pool.minENIs, which is %d", c.MinENIs)},
 		{OK: c.ENIRatio > 0 && c.ENIRatio <= 1, Path: "pool.eniRatio", Value: c.ENIRatio, Fix: "use a fraction above 0, at most 1"},
 		oneOf("pool.eniPolicy", c.ENIPolicy, "balance-queues", "most-ips", "least-ips"),
-		atLeast("pool.exclusive.minIdle", c.Exclusive.MinIdle, 0),
-		{OK: c.Exclusive.MaxIdle >= c.Exclusive.MinIdle, Path: "pool.exclusive.maxIdle", Value: c.Exclusive.MaxIdle, Fix: fmt.Sprintf("use a number of at least pool.exclusive.minIdle, which is %d", c.Exclusive.MinIdle)},
 		notNegative("pool.keepFor", c.KeepFor),
 	}
 }
@@ -84,6 +85,10 @@ func (c dnsConfig) check() []strict.Rule {
 
 func atLeast(path string, value, least int) strict.Rule {
 	return strict.Rule{OK: value >= least, Path: path, Value: value, Fix: fmt.Sprintf("use a number of at least %d", least)}
+}
+
+func positive(path string, value duration) strict.Rule {
+	return strict.Rule{OK: value > 0, Path: path, Value: time.Duration(value), Fix: "use a duration above 0s"}
 }
 
 func notNegative(path string, value duration) strict.Rule {

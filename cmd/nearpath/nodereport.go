@@ -30,22 +30,24 @@ func (a *agent) buildReports(restConfig *rest.Config) error {
 	a.events = events
 	a.nodes = func(ctx context.Context) (map[string]bool, error) { return cluster.NodeInstances(ctx, restConfig) }
 	a.tasks = append(a.tasks, events, reporter, &poolReport{
-		read: func() poolState { return poolState{a.pool.Stats(), a.pool.Capacity(), a.pool.VSwitches()} },
-		set:  reporter.Set, warn: a.events.Warn, ready: make(chan struct{}),
+		read: func() poolState {
+			return poolState{a.instance.ZoneID, a.pool.Stats(), a.pool.Capacity(), a.pool.VSwitches()}
+		},
+		set: reporter.Set, warn: a.events.Warn, ready: make(chan struct{}),
 	})
 	return nil
 }
 
 // Names of what a node shows of its addresses.
 const (
-	resourceIP    = "nearpath.io/ip"  // pods on shared ENIs
-	resourceENI   = "nearpath.io/eni" // pods with an ENI for themselves
+	resourceIP    = "nearpath.io/ip" // pods on shared ENIs
 	annotationMax = "k8s.aliyun.com/max-available-ip"
 	reportEvery   = 2 * time.Second
 )
 
 // A poolState is what a node's report is made of.
 type poolState struct {
+	zone      string // the instance's
 	stats     ipam.Stats
 	capacity  ipam.Capacity
 	vSwitches []ipam.VSwitchView
@@ -57,9 +59,6 @@ func (s poolState) report() cluster.NodeReport {
 		Resources:   map[string]int64{resourceIP: int64(s.capacity.Shared)},
 		Annotations: map[string]string{annotationMax: strconv.Itoa(s.capacity.Shared)},
 		Conditions:  []cluster.NodeCondition{s.condition()},
-	}
-	if s.stats.Exclusive != (ipam.ExclusiveStats{Capacity: s.stats.Exclusive.Capacity}) { // somebody asks for such ENIs
-		r.Resources[resourceENI] = int64(s.capacity.Exclusive)
 	}
 	return r
 }
@@ -85,9 +84,12 @@ func (s poolState) condition() cluster.NodeCondition {
 	return c
 }
 
-// blocked names the last of the vSwitches if all of them are without addresses.
+// blocked names the last of the vSwitches of the zone if all of them are without addresses.
 func (s poolState) blocked() (id string, all bool) {
 	for _, v := range s.vSwitches {
+		if v.Zone != "" && v.Zone != s.zone {
+			continue
+		}
 		if v.Breaker == ipam.BreakerClosed {
 			return "", false
 		}

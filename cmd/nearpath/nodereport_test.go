@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -27,6 +29,7 @@ func TestNodeReport(t *testing.T) {
 		names     string // what the message must name
 	}{
 		"room":             {ipam.Stats{Used: 3, Idle: 2, Capacity: 10}, nil, "SufficientIP", "3 of 10"},
+		"full, other zone": {ipam.Stats{Used: 3, Capacity: 10}, append([]ipam.VSwitchView{{ID: "vsw-0", Zone: "b", Breaker: ipam.BreakerClosed}}, full...), "VSwitchFull", "vsw-2"},
 		"all used":         {ipam.Stats{Used: 8, Kept: 2, Capacity: 10}, nil, "CapacityReached", "10"},
 		"vSwitches full":   {ipam.Stats{Used: 3, Capacity: 10}, full, "VSwitchFull", "vsw-2"},
 		"full, idle left":  {ipam.Stats{Used: 3, Idle: 1, Capacity: 10}, full, "SufficientIP", ""},
@@ -34,7 +37,7 @@ func TestNodeReport(t *testing.T) {
 		"pods wait":        {ipam.Stats{Used: 3, Waiting: 4, Pending: 2, Capacity: 10}, nil, "InsufficientIP", "4 pods"},
 		"pods will be had": {ipam.Stats{Used: 3, Waiting: 2, Pending: 2, Capacity: 10}, nil, "SufficientIP", ""},
 	} {
-		s := poolState{tt.stats, ipam.Capacity{Shared: 10, Exclusive: 2}, tt.vSwitches}
+		s := poolState{"a", tt.stats, ipam.Capacity{Shared: 10, Exclusive: 2}, tt.vSwitches}
 		r := s.report()
 		c := r.Conditions[0]
 		if c.Reason != tt.reason || c.OK != (tt.reason == "SufficientIP") || !strings.Contains(c.Message, tt.names) {
@@ -43,13 +46,6 @@ func TestNodeReport(t *testing.T) {
 		if r.Resources[resourceIP] != 10 || r.Annotations[annotationMax] != "10" {
 			t.Errorf("%s: report %+v", name, r)
 		}
-		if _, ok := r.Resources[resourceENI]; ok {
-			t.Errorf("%s: exclusive ENIs are offered and nobody asked for any", name)
-		}
-	}
-	s := poolState{stats: ipam.Stats{Capacity: 10, Exclusive: ipam.ExclusiveStats{Idle: 1, Capacity: 2}}, capacity: ipam.Capacity{Shared: 10, Exclusive: 2}}
-	if got := s.report().Resources[resourceENI]; got != 2 {
-		t.Errorf("%d exclusive ENIs offered, want 2", got)
 	}
 }
 
@@ -119,6 +115,7 @@ func TestEgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex // guards what the task's functions share with the test
 		c := defaultConfig()
+		c.StateDir = t.TempDir()
 		c.Egress = egressConfig{Mode: "node-snat", Exempt: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")}}
 		away := errors.New("no answer")
 		var applied []hostnet.Egress
@@ -135,7 +132,8 @@ func TestEgress(t *testing.T) {
 				applied = append(applied, e)
 				return e.Check()
 			},
-			log: func(string, ...any) {}, changed: make(chan struct{}, 1), ready: make(chan struct{}),
+			keep: func(e hostnet.Egress) error { return keepEgress(c, e) },
+			log:  func(string, ...any) {}, changed: make(chan struct{}, 1), ready: make(chan struct{}),
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -145,12 +143,21 @@ func TestEgress(t *testing.T) {
 		if len(applied) != 0 {
 			t.Errorf("applied %v without knowing the VPC", applied)
 		}
+		if len(tasks{e}.waiting()) == 0 {
+			t.Error("pods are let start before the way out is there")
+		}
 		away = nil
 		mu.Unlock()
 		time.Sleep(2 * vpcRetry)
 		mu.Lock()
 		if len(applied) != 1 || len(applied[0].VPC) != 2 || len(applied[0].Exempt) != 2 || applied[0].Mode != hostnet.EgressNodeSNAT {
 			t.Errorf("applied %+v", applied)
+		}
+		if len(tasks{e}.waiting()) != 0 {
+			t.Error("not ready after the first apply")
+		}
+		if kept := keptEgress(c); !reflect.DeepEqual(kept, applied[0]) {
+			t.Errorf("kept %+v, want %+v", kept, applied[0])
 		}
 		c.Egress.Mode = "vpc"
 		mu.Unlock()
@@ -164,4 +171,67 @@ func TestEgress(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestKeptEgress: what an earlier agent kept is set without the cloud, and lets pods start.
+func TestKeptEgress(t *testing.T) {
+	t.Parallel()
+	kept := hostnet.Egress{Mode: hostnet.EgressNodeSNAT, VPC: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	refused := errors.New("refused")
+	for name, tt := range map[string]struct {
+		mode  string
+		kept  hostnet.Egress
+		apply error
+		ready bool
+		want  []hostnet.EgressMode
+	}{
+		"kept":                 {"node-snat", kept, nil, true, []hostnet.EgressMode{hostnet.EgressNodeSNAT}},
+		"the kernel refuses":   {"node-snat", kept, refused, true, []hostnet.EgressMode{hostnet.EgressNodeSNAT}},
+		"nothing is kept":      {"node-snat", hostnet.Egress{}, nil, false, nil},
+		"another mode":         {"none", kept, nil, true, []hostnet.EgressMode{hostnet.EgressNone}},
+		"another mode refused": {"none", hostnet.Egress{}, refused, true, []hostnet.EgressMode{hostnet.EgressNone}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := defaultConfig()
+			c.StateDir, c.Egress.Mode = t.TempDir(), tt.mode
+			if err := keepEgress(c, tt.kept); err != nil {
+				t.Fatal(err)
+			}
+			var applied []hostnet.EgressMode
+			e := &egress{
+				config: func() config { return c }, kept: keptEgress(c), keep: func(hostnet.Egress) error { return nil },
+				vpc: func(context.Context) (aliyun.VPC, error) { return aliyun.VPC{}, errors.New("no answer") },
+				apply: func(e hostnet.Egress) error {
+					applied = append(applied, e.Mode)
+					return tt.apply
+				},
+				log: func(string, ...any) {}, changed: make(chan struct{}, 1), ready: make(chan struct{}),
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- e.Run(ctx) }()
+			synctest.Wait()
+			if ready := len(tasks{e}.waiting()) == 0; ready != tt.ready || !slices.Equal(applied, tt.want) {
+				t.Errorf("%s: ready %t after %v, want %t after %v", name, ready, applied, tt.ready, tt.want)
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestKeptEgressIsChecked(t *testing.T) {
+	t.Parallel()
+	c := defaultConfig()
+	c.StateDir, c.Egress.Mode = t.TempDir(), "node-snat"
+	for _, text := range []string{"", "{", `{"Mode":"node-snat"}`, `{"Mode":"node-snat","VPC":["10.0.0.1/8"]}`, `{"Mode":"none"}`} {
+		if err := os.WriteFile(egressPath(c), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := keptEgress(c); got.Mode != "" {
+			t.Errorf("%s: %+v", text, got)
+		}
+	}
 }

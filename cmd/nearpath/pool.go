@@ -46,7 +46,9 @@ func (a *agent) connect(region string, metadata *aliyun.Metadata) (*aliyun.Clien
 }
 
 func (a *agent) buildPool(context.Context) (err error) {
-	if a.host, err = hostnet.New(hostnet.Config{NodeDNS: a.cfg.DNS.Address, SpreadIRQs: a.cfg.Pool.SpreadIRQs, Log: a.log}); err != nil {
+	if a.host, err = hostnet.New(hostnet.Config{
+		NodeDNS: a.cfg.DNS.Address, Egress: keptEgress(a.cfg), SpreadIRQs: a.cfg.Pool.SpreadIRQs, Log: a.log,
+	}); err != nil {
 		return err
 	}
 	a.closers = append(a.closers, a.host.Close)
@@ -95,8 +97,14 @@ func addressesInUse(context.Context) ([]ipam.InUse, error) {
 // annotationKeep asks for what pods of a StatefulSet have anyway; the name is Terway's.
 const annotationKeep = "k8s.aliyun.com/pod-ip-reservation"
 
+// keepFor keeps the addresses of any pod that has a name while nothing is known of pods yet: deletions from before this
+// agent are done before the first listing is there.
 func (a *agent) keepFor(namespace, name string) time.Duration {
-	return keepFor(a.live.Load().Pool, a.store.Snapshot().Pod(cluster.Name{Namespace: namespace, Name: name}))
+	c, snapshot := a.live.Load().Pool, a.store.Snapshot()
+	if !snapshot.Synced() && name != "" {
+		return time.Duration(c.KeepFor)
+	}
+	return keepFor(c, snapshot.Pod(cluster.Name{Namespace: namespace, Name: name}))
 }
 
 // keepFor is how long the addresses of a pod stay reserved for its name. A pod that has left the API already leaves

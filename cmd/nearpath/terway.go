@@ -189,6 +189,9 @@ func (t *terwayConfig) layPool(to *poolConfig) {
 	}
 	to.ENIPolicy = eniPolicies[t.ENIPolicy]
 	lay(&to.MaxIdle, t.MaxPoolSize)
+	if t.MaxPoolSize != nil { // there, the other mark is 0 when it is left out
+		to.MinIdle = min(to.MinIdle, to.MaxIdle)
+	}
 	lay(&to.MinIdle, t.MinPoolSize)
 	lay(&to.WarmUp, t.WarmUp)
 	lay(&to.MinENIs, t.MinENI)
