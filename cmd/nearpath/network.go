@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/nearpath/nearpath/internal/aliyun"
+	"github.com/nearpath/nearpath/internal/atomicfile"
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/internal/hostnet"
 	"github.com/nearpath/nearpath/internal/preflight"
@@ -26,9 +30,12 @@ func (a *agent) buildNetwork(context.Context) error {
 	a.egress = &egress{
 		config: func() config { return *a.live.Load() },
 		vpc:    func(ctx context.Context) (aliyun.VPC, error) { return a.client.DescribeVPC(ctx, a.instance.VPCID) },
-		apply:  a.host.SetEgress, log: a.log.Warn, changed: make(chan struct{}, 1), ready: make(chan struct{}),
+		apply:  a.host.SetEgress, kept: keptEgress(a.cfg),
+		keep: func(e hostnet.Egress) error { return keepEgress(a.cfg, e) },
+		log:  a.log.Warn, changed: make(chan struct{}, 1), ready: make(chan struct{}),
 	}
 	a.tasks = append(a.tasks, watcher, a.egress)
+	a.forADD = append(a.forADD, a.egress)
 	return nil
 }
 
@@ -64,17 +71,22 @@ const (
 )
 
 // An egress is a Task that keeps the node's way out as configured. To tell the outside from the VPC it must know the
-// VPC's networks; until it does, the kernel's state stays as it is.
+// VPC's networks; until it does, what it knew the last time stays.
 type egress struct {
 	config  func() config
 	vpc     func(context.Context) (aliyun.VPC, error)
 	apply   func(hostnet.Egress) error
+	kept    hostnet.Egress // of an earlier agent; the zero value: none
+	keep    func(hostnet.Egress) error
 	log     func(msg string, args ...any)
 	changed chan struct{} // capacity 1
 	ready   chan struct{}
 }
 
-func (e *egress) String() string         { return "way out" }
+func (e *egress) String() string { return "way out" }
+
+// Ready is closed when the way out has been set once. With EgressNodeSNAT a pod that starts before would open connections
+// to the outside that go nowhere, and go on doing so after. Otherwise pods need not wait.
 func (e *egress) Ready() <-chan struct{} { return e.ready }
 
 func (e *egress) wake() {
@@ -85,7 +97,14 @@ func (e *egress) wake() {
 }
 
 func (e *egress) Run(ctx context.Context) error {
-	close(e.ready) // pods need not wait: what is within the VPC works without
+	switch {
+	case e.config().Egress.Mode != string(hostnet.EgressNodeSNAT):
+		e.closeReady()
+	case e.kept.Mode != "":
+		if err := e.set(e.kept); err != nil {
+			e.log("way out not as it was kept", "err", err)
+		}
+	}
 	for {
 		pause := vpcEvery
 		if err := e.once(ctx); err != nil && ctx.Err() == nil {
@@ -107,7 +126,7 @@ func (e *egress) Run(ctx context.Context) error {
 func (e *egress) once(ctx context.Context) error {
 	c := e.config()
 	if c.Egress.Mode != string(hostnet.EgressNodeSNAT) {
-		return e.apply(hostnet.Egress{Mode: hostnet.EgressNone})
+		return e.set(hostnet.Egress{Mode: hostnet.EgressNone})
 	}
 	vpc, err := e.vpc(ctx)
 	if err != nil {
@@ -117,9 +136,53 @@ func (e *egress) once(ctx context.Context) error {
 	if vpc.IPv6CIDR.IsValid() {
 		networks = append(networks, vpc.IPv6CIDR)
 	}
-	return e.apply(hostnet.Egress{
+	return e.set(hostnet.Egress{
 		Mode: hostnet.EgressNodeSNAT, VPC: networks, Services: c.ServiceCIDRs, Exempt: slices.Concat(c.Egress.Exempt, vendorNetworks),
 	})
+}
+
+// set applies and keeps the way out. Pods are let go on also when the kernel refuses: it may for ever, as one without
+// masquerading does, and what is within the VPC works without.
+func (e *egress) set(to hostnet.Egress) error {
+	defer e.closeReady()
+	if err := e.apply(to); err != nil {
+		return err
+	}
+	if err := e.keep(to); err != nil {
+		return fmt.Errorf("keep the way out for the next start: %w", err)
+	}
+	return nil
+}
+
+func (e *egress) closeReady() {
+	select {
+	case <-e.ready:
+	default:
+		close(e.ready)
+	}
+}
+
+func egressPath(c config) string { return filepath.Join(c.StateDir, "egress.json") }
+
+func keepEgress(c config, e hostnet.Egress) error {
+	text, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(egressPath(c), text, 0o600)
+}
+
+// keptEgress is the way out that an earlier agent of the same mode kept, the zero value if there is none that can be
+// used. After a reboot pods have it before the cloud's API is reached.
+func keptEgress(c config) (e hostnet.Egress) {
+	text, err := os.ReadFile(egressPath(c))
+	if err != nil || json.Unmarshal(text, &e) != nil || e.Check() != nil {
+		return hostnet.Egress{}
+	}
+	if e.Mode != hostnet.EgressNodeSNAT || c.Egress.Mode != string(hostnet.EgressNodeSNAT) {
+		return hostnet.Egress{}
+	}
+	return e
 }
 
 // vendorNetworks are where the vendor's own services are, which know instances and pods by their addresses (Alibaba
