@@ -29,6 +29,7 @@ func TestNodeReport(t *testing.T) {
 		names     string // what the message must name
 	}{
 		"room":             {ipam.Stats{Used: 3, Idle: 2, Capacity: 10}, nil, "SufficientIP", "3 of 10"},
+		"full, other zone": {ipam.Stats{Used: 3, Capacity: 10}, append([]ipam.VSwitchView{{ID: "vsw-0", Zone: "b", Breaker: ipam.BreakerClosed}}, full...), "VSwitchFull", "vsw-2"},
 		"all used":         {ipam.Stats{Used: 8, Kept: 2, Capacity: 10}, nil, "CapacityReached", "10"},
 		"vSwitches full":   {ipam.Stats{Used: 3, Capacity: 10}, full, "VSwitchFull", "vsw-2"},
 		"full, idle left":  {ipam.Stats{Used: 3, Idle: 1, Capacity: 10}, full, "SufficientIP", ""},
@@ -36,7 +37,7 @@ func TestNodeReport(t *testing.T) {
 		"pods wait":        {ipam.Stats{Used: 3, Waiting: 4, Pending: 2, Capacity: 10}, nil, "InsufficientIP", "4 pods"},
 		"pods will be had": {ipam.Stats{Used: 3, Waiting: 2, Pending: 2, Capacity: 10}, nil, "SufficientIP", ""},
 	} {
-		s := poolState{tt.stats, ipam.Capacity{Shared: 10, Exclusive: 2}, tt.vSwitches}
+		s := poolState{"a", tt.stats, ipam.Capacity{Shared: 10, Exclusive: 2}, tt.vSwitches}
 		r := s.report()
 		c := r.Conditions[0]
 		if c.Reason != tt.reason || c.OK != (tt.reason == "SufficientIP") || !strings.Contains(c.Message, tt.names) {
@@ -45,13 +46,6 @@ func TestNodeReport(t *testing.T) {
 		if r.Resources[resourceIP] != 10 || r.Annotations[annotationMax] != "10" {
 			t.Errorf("%s: report %+v", name, r)
 		}
-		if _, ok := r.Resources[resourceENI]; ok {
-			t.Errorf("%s: exclusive ENIs are offered and nobody asked for any", name)
-		}
-	}
-	s := poolState{stats: ipam.Stats{Capacity: 10, Exclusive: ipam.ExclusiveStats{Idle: 1, Capacity: 2}}, capacity: ipam.Capacity{Shared: 10, Exclusive: 2}}
-	if got := s.report().Resources[resourceENI]; got != 2 {
-		t.Errorf("%d exclusive ENIs offered, want 2", got)
 	}
 }
 

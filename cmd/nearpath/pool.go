@@ -97,8 +97,14 @@ func addressesInUse(context.Context) ([]ipam.InUse, error) {
 // annotationKeep asks for what pods of a StatefulSet have anyway; the name is Terway's.
 const annotationKeep = "k8s.aliyun.com/pod-ip-reservation"
 
+// keepFor keeps the addresses of any pod that has a name while nothing is known of pods yet: deletions from before this
+// agent are done before the first listing is there.
 func (a *agent) keepFor(namespace, name string) time.Duration {
-	return keepFor(a.live.Load().Pool, a.store.Snapshot().Pod(cluster.Name{Namespace: namespace, Name: name}))
+	c, snapshot := a.live.Load().Pool, a.store.Snapshot()
+	if !snapshot.Synced() && name != "" {
+		return time.Duration(c.KeepFor)
+	}
+	return keepFor(c, snapshot.Pod(cluster.Name{Namespace: namespace, Name: name}))
 }
 
 // keepFor is how long the addresses of a pod stay reserved for its name. A pod that has left the API already leaves
