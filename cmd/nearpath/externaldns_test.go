@@ -88,14 +88,13 @@ spec: {clusterIP: %s, clusterIPs: [%[3]s], ports: [{port: 80}]}
 `, name, host, ip)
 }
 
-// start runs a syncer until the test ends and returns its socket. Lines replace those of the configuration with their key.
-func (r *publishRig) start(t *testing.T, lines ...string) (socket string) {
+// config reaches the simulated cloud. Lines replace those with their key.
+func (r *publishRig) config(t *testing.T, lines ...string) publisherConfig {
 	t.Helper()
-	socket = filepath.Join(t.TempDir(), "s.sock")
 	text := map[string]string{}
 	for _, line := range append([]string{
-		"ownerID: prod", "policy: sync", "manifests: " + r.dir, "socket: " + socket, "listen: 127.0.0.1:0", "hintInterval: 1s",
-		"names: {sources: [service]}",
+		"ownerID: prod", "policy: sync", "manifests: " + r.dir, "socket: " + filepath.Join(t.TempDir(), "s.sock"), "listen: 127.0.0.1:0",
+		"hintInterval: 1s", "names: {sources: [service]}",
 		fmt.Sprintf("cloud: {region: %s, pvtzEndpoint: %s, accessKeyID: %s, accessKeySecret: %s}", sim.DefaultRegion, r.url, sim.DefaultAccessKey, sim.DefaultAccessSecret),
 	}, lines...) {
 		key, _, _ := strings.Cut(line, ":")
@@ -109,6 +108,13 @@ func (r *publishRig) start(t *testing.T, lines ...string) (socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return cfg
+}
+
+// start runs a syncer until the test ends and returns its socket.
+func (r *publishRig) start(t *testing.T, lines ...string) (socket string) {
+	t.Helper()
+	cfg := r.config(t, lines...)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- runPublisher(ctx, cfg, slog.New(slog.DiscardHandler)) }()
@@ -118,8 +124,8 @@ func (r *publishRig) start(t *testing.T, lines ...string) (socket string) {
 			t.Errorf("the syncer ended with %v", err)
 		}
 	})
-	r.until(t, "the socket", func() bool { _, err := os.Lstat(socket); return err == nil })
-	return socket
+	r.until(t, "the socket", func() bool { _, err := os.Lstat(cfg.Socket); return err == nil })
+	return cfg.Socket
 }
 
 // until waits for a condition.

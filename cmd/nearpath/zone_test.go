@@ -22,6 +22,7 @@ import (
 	"github.com/nearpath/nearpath/externaldns"
 	"github.com/nearpath/nearpath/internal/aliyun"
 	"github.com/nearpath/nearpath/internal/aliyun/sim"
+	"github.com/nearpath/nearpath/internal/cluster"
 )
 
 // TestAdopt: the plan of an adoption writes nothing, applying it makes the records ours, and then they follow the objects.
@@ -194,11 +195,95 @@ func TestZoneUsage(t *testing.T) {
 			t.Errorf("%v gives %v, want %s", args, err, want)
 		}
 	}
+	for line, want := range map[string]string{
+		"kubeconfig: /nowhere/at/all":                          "/nowhere/at/all",
+		"cloud: {region: r, pvtzEndpoint: 'http://a.example'}": "cloud.pvtzEndpoint",
+		"cloud: {region: r, credentialFile: /nowhere/keys}":    "/nowhere/keys",
+	} {
+		text := leastPublisher + line
+		if strings.HasPrefix(line, "cloud") {
+			text = strings.Replace(text, "cloud: {region: cn-hangzhou}", "manifests: "+t.TempDir(), 1)
+		}
+		cfg, err := readPublisherConfig(writeConfig(t, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := runPublisher(t.Context(), cfg, slog.New(slog.DiscardHandler)); err == nil || !isUsage(err) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s gives %v, want %s", line, err, want)
+		}
+	}
 	r := newPublishRig(t, nil)
 	socket := r.start(t)
 	if _, err := execute(t, "zone", "adopt", "--socket", socket); err == nil || !strings.Contains(err.Error(), "whose records") {
 		t.Errorf("adopt of nothing: %v", err)
 	}
+}
+
+// TestStandby: a replica that does not lead answers all questions, and changes nothing.
+func TestStandby(t *testing.T) {
+	t.Parallel()
+	r := newPublishRig(t, nil)
+	if _, err := r.PrivateZone().Add(aliyun.ZoneRecord{ZoneID: corpZone, RR: "cart", Type: "A", Value: "10.96.0.1", TTL: 60, Remark: externaldns.CCMRemark}); err != nil {
+		t.Fatal(err)
+	}
+	p := &publisher{cfg: r.config(t), log: slog.New(slog.DiscardHandler), metrics: prometheus.NewRegistry(), source: newFakeTask("objects")}
+	if err := p.buildCloud(); err != nil {
+		t.Fatal(err)
+	}
+	wants, err := externaldns.NewWants(p.cfg.Names.rules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.feed = &feed{wants: wants}
+	cfg := p.cfg.syncer()
+	cfg.Cloud, cfg.Desired, cfg.Leading = p.cloud, wants, make(chan bool)
+	if p.syncer, err = externaldns.New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := p.view(t.Context()); err != nil || len(v.Records(nil)) != 1 {
+		t.Errorf("records: %v", err)
+	}
+	if v, err := p.explain(t.Context(), "Cart.corp.example."); err != nil || len(v.(explainView).Records) != 1 || v.(explainView).State != "another replica leads" {
+		t.Errorf("explain: %+v, %v", v, err)
+	}
+	all := adoptRequest{CloudProvider: true, Unwanted: true}
+	if v, err := p.adopt(t.Context(), all); err != nil || len(v.(adoptView).Writes) != 1 {
+		t.Errorf("a plan to adopt: %+v, %v", v, err)
+	}
+	all.Apply = true
+	if _, err := p.adopt(t.Context(), all); err == nil || !strings.Contains(err.Error(), "another replica leads") {
+		t.Errorf("it adopts: %v", err)
+	}
+	if _, err := p.command(corpZone, p.syncer.Release); err == nil || !strings.Contains(err.Error(), "another replica leads") {
+		t.Errorf("it releases: %v", err)
+	}
+	if r.writes() != 0 {
+		t.Errorf("calls %v", r.Calls())
+	}
+}
+
+// TestEventsOfProblems: a Problem becomes an Event on its object.
+func TestEventsOfProblems(t *testing.T) {
+	t.Parallel()
+	var w warnings
+	eventReporter{&w}.Report(externaldns.Problem{
+		Object: externaldns.Object{Kind: "Ingress", Namespace: "shop", Name: "cart", UID: "u1"}, Reason: "NoZone", Message: "no zone",
+	})
+	want := warnings{{cluster.Object{Kind: "Ingress", Name: cluster.Name{Namespace: "shop", Name: "cart"}, UID: "u1"}, "NoZone", "no zone"}}
+	if !slices.Equal(w, want) {
+		t.Errorf("warnings %+v", w)
+	}
+}
+
+type warned struct {
+	about           cluster.Object
+	reason, message string
+}
+
+type warnings []warned
+
+func (w *warnings) Warn(about cluster.Object, reason, message string) {
+	*w = append(*w, warned{about, reason, message})
 }
 
 // TestElection: one of two leads, and when it goes the other does.

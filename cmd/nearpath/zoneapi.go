@@ -111,16 +111,26 @@ func (p *publisher) load(ctx context.Context) (*externaldns.View, error) {
 	return v, nil
 }
 
+// explain needs only the name's own zone to be listed, where this replica leads.
 func (p *publisher) explain(ctx context.Context, name string) (any, error) {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	v, err := p.view(ctx)
-	if err != nil {
-		return nil, err
+	st := p.syncer.Status()
+	e := p.syncer.Explain(name)
+	if !st.Leading || !st.Discovered {
+		v, err := p.load(ctx)
+		if err != nil {
+			return nil, err
+		}
+		state := e.State
+		e = v.Explain(name, p.feed.wants)
+		e.State = state
 	}
-	e := v.Explain(name, p.feed.wants)
-	now := p.syncer.Explain(name)
-	e.State = now.State
-	for _, problem := range slices.Concat(now.Problems, p.problemsOf(e)) {
+	for _, z := range st.Zones {
+		if z.ID == e.Place.ZoneID && !z.Listed { // what is there is not known, so neither is what to do
+			e.Ops, e.State = nil, "the zone is not listed yet"
+		}
+	}
+	for _, problem := range p.problemsOf(e) {
 		if !slices.Contains(e.Problems, problem) {
 			e.Problems = append(e.Problems, problem)
 		}
