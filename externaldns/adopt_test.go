@@ -92,12 +92,12 @@ func TestAdoptLeavesWhatHasChanged(t *testing.T) {
 	t.Parallel()
 	cloud := inherited()
 	p := viewOf(t, cloud).Adopt(inheritors(), Adoption{ExternalDNS: "prod"})
-	r := cloud.in("z-1")[0]
+	r := cloud.all("z-1")[0]
 	r.Remark = "claimed meanwhile"
 	cloud.edit(r)
 	done := 0
 	err := Execute(t.Context(), cloud, p.Ops, func(Op, error) { done++ })
-	if err == nil || done != 2 || cloud.in("z-1")[0].Remark != "claimed meanwhile" || me.of(cloud.in("z-1")[1].Remark) != Ours {
+	if err == nil || done != 2 || cloud.all("z-1")[0].Remark != "claimed meanwhile" || me.of(cloud.all("z-1")[1].Remark) != Ours {
 		t.Errorf("%d done, %v: %v", done, err, cloud.shown("z-1"))
 	}
 }

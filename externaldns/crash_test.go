@@ -188,7 +188,7 @@ func TestTwoInstancesWithoutALease(t *testing.T) {
 		took := time.Since(started)
 		wait(2 * time.Minute)
 		calls := cloud.count() - before
-		t.Logf("%d changes: %d calls, %v: %v", n, calls, took, cloud.actions)
+		t.Logf("%d changes: %d calls, %v: %v", n, calls, took, cloud.acted())
 		if calls > 13*n/10 {
 			t.Errorf("%d calls for %d changes", calls, n)
 		}

@@ -229,11 +229,11 @@ func TestIdleCost(t *testing.T) {
 		before := cloud.count()
 		wait(3 * time.Hour)
 		if n := cloud.count() - before; n > 2*180+1 {
-			t.Errorf("%d calls in 180 minutes: %v", n, cloud.actions)
+			t.Errorf("%d calls in 180 minutes: %v", n, cloud.acted())
 		}
-		before = cloud.actions["DescribeZoneRecords"]
+		before = cloud.acted()["DescribeZoneRecords"]
 		wait(2 * time.Hour) // the audit
-		if n := cloud.actions["DescribeZoneRecords"] - before; n != 101 {
+		if n := cloud.acted()["DescribeZoneRecords"] - before; n != 101 {
 			t.Errorf("%d calls for an audit of 10,000 records and an empty zone", n)
 		}
 		if n := cloud.writes(); n > 0 {
@@ -252,7 +252,9 @@ func TestAuditFindsWhatTheLogLacks(t *testing.T) {
 		wait(time.Minute)
 		cloud.edit(aliyun.ZoneRecord{ID: 1})
 		cloud.edit(aliyun.ZoneRecord{ZoneID: "z-1", RR: "orphan", Type: "A", Value: "10.0.0.1", TTL: 60, Enabled: true, Remark: Owner("me").Remark(web)})
+		cloud.mu.Lock()
 		cloud.log = nil
+		cloud.mu.Unlock()
 		wait(62 * time.Minute)
 		if got := cloud.shown("z-1"); len(got) != 30 || got[0] != "web-0 A 10.0.0.0 me" {
 			t.Errorf("%d records, %v, told %v", len(got), got[0], r.seen.reasons())

@@ -275,6 +275,26 @@ func (c *fakeCloud) shown(zoneID string) (list []string) {
 	return list
 }
 
+// all returns the records of a zone.
+func (c *fakeCloud) all(zoneID string) []aliyun.ZoneRecord {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.in(zoneID)
+}
+
+// acted counts the calls by action, since lists them from a number on.
+func (c *fakeCloud) acted() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.actions)
+}
+
+func (c *fakeCloud) since(n int) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.calls[n:])
+}
+
 func (c *fakeCloud) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

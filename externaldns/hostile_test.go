@@ -70,16 +70,21 @@ func (c *judged) disturb(random *rand.Rand, strip bool) {
 	n := aliyun.ZoneRecord{ZoneID: "z-1", RR: fmt.Sprint("web-", random.IntN(hostileNames)), Type: recordType, Value: value, TTL: 60, Enabled: true, Line: "default"}
 	c.mu.Lock()
 	all := c.in("z-1")
+	var r aliyun.ZoneRecord
+	if len(all) > 0 {
+		r = all[random.IntN(len(all))]
+	}
+	theirs := c.theirs[r.ID]
 	c.mu.Unlock()
 	move := random.IntN(6)
 	if move < 2 || len(all) == 0 {
 		n.Remark = []string{"", "by hand", Owner("you").Remark(web), CCMRemark}[random.IntN(4)]
-		if id := c.edit(n); id > 0 {
-			c.theirs[id] = true
-		}
+		id := c.edit(n)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.theirs[id] = true
 		return
 	}
-	r := all[random.IntN(len(all))]
 	switch move {
 	case 2:
 		c.edit(aliyun.ZoneRecord{ID: r.ID})
@@ -89,7 +94,7 @@ func (c *judged) disturb(random *rand.Rand, strip bool) {
 	case 4:
 		r.Enabled = !r.Enabled
 	case 5:
-		if c.theirs[r.ID] || !strip {
+		if theirs || !strip {
 			r.TTL = 3600
 		} else {
 			r.Remark = "taken over"
@@ -123,6 +128,8 @@ func hostile(t *testing.T, operations int, strip bool, stale time.Duration) (c *
 		c.edit(aliyun.ZoneRecord{ID: id})
 	}
 	wait(6 * time.Hour) // two audits, what was held
+	r.stop()
+	synctest.Wait()
 	for name, wants := range r.desired.wants {
 		have := slices.DeleteFunc(c.in("z-1"), func(rec aliyun.ZoneRecord) bool { return rec.RR+".corp" != name })
 		want := expected(wants, nil)
@@ -131,8 +138,6 @@ func hostile(t *testing.T, operations int, strip bool, stale time.Duration) (c *
 			t.Errorf("%s serves %v, want %v", name, got, want)
 		}
 	}
-	r.stop()
-	synctest.Wait()
 	return c
 }
 
@@ -143,7 +148,7 @@ func TestHostileEditor(t *testing.T) {
 		if len(c.wrong)+len(c.raced) > 0 {
 			t.Errorf("%d writes to records of others, the first: %s", len(c.wrong)+len(c.raced), append(c.wrong, c.raced...)[0])
 		}
-		t.Logf("%v", c.actions)
+		t.Logf("%v", c.acted())
 	})
 }
 
@@ -156,6 +161,6 @@ func TestHostileEditorTakesRecords(t *testing.T) {
 		if len(c.wrong)+len(c.raced) > 0 {
 			t.Errorf("%d writes to records of others, the first: %s", len(c.wrong)+len(c.raced), append(c.wrong, c.raced...)[0])
 		}
-		t.Logf("%v", c.actions)
+		t.Logf("%v", c.acted())
 	})
 }

@@ -168,7 +168,7 @@ func TestSyncerFollowsChangesWithOneCallEach(t *testing.T) {
 			r.want("web", c.values...)
 			wait(2 * time.Second)
 			if got := cloud.count() - before; got != c.calls {
-				t.Errorf("%v took %d calls: %v", c.values, got, cloud.calls[before:])
+				t.Errorf("%v took %d calls: %v", c.values, got, cloud.since(before))
 			}
 			r.expect(c.shown...)
 		}
@@ -191,7 +191,7 @@ func TestSyncerStartsFromWhatIsThere(t *testing.T) {
 		if n := cloud.writes(); n > 0 {
 			t.Errorf("%d writes to a zone that is as it shall be", n)
 		}
-		if n := cloud.actions["DescribeZoneRecords"]; n != 4 {
+		if n := cloud.acted()["DescribeZoneRecords"]; n != 4 {
 			t.Errorf("%d calls to list 350 records", n)
 		}
 		r.want("web-0", "A 10.0.0.0", "A 10.9.9.9")
@@ -288,7 +288,7 @@ func TestSyncerRepairsEditsOfOthers(t *testing.T) {
 		r := start(t, cloud, desire(5, "web"))
 		wait(30 * time.Second)
 		ids := map[string]aliyun.ZoneRecord{}
-		for _, rec := range cloud.in("z-1") {
+		for _, rec := range cloud.all("z-1") {
 			ids[rec.RR] = rec
 		}
 		edited, lost := ids["web-1"], ids["web-2"]
@@ -333,7 +333,7 @@ func TestOneBadRecordAmongMany(t *testing.T) {
 		}
 		r.want("web-8", "A 10.0.0.8", "TXT bad")
 		wait(8 * time.Hour)
-		if n := cloud.actions["AddZoneRecord"]; n < 510 || n > 530 {
+		if n := cloud.acted()["AddZoneRecord"]; n < 510 || n > 530 {
 			t.Errorf("what is refused was tried %d times in 8 hours", n-503)
 		}
 		if n := cloud.count() - before; n > 8*60*2+60 {
@@ -393,7 +393,7 @@ func TestSyncerSurvivesErrorsOfWrites(t *testing.T) {
 			}
 			r := start(t, cloud, desire(100, "web"))
 			wait(9 * time.Minute)
-			t.Logf("%s: %d calls, %v", name, cloud.count(), cloud.actions)
+			t.Logf("%s: %d calls, %v", name, cloud.count(), cloud.acted())
 			if len(r.seen.reasons()) == 0 || r.Status().Detail() == "" {
 				t.Errorf("%s: nobody is told", name)
 			}
