@@ -270,7 +270,7 @@ func (w *machine) reconcile() {
 	w.until("a look at the cloud", 10*time.Minute, w.life.pool.Resync)
 	w.until("a sync", 10*time.Minute, w.life.pool.Resynced)
 	w.until("rest", 20*time.Minute, func() bool { return w.life.pool.Unrest() == "" })
-	time.Sleep(2 * w.lag)
+	time.Sleep(6 * time.Second) // longer than anything lags, and than what is given back may still be shown
 	before := w.ours()
 	w.until("a look at the cloud", 10*time.Minute, w.life.pool.Resync)
 	w.until("a sync", 10*time.Minute, w.life.pool.Resynced)
@@ -346,6 +346,9 @@ func unwired(p *ipam.Pool) []ipam.ENI {
 func (w *machine) finish() {
 	w.say("finish")
 	w.peace()
+	w.links.mu.Lock()
+	w.links.fail = 0
+	w.links.mu.Unlock()
 	w.life.asking.Wait()
 	for _, e := range w.squatters() {
 		w.sendAway(e.ID)
