@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -48,13 +49,22 @@ func (a *agent) reportFindings(changes []preflight.Change) {
 	}
 }
 
+// applyTo changes the pool and the client from one configuration to the next, or neither of them.
+func applyTo(pool func(config) error, limits func(map[string]int) error, next, last config) error {
+	if err := pool(next); err != nil {
+		return err
+	}
+	if err := limits(next.Cloud.RateLimits); err != nil {
+		return errors.Join(fmt.Errorf("cloud.rateLimits: %w", err), pool(last))
+	}
+	return nil
+}
+
 // applyConfig makes what can change at once so. The pool refuses settings that contradict each other, and then nothing
 // has changed.
 func (a *agent) applyConfig(c config) error {
-	if err := a.client.SetRateLimits(c.Cloud.RateLimits); err != nil {
-		return fmt.Errorf("cloud.rateLimits: %w", err)
-	}
-	if err := a.pool.Configure(poolSettings(c)); err != nil {
+	configure := func(c config) error { return a.pool.Configure(poolSettings(c)) }
+	if err := applyTo(configure, a.client.SetRateLimits, c, *a.live.Load()); err != nil {
 		return err
 	}
 	a.logLevel.Set(c.LogLevel)
