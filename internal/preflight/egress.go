@@ -25,7 +25,7 @@ const noneFix = "set egress.mode to none if pods are not to reach the Internet"
 
 // Egress says for each vSwitch of pods in the node's zone whether IPv4 packets from it find their way out of the VPC. For
 // that its route table (the custom one it is bound to, else the system one) needs an available default route to a NAT
-// gateway, and that gateway available SNAT entries that cover the vSwitch. A default route that leads elsewhere, such as
+// gateway, and that gateway available SNAT entries that cover the vSwitch; of several next hops, each. A default route that leads elsewhere, such as
 // to a transit router, is unknown: what is behind it is not ours to see. In ModeNodeSNAT it says so for the node's own
 // vSwitch, and a public address of the node will do.
 //
@@ -184,6 +184,13 @@ func judgeSNAT(finding Finding, v aliyun.VSwitch, gateways []string, entries []a
 	switch {
 	case translated(v, available):
 		finding.Result, finding.Values[1] = ResultReady, "SNAT entry "+names(v, available)
+		if bare := untranslated(v, gateways, available); len(bare) > 0 {
+			finding.Severity, finding.Result = Warning, ResultSNATNotAvailable
+			finding.Values[1] = fmt.Sprintf("SNAT entry %s, but vSwitch %s is not covered on NAT gateway %s, which takes a part of its connections",
+				names(v, available), v.ID, strings.Join(bare, " and "))
+			finding.Fix = fmt.Sprintf("add an SNAT entry for vSwitch %s (%s) to NAT gateway %s, or take the gateway out of the default route",
+				v.ID, v.CIDR, strings.Join(bare, " and "))
+		}
 	case translated(v, here):
 		finding.Severity, finding.Result = Warning, ResultSNATNotAvailable
 		finding.Values[1] = "SNAT entry " + names(v, here)
@@ -194,6 +201,17 @@ func judgeSNAT(finding Finding, v aliyun.VSwitch, gateways []string, entries []a
 		finding.Fix = fmt.Sprintf("add an SNAT entry for vSwitch %s (%s) to NAT gateway %s, or %s", v.ID, v.CIDR, gateways[0], noneFix)
 	}
 	return finding
+}
+
+// untranslated are the gateways whose own entries do not cover the vSwitch. The default route uses all gateways at once.
+func untranslated(v aliyun.VSwitch, gateways []string, entries []aliyun.SNATEntry) (bare []string) {
+	for _, id := range gateways {
+		own := slices.DeleteFunc(slices.Clone(entries), func(e aliyun.SNATEntry) bool { return e.NATGatewayID != "" && e.NATGatewayID != id })
+		if !translated(v, own) {
+			bare = append(bare, id)
+		}
+	}
+	return bare
 }
 
 // translated reports whether the entries together cover every address of the vSwitch.

@@ -79,8 +79,24 @@ func TestEgress(t *testing.T) {
 			f.SNAT.Value = append(f.SNAT.Value, other)
 		}, ResultReady, "snat-a, snat-b"},
 		"entry for another vSwitch of the same CIDR": {func(f *Facts) { f.SNAT.Value[0].VSwitchID = "vsw-other" }, ResultNoSNATEntry, "ngw-1 has no SNAT entry"},
-		"entry pending":                   {func(f *Facts) { f.SNAT.Value[0].Status = "Pending" }, ResultSNATNotAvailable, "snat-a is Pending"},
-		"entry on another gateway":        {func(f *Facts) { f.SNAT.Value[0].NATGatewayID = "ngw-2" }, ResultNoSNATEntry, "on another NAT gateway than ngw-1"},
+		"entry pending":            {func(f *Facts) { f.SNAT.Value[0].Status = "Pending" }, ResultSNATNotAvailable, "snat-a is Pending"},
+		"entry on another gateway": {func(f *Facts) { f.SNAT.Value[0].NATGatewayID = "ngw-2" }, ResultNoSNATEntry, "on another NAT gateway than ngw-1"},
+		"two gateways, entries on one": {func(f *Facts) {
+			f.Routes.Value[0].Routes = append(f.Routes.Value[0].Routes, route(aliyun.NextHopNATGateway, "ngw-2", "Available"))
+		}, ResultSNATNotAvailable, "not covered on NAT gateway ngw-2"},
+		"two gateways, entries on both": {func(f *Facts) {
+			f.Routes.Value[0].Routes = append(f.Routes.Value[0].Routes, route(aliyun.NextHopNATGateway, "ngw-2", "Available"))
+			other := f.SNAT.Value[0]
+			other.ID, other.NATGatewayID = "snat-b", "ngw-2"
+			f.SNAT.Value = append(f.SNAT.Value, other)
+		}, ResultReady, "snat-a, snat-b"},
+		"two gateways, half on each": {func(f *Facts) {
+			f.Routes.Value[0].Routes = append(f.Routes.Value[0].Routes, route(aliyun.NextHopNATGateway, "ngw-2", "Available"))
+			f.SNAT.Value[0].VSwitchID, f.SNAT.Value[0].SourceCIDR = "", prefix("10.0.0.0/21")
+			other := f.SNAT.Value[0]
+			other.ID, other.NATGatewayID, other.SourceCIDR = "snat-b", "ngw-2", prefix("10.0.8.0/21")
+			f.SNAT.Value = append(f.SNAT.Value, other)
+		}, ResultSNATNotAvailable, "ngw-1 and ngw-2"},
 		"entry that names no gateway":     {func(f *Facts) { f.SNAT.Value[0].NATGatewayID = "" }, ResultReady, "snat-a"},
 		"no entry, node with public IP":   {func(f *Facts) { f.SNAT.Value = nil; public(f) }, ResultNoSNATEntry, "203.0.113.9, which helps only the node's primary address"},
 		"healthy, node with public IP":    {func(f *Facts) { public(f) }, ResultReady, "snat-a"},

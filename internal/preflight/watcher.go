@@ -14,7 +14,8 @@ import (
 
 const (
 	defaultInterval = 10 * time.Minute
-	// afterFailure is the part of the interval after which a Gather that failed is tried again.
+	// afterFailure is the part of the interval after which a Gather that failed is tried again. The pause doubles with
+	// each further failure, up to the interval.
 	afterFailure = 10
 	// jitter spreads the calls of nodes that started together: a tenth of the interval either way.
 	jitter = 10
@@ -94,8 +95,11 @@ func (w *Watcher) Findings() []Finding {
 // Run looks until the context ends, and returns nil then.
 func (w *Watcher) Run(ctx context.Context) error {
 	close(w.ready)
-	for {
-		timer := time.NewTimer(w.pause(w.look(ctx)))
+	for failures := 0; ; {
+		if failures++; w.look(ctx) {
+			failures = 0
+		}
+		timer := time.NewTimer(w.pause(failures))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -107,11 +111,17 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
-// pause is the time until the next look.
-func (w *Watcher) pause(looked bool) time.Duration {
+// pause is the time until the next look, after so many failures in a row.
+func (w *Watcher) pause(failures int) time.Duration {
 	d := w.cfg.Interval
-	if !looked {
+	if failures > 0 {
 		d = max(d/afterFailure, 1)
+	}
+	for range failures - 1 {
+		if d >= w.cfg.Interval {
+			break
+		}
+		d = min(2*d, w.cfg.Interval)
 	}
 	spread := d / jitter
 	return d - spread + rand.N(2*spread+1)

@@ -144,12 +144,19 @@ func TestWatcherKeepsWhatItFoundWhileTheCloudIsAway(t *testing.T) {
 		if len(w.told) != 1 || len(w.Findings()) != 1 {
 			w.t.Errorf("told %v, found\n%s", w.told, lines(w.Findings()))
 		}
-		if n := w.cloud.counts["DescribeInstance"] - before; n < 8 {
-			w.t.Errorf("%d tries in two intervals: a failed look is not tried again soon", n)
+		// The pauses are 1, 2, 4 and 8 tenths of the interval, and whole ones then.
+		if n := w.cloud.counts["DescribeInstance"] - before; n < 3 || n > 6 {
+			w.t.Errorf("%d tries in two intervals, want one soon and each further one later", n)
+		}
+		before = w.cloud.counts["DescribeInstance"]
+		for range 20 {
+			afterNextLook()
+		}
+		if n := w.cloud.counts["DescribeInstance"] - before; n < 20 || n > 25 {
+			w.t.Errorf("%d tries in 20 intervals", n)
 		}
 		w.cloud.change(func(c *fakeCloud) { c.fail = nil; c.facts.SNAT = healthy().SNAT })
-		time.Sleep(defaultInterval / 5)
-		synctest.Wait()
+		afterNextLook()
 		if len(w.told) != 2 {
 			w.t.Errorf("told %v after the cloud came back", w.told)
 		}
