@@ -49,7 +49,7 @@ func theNAT() NAT {
 
 // Only what cannot be decoded in our own table is a change of it.
 func TestReadFailuresAreNotChanges(t *testing.T) {
-	receive := fmt.Errorf("receiveAckAware: %v", unix.EINTR) // as the library words it
+	receive := errors.New("receiveAckAware: " + unix.EINTR.Error()) // as the library words it
 	decode := errors.New("could not determine data type")
 	for name, tt := range map[string]struct {
 		table scriptedTable
