@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -27,6 +28,8 @@ type ledger struct {
 	byKey    map[Key][]netip.Addr     // owned addresses, IPv4 first
 	byName   map[podName][]netip.Addr // kept addresses, IPv4 first
 	gone     map[string]time.Time
+	// slots are those of ENIs that the ledger does not know yet, by MAC address, after the journal was lost.
+	slots map[string]int
 
 	dirtyENIs  map[string]struct{}
 	dirtyAddrs map[netip.Addr]struct{}
@@ -323,11 +326,30 @@ func (l *ledger) room(e *eni, f aliyun.Family) int {
 	return max(most-l.count(e, f)-e.awaited(f), 0)
 }
 
-// freeSlot is the lowest slot that no ENI has; slots start at 1.
+// slotOf is the slot for an ENI that is adopted: the one it had, unless another has it now.
+func (l *ledger) slotOf(mac string) int {
+	had, ok := l.slots[mac]
+	if !ok {
+		return l.freeSlot()
+	}
+	l.slots = maps.Clone(l.slots)
+	delete(l.slots, mac)
+	for _, e := range l.enis {
+		if e.Slot == had {
+			return l.freeSlot()
+		}
+	}
+	return had
+}
+
+// freeSlot is the lowest slot that no ENI has or had; slots start at 1.
 func (l *ledger) freeSlot() int {
 	taken := map[int]bool{}
 	for _, e := range l.enis {
 		taken[e.Slot] = true
+	}
+	for _, slot := range l.slots {
+		taken[slot] = true
 	}
 	slot := 1
 	for taken[slot] {

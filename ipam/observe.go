@@ -138,7 +138,7 @@ func (l *ledger) match(shown aliyun.ENI) *eni {
 func (l *ledger) adopt(shown aliyun.ENI, v aliyun.VSwitch, now time.Time) *eni {
 	e := &eni{
 		Token: "adopted-" + shown.ID, ID: shown.ID, MAC: shown.MAC, State: stateShown(shown.Status), Since: now,
-		Slot: l.freeSlot(), VSwitchID: shown.VSwitchID, Nets: netsOf(v, l.families), Primary: shown.PrimaryIP,
+		Slot: l.slotOf(shown.MAC), VSwitchID: shown.VSwitchID, Nets: netsOf(v, l.families), Primary: shown.PrimaryIP,
 	}
 	if e.State == ENICreated && len(l.enis) >= l.limits.ENIs {
 		e.State = ENIDeleting

@@ -60,6 +60,10 @@ type Config struct {
 	// InUse fails. Without InUse (nil) adopted addresses count as free, unless a broken journal was put aside; then they
 	// are never leased.
 	InUse func(context.Context) ([]InUse, error)
+	// Slots says which slots ENIs have, by MAC address, as the node's routing knows them. It is asked once by Open, and only
+	// while the pool is rebuilt: pods have rules about the slot of their ENI, so the ENI must get the same one again. Nil:
+	// nobody knows.
+	Slots func() (map[string]int, error)
 	// Metrics gets the pool's metrics; nil: none.
 	Metrics prometheus.Registerer
 	Log     *slog.Logger
@@ -142,6 +146,11 @@ func Open(c Config) (*Pool, error) {
 		return nil, err
 	}
 	p.rebuild = p.journal.rebuild
+	if p.rebuild && c.Slots != nil {
+		if p.ledger.slots, err = c.Slots(); err != nil {
+			return nil, errors.Join(fmt.Errorf("learn the slots of ENIs from the node: %w", err), p.journal.close())
+		}
+	}
 	p.relimit()
 	if c.Metrics != nil {
 		if err := p.metrics.register(c.Metrics, p); err != nil {
@@ -168,6 +177,13 @@ func (p *Pool) Close() error { return p.journal.close() }
 // Ready is closed when the pool has compared its journal with the cloud, or, if the cloud does not answer, when an
 // address can be leased from what the journal knows.
 func (p *Pool) Ready() <-chan struct{} { return p.ready }
+
+// Rebuilding says that the journal was lost and that what pods use is not known yet.
+func (p *Pool) Rebuilding() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rebuild
+}
 
 func (p *Pool) String() string { return "address pool of " + p.config.InstanceID }
 

@@ -55,17 +55,20 @@ func (a *agent) buildPool(context.Context) (err error) {
 	a.pool, err = ipam.Open(ipam.Config{
 		Path: filepath.Join(a.cfg.StateDir, "ipam.db"), Cloud: a.client, Links: hostLinks{a.host},
 		InstanceID: a.instance.ID, Owner: a.cfg.Cloud.ClusterID,
-		Families: poolFamilies(a.cfg), Settings: poolSettings(a.cfg), InUse: addressesInUse, Metrics: a.metrics, Log: a.log,
+		Families: poolFamilies(a.cfg), Settings: poolSettings(a.cfg), InUse: addressesInUse, Slots: a.host.Slots, Metrics: a.metrics, Log: a.log,
 	})
 	if err != nil {
 		return err
 	}
 	a.closers = append(a.closers, a.pool.Close)
-	// Pods go on using the routes of an earlier agent: the host network must know them before it looks for stale ones.
-	for _, e := range a.pool.ENIs() {
-		if !e.Exclusive && (e.State == ipam.ENIInUse || e.State == ipam.ENIDraining) {
-			a.host.Want(eniOf(e.LeaseENI))
+	var routed []hostnet.ENI
+	if a.pool.Rebuilding() {
+		if routed, err = a.host.Routed(); err != nil {
+			return err
 		}
+	}
+	for _, e := range wiredBefore(a.pool.ENIs(), routed) {
+		a.host.Want(e)
 	}
 	if id := a.cfg.Cloud.ClusterID; id != "" && a.nodes != nil {
 		sweeper, err := ipam.NewSweeper(ipam.SweeperConfig{Cloud: a.client, Owner: id, InstanceID: a.instance.ID, Nodes: a.nodes, Log: a.log})
@@ -77,6 +80,22 @@ func (a *agent) buildPool(context.Context) (err error) {
 	a.tasks = append(a.tasks, a.host, a.pool)
 	a.forADD = append(a.forADD, a.host, a.pool)
 	return nil
+}
+
+// wiredBefore lists the ENIs whose routes are from an earlier agent. Pods go on using them: the host network must know
+// them before it looks for stale ones. Routed ones that the pool, being rebuilt, does not know yet are among them.
+func wiredBefore(known []ipam.ENI, routed []hostnet.ENI) (list []hostnet.ENI) {
+	for _, e := range known {
+		if !e.Exclusive && (e.State == ipam.ENIInUse || e.State == ipam.ENIDraining) {
+			list = append(list, eniOf(e.LeaseENI))
+		}
+	}
+	for _, r := range routed {
+		if !slices.ContainsFunc(known, func(e ipam.ENI) bool { return e.MAC == r.MAC || e.Slot == r.Slot }) {
+			list = append(list, r)
+		}
+	}
+	return list
 }
 
 // addressesInUse is what the links of the node say, for addresses that the journal does not know.
