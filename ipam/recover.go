@@ -16,16 +16,28 @@ import (
 // errBroken says that the journal's file cannot be believed.
 var errBroken = errors.New("the journal is broken")
 
+// errForeign says that the journal is another instance's, as on a disk made from an image of that one's.
+var errForeign = errors.New("the journal is another instance's")
+
 // restoreJournal opens the journal and reads it. A broken one is put aside, never deleted, and a new one is begun that
-// remembers the loss.
+// remembers the loss. Another instance's is put aside as well, and nothing was lost.
 func restoreJournal(c Config, cooldown time.Duration, now time.Time) (*journal, *ledger, node, error) {
 	j, l, n, err := readJournal(c, cooldown, now)
-	if !errors.Is(err, errBroken) {
+	isForeign := errors.Is(err, errForeign)
+	if !isForeign && !errors.Is(err, errBroken) {
 		return j, l, n, err
 	}
-	aside := c.Path + ".broken-" + now.UTC().Format("20060102T150405.000000000Z")
+	kind := ".broken-"
+	if isForeign {
+		kind = ".foreign-"
+	}
+	aside := c.Path + kind + now.UTC().Format("20060102T150405.000000000Z")
 	if renameErr := os.Rename(c.Path, aside); renameErr != nil {
-		return nil, nil, node{}, errors.Join(err, fmt.Errorf("put the broken journal aside: %w", renameErr))
+		return nil, nil, node{}, errors.Join(err, fmt.Errorf("put the journal aside: %w", renameErr))
+	}
+	if isForeign {
+		c.Log.Warn("the journal is another instance's; it was put aside", "file", aside, "err", err)
+		return readJournal(c, cooldown, now)
 	}
 	c.Log.Error("the journal is broken; it was put aside, and what pods use is found out anew", "file", aside, "err", err)
 	j, l, n, err = readJournal(c, cooldown, now)
@@ -49,8 +61,10 @@ func readJournal(c Config, cooldown time.Duration, now time.Time) (*journal, *le
 		if j, err = openJournal(c.Path); err != nil {
 			return err
 		}
-		n, err = j.load(l, cooldown, now, c.Log)
-		return err
+		if n, err = j.load(l, cooldown, now, c.Log); err != nil {
+			return err
+		}
+		return j.claim(c.InstanceID)
 	})
 	if err != nil && j != nil {
 		err = errors.Join(err, guard(j.close))
@@ -59,6 +73,20 @@ func readJournal(c Config, cooldown time.Duration, now time.Time) (*journal, *le
 		return nil, nil, node{}, err
 	}
 	return j, l, n, nil
+}
+
+// claim checks whose journal it is. One from before that was recorded is taken as this instance's.
+func (j *journal) claim(instanceID string) error {
+	return j.db.Update(func(tx *bolt.Tx) error {
+		meta := tx.Bucket([]byte(bucketMeta))
+		switch owner := meta.Get([]byte(metaInstance)); {
+		case owner == nil:
+			return meta.Put([]byte(metaInstance), []byte(instanceID))
+		case string(owner) != instanceID:
+			return fmt.Errorf("%w: it is of %s, and this is %s", errForeign, owner, instanceID)
+		}
+		return nil
+	})
 }
 
 // guard makes an error of a panic: pages of a broken file lead bbolt astray, also to addresses outside of the file.

@@ -31,8 +31,9 @@ const (
 )
 
 const (
-	metaLayout = "layout"
-	metaNode   = "node" // node, as last learned from the cloud
+	metaLayout   = "layout"
+	metaNode     = "node"     // node, as last learned from the cloud
+	metaInstance = "instance" // whose journal it is
 	// metaRebuild holds where the broken journal is that this one replaces, until what pods use is known again.
 	metaRebuild = "rebuild"
 )

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/nearpath/nearpath/internal/aliyun"
 )
 
 // failWrites makes every commit fail from now on, before anything is on disk, until nil is given.
@@ -145,5 +147,67 @@ func TestOrphanAddressIsDropped(t *testing.T) {
 		if k == "10.1.0.9" {
 			t.Error("the orphan is on disk")
 		}
+	}
+}
+
+// A node made from the image of another one's disk leaves that one's ENIs alone.
+func TestJournalOfAnotherInstanceIsPutAside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cloud := newFakeCloud(3, 4)
+		c := testConfig(t, cloud)
+		p := mustOpen(t, c)
+		cloud.set(func() { // the ENI is created and not yet attached, so that the clone could attach it
+			cloud.fail = func(call string) error {
+				if call == "AttachENI" {
+					return aliyun.ErrUnavailable
+				}
+				return nil
+			}
+		})
+		stop := start(t, p)
+		eventually(t, "created", func() bool { return len(cloud.ours()) == 1 })
+		time.Sleep(time.Second)
+		stop()
+		others := p.ENIs()[0].ID
+		cloud.set(func() {
+			cloud.fail = nil
+			cloud.enis["eni-primary2"] = &fakeENI{ENI: aliyun.ENI{ID: "eni-primary2", Type: aliyun.TypePrimary, Status: aliyun.StatusInUse, InstanceID: "i-clone"}}
+		})
+		c.InstanceID = "i-clone"
+		for range 2 { // what the clone begins is its own
+			p = mustOpen(t, c)
+			if list := aside(t, c); len(list) != 1 || p.Rebuilding() {
+				t.Errorf("put aside %v, rebuild %v", list, p.Rebuilding())
+			}
+			stop = start(t, p)
+			time.Sleep(20 * time.Second)
+			cloud.set(func() {
+				if e := cloud.enis[others]; e == nil || e.InstanceID == "i-clone" || e.Status != aliyun.StatusAvailable {
+					t.Errorf("the other instance's ENI is %+v", e)
+				}
+			})
+			stop()
+		}
+	})
+}
+
+// A journal from before it said whose it is becomes this instance's.
+func TestJournalGetsItsInstance(t *testing.T) {
+	c := testConfig(t, newFakeCloud(2, 6))
+	writeOldJournal(t, c.Path)
+	for range 2 {
+		p := mustOpen(t, c)
+		if _, ok := p.Lookup(key(1)); !ok || len(aside(t, c)) > 0 {
+			t.Errorf("lease %v, put aside %v", ok, aside(t, c))
+		}
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.InstanceID = "i-clone"
+	p := mustOpen(t, c)
+	defer p.Close()
+	if len(p.Leases()) > 0 || len(aside(t, c)) != 1 || p.Rebuilding() {
+		t.Errorf("leases %v, put aside %v, rebuild %v", p.Leases(), aside(t, c), p.Rebuilding())
 	}
 }
