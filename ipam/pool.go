@@ -91,7 +91,7 @@ type Pool struct {
 	ledger   *ledger
 	settings Settings
 	node     node
-	settled  bool      // the first sync was tried: free addresses may be leased
+	settled  bool      // the first sync was tried, for a while at least: free addresses may be leased
 	queue    []*waiter // callers of Allocate without a lease, in the order in which they came
 	lanes    map[string]*lane
 	synced   bool      // a sync succeeded: the pool may grow and change ENIs

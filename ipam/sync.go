@@ -40,10 +40,25 @@ func (p *Pool) learn(ctx context.Context) error {
 	return p.flush(w)
 }
 
+// settleAfter is how long callers wait for the first sync: a cloud that does not answer at all must not keep them from
+// what the journal holds.
+const settleAfter = 5 * time.Second
+
+func (p *Pool) settleNow() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settled = true
+	p.announce()
+	p.kick()
+}
+
 // sync compares the ledger with the cloud.
 func (p *Pool) sync(ctx context.Context) error {
 	p.mu.Lock()
 	p.again = false
+	if !p.settled {
+		defer time.AfterFunc(settleAfter, p.settleNow).Stop()
+	}
 	p.mu.Unlock()
 	skipped, err := p.look(ctx)
 	p.mu.Lock()
