@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -93,9 +94,12 @@ func (p *Pool) look(ctx context.Context) (skipped int, err error) {
 		return 0, err
 	}
 	var found []finding
+	var lost []LeaseENI
 	err = p.update(func(l *ledger) error {
 		o.unproven = p.config.InUse != nil || p.rebuild
+		before := maps.Clone(l.enis)
 		found, skipped = l.observe(o, p.identity(), time.Now())
+		lost = p.lost(before)
 		p.foreign = l.foreign(o.enis, p.config.InstanceID)
 		p.relimit()
 		return nil
@@ -103,7 +107,28 @@ func (p *Pool) look(ctx context.Context) (skipped int, err error) {
 	for _, f := range found {
 		p.log.Warn("pool and cloud differed", "what", f.what, "eni", f.eni, "ip", f.addr)
 	}
+	for _, e := range lost {
+		if removeErr := p.config.Links.RemoveENI(ctx, e); removeErr != nil {
+			p.log.Warn("ENI that is gone not unwired", "eni", e.ID, "err", removeErr)
+		}
+	}
 	return skipped, err
+}
+
+// lost runs under the lock. It lists the ENIs that an observation has forgotten, and forgets their lanes.
+func (p *Pool) lost(before map[string]*eni) (list []LeaseENI) {
+	for token, e := range before {
+		if p.ledger.enis[token] != nil {
+			continue
+		}
+		for _, what := range lanesOfENI {
+			delete(p.lanes, laneOf(token, what))
+		}
+		if e.ID != "" {
+			list = append(list, e.lease())
+		}
+	}
+	return list
 }
 
 // atWork runs under the lock.
