@@ -351,3 +351,28 @@ func TestOrderOfEventsDoesNotMatter(t *testing.T) {
 		}
 	})
 }
+
+// TestWriteDuringAnAudit changes a record after an audit has read its page: what the page showed is old by then.
+func TestWriteDuringAnAudit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cloud := corp()
+		cloud.latency = 50 * time.Millisecond
+		cloud.seed("z-1", "me", "web", 650)
+		var r *rig
+		audits := 0
+		cloud.fault = func(_ int, call string, after bool) error {
+			if after && call == "DescribeZoneRecords z-1 page 1" {
+				if audits++; audits == 2 {
+					go r.want("web-0", "A 10.9.9.9")
+				}
+			}
+			return nil
+		}
+		r = start(t, cloud, desire(650, "web"), func(c *Config) { c.Audit = time.Hour })
+		wait(65 * time.Minute)
+		if n := cloud.writes(); n != 1 || audits < 2 {
+			t.Errorf("%d writes for one change, %d audits", n, audits)
+		}
+	})
+}
