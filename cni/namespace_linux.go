@@ -120,9 +120,9 @@ type hostState struct {
 	routes map[netip.Addr]int // link by destination of our routes to single addresses
 }
 
-func readHost(host ns.NetNS) (state hostState, err error) {
-	state = hostState{links: map[string]int{}, rules: map[netip.Addr]int{}, routes: map[netip.Addr]int{}}
-	err = host.Do(func(ns.NetNS) error {
+func readHost(host ns.NetNS) (hostState, error) {
+	state := hostState{links: map[string]int{}, rules: map[netip.Addr]int{}, routes: map[netip.Addr]int{}}
+	err := host.Do(func(ns.NetNS) error {
 		links, err := netlinksafe.LinkList()
 		if err != nil {
 			return fmt.Errorf("list links: %w", err)
@@ -132,25 +132,27 @@ func readHost(host ns.NetNS) (state hostState, err error) {
 				state.links[l.Attrs().Name] = l.Attrs().Index
 			}
 		}
-		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-			rules, err := podRules(family, hostnet.PriorityPod)
-			if err != nil {
-				return err
-			}
-			for _, r := range rules {
-				state.rules[addressOf(r.Src)] = r.Table
-			}
-			routes, err := podRoutes(family)
-			if err != nil {
-				return err
-			}
-			for _, r := range routes {
-				state.routes[addressOf(r.Dst)] = r.LinkIndex
-			}
-		}
-		return nil
+		return errors.Join(state.readFamily(netlink.FAMILY_V4), state.readFamily(netlink.FAMILY_V6))
 	})
 	return state, err
+}
+
+func (s hostState) readFamily(family int) error {
+	rules, err := podRules(family, hostnet.PriorityPod)
+	if err != nil {
+		return err
+	}
+	for _, r := range rules {
+		s.rules[addressOf(r.Src)] = r.Table
+	}
+	routes, err := podRoutes(family)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		s.routes[addressOf(r.Dst)] = r.LinkIndex
+	}
+	return nil
 }
 
 // podRoutes lists our routes of the main table to single addresses.
