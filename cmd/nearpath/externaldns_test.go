@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nearpath/nearpath/externaldns"
 	"github.com/nearpath/nearpath/internal/aliyun"
 	"github.com/nearpath/nearpath/internal/aliyun/sim"
 )
@@ -199,6 +200,36 @@ func TestServiceIsPublished(t *testing.T) {
 	}
 	if after := r.PrivateZone().Records(corpZone); !slices.Equal(before, after) || after[0].ID != foreign {
 		t.Errorf("the zone was %+v and is %+v", before, after)
+	}
+}
+
+// TestNothingGoesBeforeObjectsAreKnown: a start without objects is no reason to delete.
+func TestNothingGoesBeforeObjectsAreKnown(t *testing.T) {
+	t.Parallel()
+	r := newPublishRig(t, nil)
+	if _, err := r.PrivateZone().Add(aliyun.ZoneRecord{
+		ZoneID: corpZone, RR: "cart", Type: "A", Value: "10.96.0.1", TTL: 60,
+		Remark: externaldns.Owner("prod").Remark(externaldns.Object{Kind: "Service", Namespace: "shop", Name: "cart"}),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r.put(t, "namespace", "this is no manifest")
+	socket := r.start(t)
+	r.until(t, "listed zones", func() bool {
+		st, err := zoneVerb[zoneStatusView](t, socket, "status")
+		return err == nil && !st.Synced && len(st.Zones) == 2 && st.Zones[0].Listed && st.Zones[1].Listed && st.Zones[0].Owned == 1
+	})
+	if _, err := zoneVerb[planView](t, socket, "plan"); err == nil || !strings.Contains(err.Error(), "objects are not known yet") {
+		t.Errorf("a plan without objects: %v", err)
+	}
+	r.put(t, "cart", serviceAt("cart", "cart.corp.example", "10.96.0.1")) // not read yet, as the directory is at fault
+	r.put(t, "namespace", "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}")
+	r.until(t, "rest", func() bool {
+		audit, err := zoneVerb[auditView](t, socket, "audit")
+		return err == nil && audit.Clean && audit.Zones[0].OK == 1
+	})
+	if r.writes() != 0 {
+		t.Errorf("calls %v", r.Calls())
 	}
 }
 

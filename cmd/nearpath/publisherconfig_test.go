@@ -128,8 +128,7 @@ func TestPublisherDocs(t *testing.T) {
 }
 
 func configKeys(path string, t reflect.Type) (keys []string) {
-	for i := range t.NumField() {
-		field := t.Field(i)
+	for field := range t.Fields() {
 		name := strings.TrimPrefix(path+"."+field.Tag.Get("json"), ".")
 		switch {
 		case field.Anonymous:

@@ -322,8 +322,12 @@ func TestElection(t *testing.T) {
 	default:
 	}
 	resign()
+	resigned := time.Now()
 	if !<-second.leading {
 		t.Error("nobody leads")
+	}
+	if took := time.Since(resigned); took >= renewDeadline {
+		t.Errorf("the Lease was not given back: it took %v", took)
 	}
 	stop()
 }
@@ -349,8 +353,13 @@ func TestElectionWithoutAPI(t *testing.T) {
 		}
 		away.Store(true)
 		lost := time.Now()
-		if <-e.leading {
-			t.Error("it leads without an API")
+		select {
+		case leads := <-e.leading:
+			if leads {
+				t.Error("it leads without an API")
+			}
+		case <-time.After(time.Hour):
+			t.Fatal("it leads without an API for an hour")
 		}
 		if took := time.Since(lost); took >= leaseDuration {
 			t.Errorf("it went on for %v, and another may lead after %v", took, leaseDuration)
