@@ -161,7 +161,7 @@ func (p *planner) giveBack(shrink, shrinkExclusive int) {
 	if shrinkExclusive > 0 && p.drain(exclusive, 1, old) {
 		return
 	}
-	if shrink == 0 || p.drain(shared, p.marks.spare(p.demand), old) {
+	if p.drain(shared, p.marks.spare(p.demand), old) || shrink == 0 {
 		return
 	}
 	addrs := p.victims(min(shrink, p.pace.Batch), func(a *address) bool {

@@ -183,20 +183,3 @@ func TestENIShownLate(t *testing.T) {
 		}
 	})
 }
-
-// TestIdleWithinTheMarkStays: an ENI whose addresses are all idle stays while there are no more of them than MaxIdle.
-func TestIdleWithinTheMarkStays(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		cloud := newFakeCloud(2, 10)
-		c := testConfig(t, cloud)
-		c.Settings.Watermarks = Watermarks{MaxIdle: 10, WarmUp: 5}
-		p := mustOpen(t, c)
-		defer start(t, p)()
-		eventually(t, "warm pool", func() bool { return p.Stats().Idle == 5 })
-		time.Sleep(time.Hour)
-		if s := p.Stats(); s.Idle != 5 {
-			t.Errorf("%d idle addresses after an hour, want the 5 that the mark allows", s.Idle)
-		}
-	})
-}

@@ -57,7 +57,7 @@ func TestDrainingENIIsTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cloud := newFakeCloud(2, 3)
 		c := testConfig(t, cloud)
-		c.Settings.Watermarks = Watermarks{MinIdle: 1, MaxIdle: 1}
+		c.Settings.Watermarks = Watermarks{MinIdle: 1, MaxIdle: 2}
 		links := newFakeLinks()
 		c.Links = links
 		p := mustOpen(t, c)
