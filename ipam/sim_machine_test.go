@@ -350,6 +350,7 @@ func (w *machine) finish() {
 	w.links.fail = 0
 	w.links.mu.Unlock()
 	w.life.asking.Wait()
+	w.check()
 	for _, e := range w.squatters() {
 		w.sendAway(e.ID)
 	}

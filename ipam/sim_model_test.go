@@ -52,6 +52,7 @@ type model struct {
 	links    *links
 	land     *landscape
 	broken   []error
+	grants   []grant // in the order of their times
 }
 
 func (m *model) breach(format string, args ...any) {
@@ -62,6 +63,7 @@ func (m *model) breach(format string, args ...any) {
 func (m *model) watch(c call) (ended func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.judge(time.Now())
 	if _, alien := m.land.alien[c.eniID]; alien && c.changes() {
 		m.breach("%s of %s, which is somebody else's", c.action, c.eniID)
 	}
@@ -120,21 +122,49 @@ func (m *model) mayGo(c call, addrs []netip.Addr) {
 	}
 }
 
-// granted books a lease that a caller was told of, and judges it.
+// A grant is a lease that a caller was told of and that is not judged yet.
+type grant struct {
+	tenant *tenant
+	lease  ipam.Lease
+	asked  time.Time
+	at     time.Time
+}
+
+// granted books a lease that a caller was told of.
 func (m *model) granted(t *tenant, lease ipam.Lease, families []aliyun.Family) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t.state, t.lease = leased, lease
-	m.fits(t, lease, families)
-	for _, addr := range lease.Addrs {
-		m.fresh(t, addr)
-		delete(m.resting, addr)
-	}
-	m.unkeep(t.request.Pod, t.asked)
 	if isNew := t.before != unknown; isNew && !lease.Exclusive && !m.links.routed(lease.ENI.ID) {
 		m.breach("%s got %s on %s, which the node does not route", lease.Key, lease.Addrs, lease.ENI.ID)
 	}
+	t.state, t.lease = leased, lease
+	m.fits(t, lease, families)
+	m.grants = append(m.grants, grant{t, lease, t.asked, time.Now()})
 }
+
+// judge looks at the leases granted before the given time, those of one moment together: callers learn of theirs in
+// any order.
+func (m *model) judge(before time.Time) {
+	for len(m.grants) > 0 && m.grants[0].at.Before(before) {
+		n := slices.IndexFunc(m.grants, func(g grant) bool { return !g.at.Equal(m.grants[0].at) })
+		if n < 0 {
+			n = len(m.grants)
+		}
+		for _, g := range m.grants[:n] {
+			m.unkeep(g.tenant.request.Pod, g.asked)
+		}
+		for _, g := range m.grants[:n] {
+			for _, addr := range g.lease.Addrs {
+				m.fresh(g, addr)
+				delete(m.resting, addr)
+			}
+		}
+		m.grants = m.grants[n:]
+	}
+}
+
+// now judges all of them; nothing may be under way.
+func (m *model) now() { m.judge(time.Now().Add(time.Nanosecond)) }
 
 func (m *model) fits(t *tenant, lease ipam.Lease, families []aliyun.Family) {
 	var got []aliyun.Family
@@ -147,20 +177,21 @@ func (m *model) fits(t *tenant, lease ipam.Lease, families []aliyun.Family) {
 }
 
 // fresh is I1 and I8: the address is nobody's, and was nobody's for the time of the cooldown.
-func (m *model) fresh(t *tenant, addr netip.Addr) {
+func (m *model) fresh(g grant, addr netip.Addr) {
+	t := g.tenant
 	for _, other := range m.tenants {
 		if other != t && other.state == leased && slices.Contains(other.lease.Addrs, addr) {
 			m.breach("I1: %s got %s, which %s has", t.request.Key, addr, other.request.Key)
 		}
 	}
 	r, ok := m.resting[addr]
-	if !ok || !time.Now().Before(r.until) || r.key == t.request.Key || m.stolen[addr] {
+	if !ok || !g.at.Before(r.until) || r.key == t.request.Key || m.stolen[addr] {
 		return
 	}
 	ownName := r.pod.Name != "" && r.pod.Name == t.request.Pod.Name
-	isKept := r.pod.Name != "" && time.Now().Before(r.kept)
+	isKept := r.pod.Name != "" && g.at.Before(r.kept)
 	if !ownName && (isKept || !m.settings.ReuseCooling) {
-		m.breach("I8: %s got %s, which rests for %s: %+v", t.request.Key, addr, time.Until(r.until), r)
+		m.breach("I8: %s got %s, which rests for %s: %+v", t.request.Key, addr, r.until.Sub(g.at), r)
 	}
 }
 
@@ -170,6 +201,7 @@ func (m *model) cooldown() time.Duration { return m.settings.Cooldown }
 func (m *model) released(t *tenant, keep time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.now()
 	now := time.Now()
 	r := rest{key: t.request.Key, until: now.Add(m.cooldown())}
 	if keep > 0 && t.request.Pod.Name != "" {
@@ -244,6 +276,7 @@ func (m *model) settle(t *tenant, state holding) {
 func (m *model) check(p *ipam.Pool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.now()
 	m.count()
 	m.broken = append(m.broken, m.land.checkAliens()...)
 	byKey, byAddr := map[ipam.Key]ipam.Lease{}, map[netip.Addr]ipam.Key{}
@@ -293,7 +326,7 @@ func (m *model) exists(t *tenant) {
 }
 
 // known is I2: the pool knows the ENIs, and the addresses of its families on them. Those of before a sync are what the
-// sync must have seen; what others took since is gone.
+// sync must have seen; what others took since is gone, and the cloud may have given it to another ENI of the pool.
 func (m *model) known(p *ipam.Pool, before []aliyun.ENI, families []aliyun.Family) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -311,7 +344,7 @@ func (m *model) known(p *ipam.Pool, before []aliyun.ENI, families []aliyun.Famil
 			m.breach("I2: the pool does not know %s, which is %s", e.ID, now.Status)
 		}
 		for _, addr := range addrsOf(e, families) {
-			if slices.Contains(addrsOf(now, families), addr) && !has[addr] {
+			if slices.Contains(addrsOf(now, families), addr) && !has[addr] && !m.stolen[addr] {
 				m.breach("I2: the pool does not know %s on %s", addr, e.ID)
 			}
 		}

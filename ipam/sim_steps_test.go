@@ -180,6 +180,7 @@ func (w *machine) configure() {
 	s := w.settings()
 	w.say("configure %+v", s)
 	w.model.mu.Lock()
+	w.model.now()
 	w.model.settings = s
 	w.model.mu.Unlock()
 	if err := w.life.pool.Configure(s); err != nil {
