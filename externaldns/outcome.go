@@ -140,15 +140,15 @@ func (s *Syncer) failed(it *item, c call, out outcome, now time.Time) decision {
 	}
 	switch {
 	case errors.Is(err, aliyun.ErrZoneGone):
-		s.definite(c)
+		s.definite(c, err)
 		s.gone(c.zoneID(), now)
 		return decision{}
 	case errors.Is(err, aliyun.ErrForbidden):
-		s.definite(c)
+		s.definite(c, err)
 		s.trip(c, out, now)
 		return retry
 	case errors.Is(err, aliyun.ErrThrottled):
-		s.definite(c)
+		s.definite(c, err)
 		return retry
 	case c.class == classFind:
 		if errors.Is(err, aliyun.ErrUnavailable) {
@@ -159,9 +159,13 @@ func (s *Syncer) failed(it *item, c call, out outcome, now time.Time) decision {
 	return s.failedWrite(it, c, out, retry, now)
 }
 
-// definite forgets the token of a call that had no effect.
-func (s *Syncer) definite(c call) {
-	if c.class != classFind {
+// definite forgets the token of a call that had no effect, unless an earlier try of it may have had one.
+func (s *Syncer) definite(c call, err error) {
+	switch {
+	case c.class == classFind:
+	case errors.Is(err, aliyun.ErrUnavailable):
+		s.doubts[c.op.Place] = struct{}{}
+	default:
 		delete(s.tokens, wish(c.op))
 	}
 }
@@ -169,7 +173,7 @@ func (s *Syncer) definite(c call) {
 func (s *Syncer) failedWrite(it *item, c call, out outcome, retry decision, now time.Time) decision {
 	switch err := out.err; {
 	case errors.Is(err, aliyun.ErrRecordConflict):
-		s.definite(c)
+		s.definite(c, err)
 		s.doubts[c.op.Place] = struct{}{}
 		it.conflict = true
 		s.suspect(c.op.ZoneID, now)
@@ -177,16 +181,16 @@ func (s *Syncer) failedWrite(it *item, c call, out outcome, retry decision, now 
 			return decision{}
 		}
 	case errors.Is(err, aliyun.ErrNotFound):
-		s.definite(c)
+		s.definite(c, err)
 		s.doubts[c.op.Place] = struct{}{}
 		return decision{}
 	case errors.Is(err, aliyun.ErrInvalidRecord), errors.Is(err, aliyun.ErrQuota):
-		s.definite(c)
+		s.definite(c, err)
 		s.quarantine.add(keyOf(c.op), Problem{s.objectOf(it, c), "RecordRefused", fmt.Sprintf("%s: %v", c.op, err)}, now)
 		it.failures = 0
 		return decision{}
 	case errors.Is(err, aliyun.ErrConflict):
-		s.definite(c)
+		s.definite(c, err)
 	default:
 		// Whether it came true is not known.
 		s.doubts[c.op.Place], it.unsure = struct{}{}, &c
