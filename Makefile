@@ -61,7 +61,7 @@ test-unit: ## pure logic; no root, no kernel features
 
 test-node: ## (root) this machine's kernel: BPF, namespaces, the simulated cloud
 	@[ "$$(id -u)" = 0 ] || { echo "test-node: needs root: sudo make test-node"; exit 2; }
-	$(GO) test -p 1 -count=1 -tags node $$(grep -rl --include='*_test.go' --exclude-dir=bench '^//go:build node$$' . | xargs -n 1 dirname | sort -u)
+	$(GO) test -p 1 -count=1 -timeout 20m -tags node $$(grep -rl --include='*_test.go' --exclude-dir=bench '^//go:build node$$' . | xargs -n 1 dirname | sort -u)
 	$(GO) -C bench test -p 1 -count=1 -tags node ./...
 
 test-cluster: build ## (root) a real control plane and two kubelets on this machine
