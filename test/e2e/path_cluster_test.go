@@ -7,9 +7,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // An answer is what the pod program's server says.
@@ -37,6 +40,7 @@ func TestWholePath(t *testing.T) {
 			}
 		}
 	})
+	t.Run("nodes say how many pods fit", func(t *testing.T) { r.checkNodes(t) })
 	t.Run("Services answer by name and by address from both nodes", func(t *testing.T) {
 		var svc struct{ Spec struct{ ClusterIP string } }
 		r.Get(t, "service/shop/web", &svc)
@@ -54,6 +58,30 @@ func TestWholePath(t *testing.T) {
 	})
 	t.Run("a deleted pod's address is free again", func(t *testing.T) { r.deletePod(t) })
 	t.Run("an agent that is killed and comes back loses no request", func(t *testing.T) { r.restartUnderTraffic(t) })
+}
+
+// checkNodes waits until each node shows its addresses as the API and the kubelet take them: ecs.sim.medium has two ENIs of six
+// addresses beside the primary one.
+func (r *rig) checkNodes(t *testing.T) {
+	t.Helper()
+	for _, n := range r.Nodes() {
+		var node corev1.Node
+		deadline := time.Now().Add(time.Minute)
+		for {
+			r.Get(t, "node/"+n.Name(), &node)
+			fits, allocatable := node.Status.Capacity["nearpath.io/ip"], node.Status.Allocatable["nearpath.io/ip"]
+			sufficient := slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+				return c.Type == "SufficientIP" && c.Status == corev1.ConditionTrue
+			})
+			if fits.Value() == 12 && allocatable.Value() == 12 && sufficient && node.Annotations["k8s.aliyun.com/max-available-ip"] == "12" {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s shows %v and %v allocatable, conditions %v, annotations %v", n.Name(), node.Status.Capacity, node.Status.Allocatable, node.Status.Conditions, node.Annotations)
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+	}
 }
 
 // callUntilBothNodes calls url until pods of both nodes have answered, each over a back end it called by name.
