@@ -206,16 +206,12 @@ func (w *machine) steal() {
 	_ = w.others.UnassignIPs(w.t.Context(), e.ID, []netip.Addr{addr}) // the cloud may be failing
 }
 
-// detach takes an ENI from the node, with the rights of somebody else.
 func (w *machine) detach() {
 	enis := w.ours()
 	if len(enis) == 0 {
 		return
 	}
 	e := enis[w.rng.IntN(len(enis))]
-	if getsMore := w.life.pool.Unrest() != "" || w.life.down.Load(); getsMore && !*allFlag {
-		return
-	}
 	w.say("somebody detaches %s", e.ID)
 	_ = w.others.DetachENI(w.t.Context(), e.ID, thisNode)
 }
