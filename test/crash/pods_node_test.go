@@ -100,12 +100,13 @@ func (r *rig) killDeleting(t *testing.T) {
 				tr.meet()
 			}
 		})
-		r.del(t, pods)
+		r.unplug(t, pods)
 		stop()
 		sprung := tr.disarm()
 		waiting := r.pending(t)
 		t.Logf("%d of %d deletions were left to the next agent", waiting, len(pods))
 		r.recover(t, nil)
+		r.stop(t, pods)
 		if sprung && waiting > 0 {
 			return
 		}
@@ -121,11 +122,13 @@ func (r *rig) deleteWithoutAgent(t *testing.T) {
 	}
 	r.kill()
 	pods := r.some(1 + r.rand.IntN(3))
-	r.del(t, pods)
+	r.unplug(t, pods)
 	if waiting := r.pending(t); waiting != len(pods) {
 		t.Errorf("%d deletions are recorded, want %d", waiting, len(pods))
 	}
+	// Links that stay until after the check can only go by the deletions.
 	r.recover(t, nil)
+	r.stop(t, pods)
 	if waiting := r.pending(t); waiting > 0 {
 		t.Errorf("%d deletions are left", waiting)
 	}
