@@ -225,12 +225,12 @@ func talk(from, to *netlab.NetNS, addr string) (seen netip.Addr, err error) {
 		_, _ = io.WriteString(conn, "hello")
 	}()
 	err = from.Do(func() error {
-		conn, err := net.DialTimeout("tcp", listener.Addr().String(), time.Second)
+		conn, err := net.DialTimeout("tcp", listener.Addr().String(), 4*time.Second)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		return errors.Join(conn.SetDeadline(time.Now().Add(time.Second)), readFull(conn))
+		return errors.Join(conn.SetDeadline(time.Now().Add(4 * time.Second)), readFull(conn))
 	})
 	if err != nil {
 		return seen, err
