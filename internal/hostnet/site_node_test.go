@@ -230,7 +230,7 @@ func talk(from, to *netlab.NetNS, addr string) (seen netip.Addr, err error) {
 			return err
 		}
 		defer conn.Close()
-		return errors.Join(conn.SetDeadline(time.Now().Add(4 * time.Second)), readFull(conn))
+		return errors.Join(conn.SetDeadline(time.Now().Add(4*time.Second)), readFull(conn))
 	})
 	if err != nil {
 		return seen, err
