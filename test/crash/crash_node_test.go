@@ -126,11 +126,11 @@ func (r *rig) finish(t *testing.T) {
 	t.Helper()
 	r.del(t, r.books.pods())
 	r.check(t)
-	await(t, 3*patience, "the pool to return to its marks", func() error {
+	await(t, 2*patience, "the pool to return to its marks", func() error {
 		all, surplus := r.addresses(), 0
 		for _, e := range r.gate.ours() {
 			surplus += len(e.PrivateIPs)
-			if time.Since(e.Created) < eniGoes {
+			if time.Since(e.Created) < eniStays {
 				surplus-- // its primary address stays with it
 			}
 		}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 )
 
 // cloudDown fills the node, takes the cloud away and gives it back.
@@ -100,7 +99,6 @@ func (r *rig) insist(t *testing.T, tries []attempt) {
 			}
 		}
 		tries = r.add(t, r.sandboxes(t, len(names), names...))()
-		time.Sleep(cooldown * time.Duration(min(len(names), 1))) // kubelet waits longer
 		return errors.Join(errs...)
 	})
 }

@@ -100,13 +100,12 @@ func (r *rig) killDeleting(t *testing.T) {
 				tr.meet()
 			}
 		})
-		r.unplug(t, pods)
+		r.del(t, pods)
 		stop()
 		sprung := tr.disarm()
 		waiting := r.pending(t)
 		t.Logf("%d of %d deletions were left to the next agent", waiting, len(pods))
 		r.recover(t, nil)
-		r.stop(t, pods)
 		if sprung && waiting > 0 {
 			return
 		}
@@ -122,13 +121,11 @@ func (r *rig) deleteWithoutAgent(t *testing.T) {
 	}
 	r.kill()
 	pods := r.some(1 + r.rand.IntN(3))
-	r.unplug(t, pods)
+	r.del(t, pods)
 	if waiting := r.pending(t); waiting != len(pods) {
 		t.Errorf("%d deletions are recorded, want %d", waiting, len(pods))
 	}
-	// Links that stay until after the check can only go by the deletions.
 	r.recover(t, nil)
-	r.stop(t, pods)
 	if waiting := r.pending(t); waiting > 0 {
 		t.Errorf("%d deletions are left", waiting)
 	}

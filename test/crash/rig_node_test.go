@@ -39,19 +39,14 @@ const (
 	cooldown = time.Second
 )
 
-// eniStays is how long the pool keeps an ENI at least, with the time that attaching takes. It looks for what it does not
-// need when something happens, else once a minute.
-const (
-	eniStays = time.Minute + 5*time.Second
-	eniGoes  = eniStays + time.Minute
-)
+// eniStays is how long the pool keeps an ENI at least, with the time that attaching takes.
+const eniStays = time.Minute + 5*time.Second
 
 // patience bounds the wait for one condition, unless something is said beside it.
 const patience = time.Minute
 
 // settings go on where cloudlab's AgentConfig ends, which is within cloud. The budgets are out of the way: restarts come
-// much faster here than anywhere else. Nothing is kept for a pod's name, as the agent does with deletions from before it
-// knows the pods.
+// much faster here than anywhere else.
 var settings = fmt.Sprintf(`  rateLimits: {%s}
 manifests: %s
 logLevel: debug
@@ -59,8 +54,7 @@ pool:
   minIdle: %d
   maxIdle: %d
   cooldown: %s
-  keepFor: 0s
-  idleReclaim: {after: 1ms, interval: 200ms, batch: 2}
+  idleReclaim: {after: 500ms, interval: 200ms, batch: 2}
 `, strings.Join(mutations, ": 6000, ")+": 6000, DescribeNetworkInterfaces: 6000", manifestsOnNode, minIdle, maxIdle, cooldown)
 
 // manifests are the least of a cluster.
@@ -127,7 +121,6 @@ func newRig(t *testing.T, s spec) *rig {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("changes asked of the cloud:\n%s\nthe agent's log ends:\n%s", r.gate.history(), tail(r.logFile()))
-			r.keepLog(t)
 		}
 	})
 	t.Cleanup(r.kill)
@@ -149,22 +142,6 @@ func simulated(s spec) sim.Config {
 }
 
 func (r *rig) logFile() string { return filepath.Join(r.node.Dir(), "agent.log") }
-
-// keepLog copies the agent's log to the directory NEARPATH_ARTIFACTS, if that is set.
-func (r *rig) keepLog(t *testing.T) {
-	t.Helper()
-	dir := os.Getenv("NEARPATH_ARTIFACTS")
-	if dir == "" {
-		return
-	}
-	text, err := os.ReadFile(r.logFile())
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "agent-"+r.name+".log"), text, 0o644)
-	}
-	if err != nil {
-		t.Error(err)
-	}
-}
 
 // start starts the agent and waits until it is ready.
 func (r *rig) start(t *testing.T) {

@@ -130,15 +130,8 @@ func (r *rig) run(t *testing.T, n int) {
 	}
 }
 
-// del takes the pods' network and then their sandboxes.
+// del takes the pods' network, all at once, and then their sandboxes. It succeeds whatever has become of the agent.
 func (r *rig) del(t *testing.T, pods []*pod) {
-	t.Helper()
-	r.unplug(t, pods)
-	r.stop(t, pods)
-}
-
-// unplug takes the pods' network, all at once. It succeeds whatever has become of the agent.
-func (r *rig) unplug(t *testing.T, pods []*pod) {
 	t.Helper()
 	errs := make([]error, len(pods))
 	var all sync.WaitGroup
@@ -154,6 +147,7 @@ func (r *rig) unplug(t *testing.T, pods []*pod) {
 	}
 	all.Wait()
 	ok(t, errors.Join(errs...))
+	r.stop(t, pods)
 }
 
 // stop ends sandboxes without telling the agent.
