@@ -59,7 +59,7 @@ func (s *Server) wire(ctx context.Context, a Attachment, n namespaces, mtu int) 
 	if err != nil {
 		return nil, err
 	}
-	lease, err := s.config.Addresses.Acquire(ctx, a)
+	lease, err := s.config.Addresses.Acquire(ctx, a, false)
 	if err != nil {
 		return nil, failure(types.ErrTryAgainLater, "take an address", err)
 	}

@@ -24,7 +24,7 @@ func newFakeAddresses() *fakeAddresses {
 	return &fakeAddresses{leases: map[Key]Leased{}, next: netip.MustParseAddr("10.9.0.10")}
 }
 
-func (f *fakeAddresses) Acquire(_ context.Context, a Attachment) (Lease, error) {
+func (f *fakeAddresses) Acquire(_ context.Context, a Attachment, _ bool) (Lease, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.fail != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -171,9 +172,9 @@ func podRoutes(family int) ([]netlink.Route, error) {
 }
 
 // Wired lists the attachments that the node has links for, with the addresses it routes to them: what pods use, whatever
-// the records say. The leases have no slot. NetNS is the path of the node's network namespace; empty means that of the
+// the pool says. The leases have no slot. NetNS is the path of the node's network namespace; empty means that of the
 // process.
-func Wired(netns string) ([]Leased, error) {
+func Wired(netns, recordsDir string) ([]Leased, error) {
 	host, err := openHost(netns)
 	if err != nil {
 		return nil, err
@@ -199,7 +200,20 @@ func Wired(netns string) ([]Leased, error) {
 		}
 		found = append(found, Leased{Attachment{Key: k}, Lease{Addrs: addrs}})
 	}
-	return found, nil
+	recorded, err := records(recordsDir).list()
+	return merge(found, recorded), err
+}
+
+// merge adds what records know of attachments that have no link of their own on the node, or a whole ENI.
+func merge(wired []Leased, recorded []record) []Leased {
+	for _, r := range recorded {
+		if r.Datapath == Veth {
+			continue
+		}
+		wired = slices.DeleteFunc(wired, func(l Leased) bool { return l.Attachment.Key == r.Key })
+		wired = append(wired, Leased{Attachment{Key: r.Key, Pod: r.Pod}, Lease{Addrs: r.Addrs, MAC: r.MAC, Exclusive: r.Datapath == Exclusive}})
+	}
+	return wired
 }
 
 // addressesBehind are the addresses that the node routes to a link of ours: those of a pod whose lease is not known.

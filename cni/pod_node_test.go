@@ -14,6 +14,7 @@ import (
 	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -26,7 +27,7 @@ import (
 func (w *world) traces(t *testing.T) (links, rules int) {
 	t.Helper()
 	check0(t, w.node.Do(func() error {
-		all, err := netlink.LinkList()
+		all, err := netlinksafe.LinkList()
 		if err != nil {
 			return err
 		}
@@ -119,7 +120,7 @@ func TestDualStack(t *testing.T) {
 			}
 		}
 	}
-	wired := must[[]Leased](t)(Wired(w.node.Path()))
+	wired := must[[]Leased](t)(Wired(w.node.Path(), w.records))
 	slices.SortFunc(wired, func(x, y Leased) int { return strings.Compare(x.Attachment.ContainerID, y.Attachment.ContainerID) })
 	if len(wired) != 2 || wired[1].Attachment.Key != (Key{"net", "b", "eth0"}) || fmt.Sprint(wired[1].Lease.Addrs) != fmt.Sprint(addrs["b"]) {
 		t.Errorf("the node shows %v, want a and b with %v", wired, addrs)

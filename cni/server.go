@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
@@ -30,6 +31,22 @@ const undoTimeout = 10 * time.Second
 type Config struct {
 	Addresses Addresses
 	Pods      Pods
+	// Wish says what is asked of a pod; annotations are those that the runtime passed, nil if it passed none. An error
+	// refuses the ADD, with code 11 (try again later) unless it is an agentapi.CNIError. Optional: nothing is asked.
+	Wish func(ctx context.Context, a Attachment, annotations map[string]string) (Wish, error)
+	// ENIs is needed for the datapaths other than Veth, which are refused without it.
+	ENIs ENIs
+	// Shaper is needed for pods with limits, which are refused without it.
+	Shaper Shaper
+	// Records is the directory that says what ADD decided, on a file system that a reboot empties; it is made if absent.
+	// It is needed for datapaths other than Veth, limits and host ports.
+	Records string
+	// NodeDNS is the address of the node's DNS listener; the zero address means none.
+	NodeDNS netip.Addr
+	// HostNetworks are what pods with an ENI of their own reach through the node. Optional.
+	HostNetworks func() []netip.Prefix
+	// Report tells the node's users what was put right. Optional: it is only logged.
+	Report func(reason, message string)
 	// Status says why no pod can be added now; nil means that it can. Optional.
 	Status func() error
 	// MTU is for pods whose configuration has none; 0 means 1500. Optional.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -39,6 +40,7 @@ type world struct {
 	addresses *fakeAddresses
 	pods      *fakePods
 	server    *Server
+	records   string
 }
 
 func newWorld(t *testing.T) *world {
@@ -47,7 +49,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { check0(t, lab.Close()) })
 	w := &world{
 		lab: lab, vpc: must[*netlab.NetNS](t)(lab.NetNS("vpc")), node: must[*netlab.NetNS](t)(lab.NetNS("node")),
-		addresses: newFakeAddresses(), pods: newFakePods(),
+		addresses: newFakeAddresses(), pods: newFakePods(), records: filepath.Join(t.TempDir(), "pods"),
 	}
 	check0(t, w.vpc.Do(func() error { return w.build(t) }))
 	host := must[*hostnet.Host](t)(hostnet.New(hostnet.Config{NetNS: w.node.Path(), Log: slog.New(slog.DiscardHandler)}))
@@ -56,7 +58,7 @@ func newWorld(t *testing.T) *world {
 	defer cancel()
 	check0(t, host.EnsureENI(ctx, hostnet.ENI{MAC: w.eniMAC, Slot: 1, Nets: []hostnet.Net{{Subnet: netip.MustParsePrefix("10.9.0.0/24"), Gateway: netip.MustParseAddr(eniGateway)}}}))
 	w.server = must[*Server](t)(NewServer(Config{
-		Addresses: w.addresses, Pods: w.pods, NetNS: w.node.Path(), MTU: host.MTU, Log: slog.New(slog.DiscardHandler),
+		Addresses: w.addresses, Pods: w.pods, NetNS: w.node.Path(), MTU: host.MTU, Records: w.records, Log: slog.New(slog.DiscardHandler),
 	}))
 	t.Cleanup(func() { check0(t, w.server.Close()) })
 	return w

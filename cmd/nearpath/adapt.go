@@ -67,9 +67,9 @@ type poolAddresses struct {
 	keep func(namespace, name string) time.Duration // how long a pod's addresses stay reserved for its name
 }
 
-func (p poolAddresses) Acquire(ctx context.Context, a cni.Attachment) (cni.Lease, error) {
+func (p poolAddresses) Acquire(ctx context.Context, a cni.Attachment, exclusive bool) (cni.Lease, error) {
 	lease, err := p.pool.Allocate(ctx, ipam.Request{
-		Key: ipam.Key(a.Key), Pod: ipam.Pod{Namespace: a.Pod.Namespace, Name: a.Pod.Name, UID: a.Pod.UID},
+		Key: ipam.Key(a.Key), Pod: ipam.Pod{Namespace: a.Pod.Namespace, Name: a.Pod.Name, UID: a.Pod.UID}, Exclusive: exclusive,
 	})
 	return leaseOf(lease), err
 }
@@ -95,7 +95,10 @@ func (p poolAddresses) List() (out []cni.Leased) {
 	return out
 }
 
-func leaseOf(l ipam.Lease) cni.Lease { return cni.Lease{Addrs: l.Addrs, Slot: l.ENI.Slot} }
+func leaseOf(l ipam.Lease) cni.Lease {
+	e := eniOf(l.ENI)
+	return cni.Lease{Addrs: l.Addrs, Slot: e.Slot, MAC: e.MAC, Nets: e.Nets, Exclusive: l.Exclusive}
+}
 
 // kernelPods lets CNI tell the datapath of pods.
 type kernelPods struct{ pods *bpf.Pods }

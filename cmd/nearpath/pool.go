@@ -55,7 +55,7 @@ func (a *agent) buildPool(context.Context) (err error) {
 	a.pool, err = ipam.Open(ipam.Config{
 		Path: filepath.Join(a.cfg.StateDir, "ipam.db"), Cloud: a.client, Links: hostLinks{a.host},
 		InstanceID: a.instance.ID, Owner: a.cfg.Cloud.ClusterID,
-		Families: poolFamilies(a.cfg), Settings: poolSettings(a.cfg), InUse: addressesInUse, Slots: a.host.Slots, Metrics: a.metrics, Log: a.log,
+		Families: poolFamilies(a.cfg), Settings: poolSettings(a.cfg), InUse: a.addressesInUse, Slots: a.host.Slots, Metrics: a.metrics, Log: a.log,
 	})
 	if err != nil {
 		return err
@@ -99,15 +99,15 @@ func wiredBefore(known []ipam.ENI, routed []hostnet.ENI) (list []hostnet.ENI) {
 }
 
 // addressesInUse is what the links of the node say, for addresses that the journal does not know.
-func addressesInUse(context.Context) ([]ipam.InUse, error) {
-	wired, err := cni.Wired("")
+func (a *agent) addressesInUse(context.Context) ([]ipam.InUse, error) {
+	wired, err := cni.Wired("", cni.RecordsDir(a.cfg.Socket))
 	if err != nil {
 		return nil, err
 	}
 	var found []ipam.InUse
 	for _, w := range wired {
 		for _, addr := range w.Lease.Addrs {
-			found = append(found, ipam.InUse{Addr: addr, Key: ipam.Key(w.Attachment.Key)})
+			found = append(found, ipam.InUse{Addr: addr, Key: ipam.Key(w.Attachment.Key), Exclusive: w.Lease.Exclusive})
 		}
 	}
 	return found, nil
