@@ -96,6 +96,19 @@ func TestManifests(t *testing.T) {
 	}
 }
 
+func TestManifestPodNetAdmin(t *testing.T) {
+	t.Parallel()
+	set := newManifestSet("node-a", nil)
+	const pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: vpn}\n" +
+		"spec: {containers: [{name: c, securityContext: {capabilities: {add: [NET_ADMIN]}}}]}\n"
+	if err := set.addFile("pod.yaml", []byte(pod)); err != nil {
+		t.Fatal(err)
+	}
+	if all := set.result(); len(all.Pods) != 1 || !all.Pods[0].NetAdmin {
+		t.Errorf("pods are %v, want one with NetAdmin", all.Pods)
+	}
+}
+
 func TestManifestsWithoutANodeHaveNoPods(t *testing.T) {
 	t.Parallel()
 	set := newManifestSet("", nil)

@@ -29,7 +29,10 @@ type Pod struct {
 	Annotations map[string]string
 	// RuntimeClass is spec.runtimeClassName, empty for the node's default; not read for publishing.
 	RuntimeClass string
-	Phase        PodPhase
+	// NetAdmin says that a container may change the network it is in: it is privileged or has the capability
+	// NET_ADMIN. Not read for publishing.
+	NetAdmin bool
+	Phase    PodPhase
 	// Terminating says that the pod has been deleted and may still run out its grace period.
 	Terminating bool
 	// Ready is the condition of that name. It is read for publishing only, else false.
@@ -93,6 +96,7 @@ func PodFrom(in *corev1.Pod) (*Pod, error) {
 		Annotations: internMap(in.Annotations, isRead),
 		Phase:       phase(in.Status.Phase),
 		Terminating: in.DeletionTimestamp != nil,
+		NetAdmin:    hasNetAdmin(&in.Spec),
 	}
 	pod.RuntimeClass = intern(orEmpty(in.Spec.RuntimeClassName))
 	if owner := metav1.GetControllerOfNoCopy(in); owner != nil {
@@ -103,6 +107,34 @@ func PodFrom(in *corev1.Pod) (*Pod, error) {
 		return nil, fmt.Errorf("convert Pod %s: %w", pod.Name, err)
 	}
 	return pod, nil
+}
+
+// hasNetAdmin asks all containers, also those that run for a moment or are put in while the pod runs.
+func hasNetAdmin(spec *corev1.PodSpec) bool {
+	for _, list := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+		for i := range list {
+			if grantsNetAdmin(list[i].SecurityContext) {
+				return true
+			}
+		}
+	}
+	return slices.ContainsFunc(spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool {
+		return grantsNetAdmin(c.SecurityContext)
+	})
+}
+
+// grantsNetAdmin reads the names of capabilities as runtimes do: containerd in any case, CRI-O with or without CAP_.
+func grantsNetAdmin(c *corev1.SecurityContext) bool {
+	if c == nil {
+		return false
+	}
+	if c.Privileged != nil && *c.Privileged {
+		return true
+	}
+	return c.Capabilities != nil && slices.ContainsFunc(c.Capabilities.Add, func(name corev1.Capability) bool {
+		text := strings.TrimPrefix(strings.ToUpper(string(name)), "CAP_")
+		return text == "NET_ADMIN" || text == "ALL"
+	})
 }
 
 func phase(text corev1.PodPhase) PodPhase {

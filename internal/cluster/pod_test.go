@@ -79,6 +79,51 @@ func TestPodFrom(t *testing.T) {
 	}
 }
 
+func TestPodNetAdmin(t *testing.T) {
+	t.Parallel()
+	adds := func(names ...corev1.Capability) *corev1.SecurityContext {
+		return &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: names}}
+	}
+	container := func(c *corev1.SecurityContext) []corev1.Container {
+		return []corev1.Container{{Name: "plain"}, {Name: "other", SecurityContext: c}}
+	}
+	for name, tt := range map[string]struct {
+		spec corev1.PodSpec
+		want bool
+	}{
+		"nothing asked":             {corev1.PodSpec{Containers: container(nil)}, false},
+		"an empty security context": {corev1.PodSpec{Containers: container(&corev1.SecurityContext{})}, false},
+		"privileged":                {corev1.PodSpec{Containers: container(&corev1.SecurityContext{Privileged: new(true)})}, true},
+		"privileged, said not":      {corev1.PodSpec{Containers: container(&corev1.SecurityContext{Privileged: new(false)})}, false},
+		"NET_ADMIN":                 {corev1.PodSpec{Containers: container(adds("CHOWN", "NET_ADMIN"))}, true},
+		"as a kernel header spells": {corev1.PodSpec{Containers: container(adds("cap_net_admin"))}, true},
+		"all":                       {corev1.PodSpec{Containers: container(adds("all"))}, true},
+		"other capabilities":        {corev1.PodSpec{Containers: container(adds("NET_RAW", "SYS_ADMIN"))}, false},
+		"dropped": {corev1.PodSpec{Containers: container(&corev1.SecurityContext{
+			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"NET_ADMIN", "ALL"}},
+		})}, false},
+		"an init container": {corev1.PodSpec{Containers: container(nil), InitContainers: container(adds("NET_ADMIN"))}, true},
+		"an ephemeral container": {corev1.PodSpec{Containers: container(nil), EphemeralContainers: []corev1.EphemeralContainer{
+			{EphemeralContainerCommon: corev1.EphemeralContainerCommon{SecurityContext: adds("NET_ADMIN")}},
+		}}, true},
+		"the host's other namespaces": {corev1.PodSpec{Containers: container(nil), HostPID: true, HostIPC: true}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pod, err := PodFrom(&corev1.Pod{Spec: tt.spec})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if pod.NetAdmin != tt.want {
+				t.Errorf("NetAdmin is %v, want %v", pod.NetAdmin, tt.want)
+			}
+			if other := (&Pod{NetAdmin: !tt.want}); pod.equal(other) {
+				t.Error("a change of NetAdmin, as by an ephemeral container, wakes nobody")
+			}
+		})
+	}
+}
+
 func TestPodByIP(t *testing.T) {
 	t.Parallel()
 	addr := netip.MustParseAddr("10.0.0.5")
