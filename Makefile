@@ -12,18 +12,19 @@ LINT := $(CACHE)/lint/golangci-lint
 # What Debian must provide for each lane, beyond Go.
 PACKAGES_VERIFY := clang-19 llvm-19 libbpf-dev linux-libc-dev
 PACKAGES_CLUSTER := etcd-server busybox-static libseccomp-dev pkg-config gcc libc6-dev
+PACKAGES_VM := qemu-system-x86 busybox-static debian-archive-keyring
 
 export CGO_ENABLED := 0
 
 .DEFAULT_GOAL := build
-.PHONY: help setup build generate verify fmt lint test test-unit test-node test-cluster demo bench bench-check clean
+.PHONY: help setup build generate verify fmt lint test test-unit test-node test-vm test-cluster demo bench bench-check clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## (root) install the Debian packages that verify and test-cluster need
+setup: ## (root) install the Debian packages that verify, test-vm and test-cluster need
 	apt-get update -q
-	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(PACKAGES_VERIFY) $(PACKAGES_CLUSTER)
+	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(PACKAGES_VERIFY) $(PACKAGES_VM) $(PACKAGES_CLUSTER)
 
 build: ## build the binaries into bin/
 	$(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/... ./test/podapp
@@ -50,10 +51,10 @@ $(LINT): test/tools/lint/go.mod
 	$(GO) build -C test/tools/lint -trimpath -ldflags '-s -w' -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 lint: $(LINT) ## run the linters over every build tag
-	$(LINT) run --build-tags node,cluster ./...
+	$(LINT) run --build-tags node,cluster,vm ./...
 	cd bench && $(LINT) run --build-tags node --config ../.golangci.yaml ./...
 
-test: test-unit test-node ## (root) everything but the cluster lane
+test: test-unit test-node ## (root) everything but the kernel and cluster lanes
 
 test-unit: ## pure logic; no root, no kernel features
 	$(GO) test ./...
@@ -63,6 +64,9 @@ test-node: ## (root) this machine's kernel: BPF, namespaces, the simulated cloud
 	@[ "$$(id -u)" = 0 ] || { echo "test-node: needs root: sudo make test-node"; exit 2; }
 	$(GO) test -p 1 -count=1 -timeout 20m -tags node $$(grep -rl --include='*_test.go' --exclude-dir=bench '^//go:build node$$' . | xargs -n 1 dirname | sort -u)
 	$(GO) -C bench test -p 1 -count=1 -tags node ./...
+
+test-vm: ## Debian's 5.10, 6.1 and 6.12 kernels in QEMU, with what this machine's kernel lacks
+	NEARPATH_CACHE=$(CACHE) $(GO) run ./test/vm
 
 test-cluster: build ## (root) a real control plane and two kubelets on this machine
 	@[ "$$(id -u)" = 0 ] || { echo "test-cluster: needs root: sudo make test-cluster"; exit 2; }

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nearpath/nearpath/test/vm/plan"
+)
+
+// boot runs the tests on one kernel.
+func (o options) boot(ctx context.Context, fs rootFS, dir string, to io.Writer) (*result, error) {
+	initramfs := filepath.Join(dir, "initramfs")
+	if err := fs.write(ctx, initramfs); err != nil {
+		return nil, err
+	}
+	logFile, err := os.Create(filepath.Join(o.logs, fs.kernel.name+".log"))
+	if err != nil {
+		return nil, err
+	}
+	defer logFile.Close()
+	g := guest{
+		kernel: fs.kernel, initramfs: initramfs, memory: memory, limit: boot,
+		console: filepath.Join(o.logs, fs.kernel.name+".console"),
+	}
+	for _, t := range fs.tests {
+		g.limit += time.Duration(t.seconds+10) * time.Second
+	}
+	fmt.Fprintf(to, "vm: %s (%s)\n", fs.kernel.name, fs.kernel.build)
+	r := newResult(fs.kernel)
+	start := time.Now()
+	err = g.run(ctx, func(e plan.Event) {
+		r.add(e)
+		o.print(to, logFile, e)
+	})
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		r.wrong = append(r.wrong, err.Error())
+	}
+	fmt.Fprintf(to, "vm: %s took %.0f s: %d of %d tests passed\n", fs.kernel.name, time.Since(start).Seconds(), r.passed(), len(r.tests))
+	if !r.green() {
+		o.explain(to, fs.kernel, logFile)
+	}
+	return r, nil
+}
+
+// print writes an event to the log, and as much of it to the terminal as is wanted there.
+func (o options) print(to, log io.Writer, e plan.Event) {
+	switch {
+	case e.Module != "":
+		fmt.Fprintf(log, "module %s: %s\n", e.Module, e.Error)
+	case e.Done:
+		fmt.Fprintf(log, "./%s: exit status %d %s\n", e.Run, e.Exit, e.Error)
+	case e.Run != "":
+		fmt.Fprintln(log, e.Line)
+		if o.show {
+			fmt.Fprintln(to, e.Line)
+		} else if m := verdict.FindStringSubmatch(e.Line); m != nil {
+			fmt.Fprintf(to, "  %s %s.%s\n", m[1], e.Run, m[2])
+		}
+	}
+}
+
+// explain shows the ends of the logs of a kernel that failed.
+func (o options) explain(to io.Writer, k installed, log *os.File) {
+	files := []string{filepath.Join(o.logs, k.name+".console")}
+	if !o.show {
+		files = append(files, log.Name())
+	}
+	for _, name := range files {
+		content, err := os.ReadFile(name)
+		if err != nil {
+			fmt.Fprintln(to, "vm:", err)
+			continue
+		}
+		content = bytes.ReplaceAll(content, []byte("\r"), nil)
+		lines := strings.Split(strings.TrimSpace(string(content)), "\n")
+		if omitted := len(lines) - 60; omitted > 0 {
+			lines = append([]string{fmt.Sprintf("... %d lines", omitted)}, lines[omitted:]...)
+		}
+		fmt.Fprintf(to, "---- %s\n%s\n", name, strings.Join(lines, "\n"))
+	}
+}
+
+// lock waits until no other run has a guest on this machine: two of them would only be slower, and run into their limits.
+func lock(ctx context.Context, name string, to io.Writer) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	said := false
+	for {
+		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { file.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			file.Close()
+			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
+		if !said {
+			fmt.Fprintf(to, "vm: waiting for another run of the lane, which holds %s\n", name)
+			said = true
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			file.Close()
+			return nil, ctx.Err()
+		}
+	}
+}

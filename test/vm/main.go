@@ -1,0 +1,160 @@
+// Vm runs tests under Debian's older kernels, in QEMU. Without -pkg it is the kernel lane: every kernel, every package
+// of the table, and one table of results. With -pkg it runs the tests of those packages and shows their output.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// memory of a guest, in MiB. Its root file system is in there, too.
+const memory = 1536
+
+// boot is the time a guest has for what is not a test.
+const boot = 60 * time.Second
+
+type options struct {
+	kernels  []kernel
+	packages []testPackage
+	run      string
+	extra    []string
+	update   bool
+	show     bool // all output of the tests
+	logs     string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	ok, err := run(ctx, os.Args[1:], os.Stdout)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vm:", err)
+	}
+	if err != nil || !ok {
+		stop()
+		os.Exit(1)
+	}
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("vm", flag.ContinueOnError)
+	names := flags.String("kernel", "all", "kernels, separated by commas: 5.10, 6.1, 6.12")
+	pkgs := flags.String("pkg", "", "packages like ./cni, separated by commas; also those that are not in the table")
+	flags.StringVar(&o.run, "run", "", "run only tests that match this expression, as in go test")
+	programs := flags.Bool("programs", false, "give the tests of -pkg nearpath's own programs, as NEARPATH_BIN")
+	flags.BoolVar(&o.update, "update", false, "get the newest builds of the kernels, also when the cache has some")
+	flags.StringVar(&o.logs, "logs", "", "directory for console and output of every guest (default: vm-logs in the cache)")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	o.extra = flags.Args()
+	for _, k := range kernels {
+		if *names == "all" || slices.Contains(strings.Split(*names, ","), k.name) {
+			o.kernels = append(o.kernels, k)
+		}
+	}
+	if *names != "all" && len(o.kernels) != len(strings.Split(*names, ",")) {
+		return o, fmt.Errorf("-kernel %s: there are 5.10, 6.1 and 6.12", *names)
+	}
+	o.packages = packages
+	if *pkgs == "" {
+		return o, nil
+	}
+	o.show, o.packages = true, nil
+	for dir := range strings.SplitSeq(*pkgs, ",") {
+		dir = filepath.ToSlash(filepath.Clean(dir))
+		p := testPackage{dir: dir, seconds: 240, needsPrograms: *programs}
+		if i := slices.IndexFunc(packages, func(p testPackage) bool { return p.dir == dir }); i >= 0 {
+			p = packages[i]
+		}
+		o.packages = append(o.packages, p)
+	}
+	return o, nil
+}
+
+func run(ctx context.Context, args []string, to io.Writer) (bool, error) {
+	o, err := parse(args)
+	if err != nil {
+		return false, err
+	}
+	if err := missingPackages(); err != nil {
+		return false, err
+	}
+	cache, err := cacheDir()
+	if err != nil {
+		return false, err
+	}
+	if o.logs == "" {
+		o.logs = filepath.Join(cache, "vm-logs")
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Join(cache, "kernels"), 0o755), os.MkdirAll(o.logs, 0o755)); err != nil {
+		return false, err
+	}
+	dir, err := os.MkdirTemp("", "nearpath-vm-")
+	if err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(dir)
+	start := time.Now()
+	made, err := compile(ctx, dir, o.packages)
+	if err != nil {
+		return false, err
+	}
+	fmt.Fprintf(to, "vm: compiled %d packages in %.0f s\n", len(made.tests), time.Since(start).Seconds())
+	unlock, err := lock(ctx, filepath.Join(cache, "vm.lock"), to)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	results, err := o.guests(ctx, cache, dir, made, to)
+	if err != nil {
+		return false, err
+	}
+	if !o.show {
+		return report(to, results), nil
+	}
+	ok := true
+	for _, r := range results {
+		ok = summary(to, r) && ok
+	}
+	return ok, nil
+}
+
+// guests runs the tests on one kernel after the other. A guest keeps both processors of a small machine busy.
+func (o options) guests(ctx context.Context, cache, dir string, made made, to io.Writer) ([]*result, error) {
+	var results []*result
+	for _, k := range o.kernels {
+		found, err := k.install(ctx, filepath.Join(cache, "kernels"), o.update)
+		if err != nil {
+			return nil, err
+		}
+		fs := rootFS{made: made, kernel: found, run: o.run, extra: o.extra}
+		r, err := o.boot(ctx, fs, dir, to)
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, r)
+	}
+	return results, nil
+}
+
+// cacheDir is where all lanes keep what they have built or downloaded.
+func cacheDir() (string, error) {
+	if dir := os.Getenv("NEARPATH_CACHE"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	home, err := os.UserHomeDir()
+	return filepath.Join(home, ".cache", "nearpath"), err
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// modules are loaded in every guest: what the datapaths and their tests use and these kernels do not have built in.
+var modules = []string{
+	"ipvlan", "dummy", "veth", "bridge", "8021q", "ifb", "vrf", "tun", "overlay",
+	"sch_fq", "sch_tbf", "sch_ingress", "sch_netem", "sch_fq_codel", "sch_prio", "sch_htb",
+	"cls_bpf", "cls_u32", "cls_flower", "cls_matchall", "act_mirred", "act_bpf", "act_police", "act_skbedit", "act_gact",
+	"sctp",
+	"ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_sh",
+	"nf_tables", "nf_conntrack", "nf_conntrack_netlink", "nf_nat", "nft_chain_nat", "nft_masq", "nft_nat", "nft_ct", "nft_redir",
+	"nft_reject", "nft_reject_inet", "nft_limit", "nft_log", "nft_fib_inet", "nft_compat", "xt_conntrack", "xt_mark",
+}
+
+// A testPackage is a package of which tests run in the guests, all but those left out.
+type testPackage struct {
+	dir     string // below the module's root
+	seconds int    // for all its tests on one kernel
+	without []without
+	// needsPrograms says that the tests want nearpath, nearpath-cni and podapp, in the directory that NEARPATH_BIN names.
+	needsPrograms bool
+}
+
+// A without leaves tests out, on some kernels or on all, and says why.
+type without struct {
+	tests   string   // regular expression that matches whole names of top-level tests
+	kernels []string // none: all
+	why     string
+}
+
+var packages = []testPackage{
+	{dir: "bpf", seconds: 240},
+}
+
+// appliesTo says whether the tests are left out on a kernel.
+func (w without) appliesTo(kernel string) bool {
+	return len(w.kernels) == 0 || slices.Contains(w.kernels, kernel)
+}
+
+// skip is the expression for -test.skip on a kernel, "" for none.
+func (p testPackage) skip(kernel string) string {
+	var all []string
+	for _, w := range p.without {
+		if w.appliesTo(kernel) {
+			all = append(all, "^("+w.tests+")$")
+		}
+	}
+	return strings.Join(all, "|")
+}
+
+// whyNot returns why a test is left out on a kernel.
+func (p testPackage) whyNot(test, kernel string) (string, bool) {
+	for _, w := range p.without {
+		if w.appliesTo(kernel) && regexp.MustCompile("^("+w.tests+")$").MatchString(test) {
+			return w.why, true
+		}
+	}
+	return "", false
+}
+
+// A feature is a row of the table at the end. It works on a kernel when all its tests pass there.
+type feature struct {
+	name  string
+	tests []string // as <package's dir>.<top-level test>
+}
+
+var features = []feature{
+	{"programs load", []string{"bpf.TestConnectTCP", "bpf.TestSourceGuard"}},
+	{"socket hooks: TCP", []string{"bpf.TestConnectTCP", "bpf.TestMappedConnect", "bpf.TestRejectWithoutEndpoints"}},
+	{"socket hooks: UDP", []string{"bpf.TestUDP", "bpf.TestMappedUDP", "bpf.TestGetpeernameUDP"}},
+	{"Services change under load", []string{"bpf.TestAtomicPublish", "bpf.TestRestart", "bpf.TestRoomOfReplacedBlocks"}},
+	{"node DNS", []string{"bpf.TestNodeDNS", "bpf.TestNodeDNSAgentKilled"}},
+	{"netns cookie", []string{"bpf.TestPods"}},
+}
