@@ -19,7 +19,7 @@ import (
 
 const sysctlRoot = "/proc/sys"
 
-// read asks the kernel, in the namespace of the calling thread, for what Build looks at, except for the NAT.
+// read asks the kernel, in the namespace of the calling thread, for what Build looks at, except for the NAT and programs.
 func read(wanted Wanted) (Found, error) {
 	links, err := netlinksafe.LinkList()
 	if err != nil {
@@ -27,7 +27,7 @@ func read(wanted Wanted) (Found, error) {
 	}
 	found := Found{Families: families(), Uplinks: map[Family][]int{}}
 	for _, l := range links {
-		found.Links = append(found.Links, linkFrom(l.Attrs()))
+		found.Links = append(found.Links, linkFrom(l))
 	}
 	for _, f := range found.Families {
 		if err := readRoutes(wanted, &found, f); err != nil {
@@ -37,7 +37,7 @@ func read(wanted Wanted) (Found, error) {
 			return Found{}, err
 		}
 	}
-	if err := readLoopback(&found); err != nil {
+	if err := readAddrs(&found); err != nil {
 		return Found{}, err
 	}
 	found.Sysctls, err = readSysctls(sysctlKeys(wanted, found))
@@ -60,11 +60,17 @@ func (f Family) kernel() int {
 	return netlink.FAMILY_V4
 }
 
-func linkFrom(a *netlink.LinkAttrs) Link {
-	return Link{
+func linkFrom(l netlink.Link) Link {
+	a := l.Attrs()
+	link := Link{
 		Index: a.Index, Name: a.Name, MAC: a.HardwareAddr.String(), MTU: a.MTU, Group: int(a.Group),
 		Up: a.Flags&net.FlagUp != 0, Running: a.OperState == netlink.OperUp || a.OperState == netlink.OperUnknown,
+		Kind: l.Type(), Parent: a.ParentIndex, Master: a.MasterIndex, NoARP: a.RawFlags&unix.IFF_NOARP != 0,
 	}
+	if v, ok := l.(*netlink.IPVlan); ok {
+		link.IPVlan = IPVlanPort{IPVlanMode(v.Mode), int(v.Flag)}
+	}
+	return link
 }
 
 func readRoutes(wanted Wanted, found *Found, f Family) error {
@@ -126,9 +132,9 @@ func readRules(found *Found, f Family) error {
 		return fmt.Errorf("list IPv%d rules: %w", f, err)
 	}
 	for _, r := range all {
-		if r.Protocol == Protocol {
+		if r.Protocol == Protocol && r.Src == nil {
 			found.Rules = append(found.Rules, Rule{
-				Family: f, Priority: r.Priority, Table: r.Table, Mark: r.Mark,
+				Family: f, Priority: r.Priority, Table: r.Table, Mark: r.Mark, Mask: maskOf(r),
 				SuppressPrefixLen: r.SuppressPrefixlen, SuppressIfGroup: r.SuppressIfgroup,
 			})
 		}
@@ -136,19 +142,34 @@ func readRules(found *Found, f Family) error {
 	return nil
 }
 
-func readLoopback(found *Found) error {
-	lo, err := netlinksafe.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("find lo: %w", err)
+func maskOf(r netlink.Rule) uint32 {
+	if r.Mask == nil {
+		return 0
 	}
-	addrs, err := netlinksafe.AddrList(lo, netlink.FAMILY_ALL)
+	return *r.Mask
+}
+
+// readAddrs leaves out addresses that cannot be used (yet) because another machine may have them.
+func readAddrs(found *Found) error {
+	addrs, err := netlinksafe.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
-		return fmt.Errorf("list addresses of lo: %w", err)
+		return fmt.Errorf("list addresses: %w", err)
 	}
+	found.Addrs = map[int][]netip.Prefix{}
+	uplinks := found.uplinks()
 	for _, a := range addrs {
-		if addr, ok := netip.AddrFromSlice(a.IP); ok {
-			bits, _ := a.Mask.Size()
-			found.Loopback = append(found.Loopback, netip.PrefixFrom(addr.Unmap(), bits))
+		addr, ok := netip.AddrFromSlice(a.IP)
+		link, known := found.link(func(l Link) bool { return l.Index == a.LinkIndex })
+		if !ok || !known || a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0 {
+			continue
+		}
+		bits, _ := a.Mask.Size()
+		prefix := netip.PrefixFrom(addr.Unmap(), bits)
+		if link.Name == "lo" {
+			found.Loopback = append(found.Loopback, prefix)
+		}
+		if _, companion := link.companionSlot(); companion || slices.Contains(uplinks, link) {
+			found.Addrs[link.Index] = append(found.Addrs[link.Index], prefix)
 		}
 	}
 	return nil
@@ -171,15 +192,43 @@ func readSysctls(keys []string) (map[string]string, error) {
 }
 
 // apply makes every change that it can: the parts of the network do not depend on one another.
-func apply(steps []Step, o *outcome) {
+func apply(steps []Step, programs Programs, o *outcome) {
 	for _, s := range steps {
-		if err := applyOne(s.Op); err != nil {
+		if err := applyOne(s.Op, programs); err != nil {
 			o.add(s, fmt.Errorf("%s: %w", s, err))
 		}
 	}
 }
 
-func applyOne(op Op) error {
+func applyOne(op Op, programs Programs) error {
+	switch o := op.(type) {
+	case Attach:
+		return programs.Attach(o.Role, o.Index)
+	case Detach:
+		return programs.Detach(o.Role, o.Index)
+	case SetNode:
+		return programs.SetNode(o.Addrs, o.Networks)
+	case SetNAT:
+		return setNAT(o.NAT)
+	case DeleteNAT:
+		return deleteNAT()
+	case SetRoute:
+		return netlink.RouteReplace(kernelRoute(o.Route))
+	case DeleteRoute:
+		return ignore(netlink.RouteDel(kernelRoute(o.Route)), unix.ESRCH)
+	case AddRule:
+		return ignore(netlink.RuleAdd(kernelRule(o.Rule)), unix.EEXIST)
+	case DeleteRule:
+		return ignore(netlink.RuleDel(kernelRule(o.Rule)), unix.ENOENT)
+	case Refuse:
+		return o.Err
+	default:
+		return applyLink(op)
+	}
+}
+
+// applyLink makes the changes to links, their addresses and settings.
+func applyLink(op Op) error {
 	switch o := op.(type) {
 	case SetSysctl:
 		return os.WriteFile(filepath.Join(sysctlRoot, o.Key), []byte(o.Value), 0o644)
@@ -189,20 +238,20 @@ func applyOne(op Op) error {
 		return netlink.LinkSetMTU(byIndex(o.Link.Index), o.MTU)
 	case SetUp:
 		return netlink.LinkSetUp(byIndex(o.Link.Index))
-	case SetRoute:
-		return netlink.RouteReplace(kernelRoute(o.Route))
-	case DeleteRoute:
-		return ignore(netlink.RouteDel(kernelRoute(o.Route)), unix.ESRCH)
-	case AddRule:
-		return ignore(netlink.RuleAdd(kernelRule(o.Rule)), unix.EEXIST)
-	case DeleteRule:
-		return ignore(netlink.RuleDel(kernelRule(o.Rule)), unix.ENOENT)
+	case SetNoARP:
+		return netlink.LinkSetARPOff(byIndex(o.Link.Index))
 	case AddLoopback:
 		return addLoopback(o.Addr)
-	case SetNAT:
-		return setNAT(o.NAT)
-	case DeleteNAT:
-		return deleteNAT()
+	case AddCompanion:
+		return addCompanion(o)
+	case SetIPVlanPort:
+		return netlink.LinkModify(ipvlan(netlink.LinkAttrs{Index: o.Link.Index}, o.Port))
+	case AddAddr:
+		return ignore(netlink.AddrAdd(byIndex(o.Link.Index), kernelAddr(o.Addr)), unix.EEXIST)
+	case DeleteAddr:
+		return ignore(netlink.AddrDel(byIndex(o.Link.Index), kernelAddr(o.Addr)), unix.EADDRNOTAVAIL)
+	case DeleteLink:
+		return ignore(netlink.LinkDel(byIndex(o.Link.Index)), unix.ENODEV)
 	default:
 		panic(fmt.Sprintf("unknown op %T", op))
 	}
@@ -224,8 +273,8 @@ func kernelRule(r Rule) *netlink.Rule {
 	k := netlink.NewRule()
 	k.Family, k.Priority, k.Table, k.Protocol = r.Family.kernel(), r.Priority, r.Table, Protocol
 	k.SuppressPrefixlen, k.SuppressIfgroup = r.SuppressPrefixLen, r.SuppressIfGroup
-	if r.Mark != 0 {
-		k.Mark, k.Mask = r.Mark, &r.Mark
+	if r.Mask != 0 {
+		k.Mark, k.Mask = r.Mark, &r.Mask
 	}
 	return k
 }
@@ -238,8 +287,7 @@ func addLoopback(addr netip.Prefix) error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
-	network := &net.IPNet{IP: addr.Addr().AsSlice(), Mask: net.CIDRMask(addr.Bits(), addr.Addr().BitLen())}
-	return ignore(netlink.AddrAdd(lo, &netlink.Addr{IPNet: network, Scope: unix.RT_SCOPE_HOST}), unix.EEXIST)
+	return ignore(netlink.AddrAdd(lo, kernelAddr(addr)), unix.EEXIST)
 }
 
 // ignore drops an error that says that the change is made already.

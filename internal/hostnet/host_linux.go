@@ -30,6 +30,12 @@ type Config struct {
 	NodeDNS netip.Addr
 	// Egress is how pods reach the outside until SetEgress says otherwise.
 	Egress Egress
+	// HostNetworks are networks that pods of every datapath reach through the node.
+	HostNetworks []netip.Prefix
+	// Programs are attached to links; nil means none.
+	Programs Programs
+	// Report tells of changes by others that were undone, for an event on the node; nil means that they are only logged.
+	Report func(reason, message string)
 	// SpreadIRQs spreads the interrupts of each ENI over the CPUs when its link comes up, unless irqbalance runs.
 	SpreadIRQs bool
 	// Interval is how often the state is compared without an event; zero means 10 seconds.
@@ -44,20 +50,27 @@ type Host struct {
 	log      *slog.Logger
 	ready    chan struct{}
 
-	spreadIRQs bool
-	root       string // of the files that Spread is about
+	programs     Programs
+	hostNetworks []netip.Prefix
+	spreadIRQs   bool
+	root         string // of the files that Spread is about
 
 	passes      atomic.Int64 // comparisons that were started
 	pass        sync.Mutex   // one comparison at a time; guards what follows
 	last        outcome      // of the last comparison
 	spreadLinks []int        // indices of links whose interrupts were spread
+	node        *SetNode     // what the programs were told
+	nodeTold    time.Time
 
-	mu      sync.Mutex // guards what follows
-	enis    map[string]ENI
-	dns     netip.Addr
-	egress  Egress
-	mtu     int
-	changed chan struct{} // closed and replaced after an event
+	mu         sync.Mutex // guards what follows
+	enis       map[string]ENI
+	parents    []string             // MAC addresses of ENIs that are to be ipvlan parents
+	companions map[string]Companion // of those that are, without a failure
+	dns        netip.Addr
+	egress     Egress
+	mtu        int
+	addrs      []netip.Addr
+	changed    chan struct{} // closed and replaced after an event
 }
 
 // New returns a Host that wants no ENI yet. Close releases its namespace.
@@ -75,7 +88,7 @@ func New(c Config) (*Host, error) {
 	}
 	return &Host{
 		netns: netns, interval: cmp.Or(c.Interval, 10*time.Second), log: c.Log, ready: make(chan struct{}),
-		spreadIRQs: c.SpreadIRQs, root: "/", enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}),
+		programs: c.Programs, hostNetworks: c.HostNetworks, spreadIRQs: c.SpreadIRQs, root: "/", enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}),
 	}, nil
 }
 
@@ -92,6 +105,14 @@ func (h *Host) MTU() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.mtu
+}
+
+// Addrs are the node's own addresses, those of its uplinks, IPv4 first; nil while none is known. Later changes do not
+// change the slice.
+func (h *Host) Addrs() []netip.Addr {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.addrs
 }
 
 // Want wants the ENI from now on, without waiting for its link. Before Run it must be told of every ENI that an earlier
@@ -133,6 +154,7 @@ func (h *Host) RemoveENI(_ context.Context, mac string) error {
 	table := Table(h.enis[mac].Slot)
 	delete(h.enis, mac)
 	h.mu.Unlock()
+	h.unparent(mac)
 	result := h.compare()
 	return result.ofTable(table)
 }
@@ -217,27 +239,27 @@ func (h *Host) compare() outcome {
 	return h.last
 }
 
-// compareOnce needs h.pass.
+// maxRounds is one more than there are kinds of links that are added.
+const maxRounds = 2
+
+// compareOnce needs h.pass. A link that was added is looked at again, for what it needs beside.
 func (h *Host) compareOnce() (o outcome) {
 	wanted := h.wanted()
 	err := h.netns.Do(func(ns.NetNS) error {
-		found, err := read(wanted)
-		if err != nil {
-			return err
+		for range maxRounds {
+			o = outcome{}
+			found, added, err := h.round(wanted, &o)
+			if err != nil {
+				return err
+			}
+			o.companions = found.companions(wanted.ENIs)
+			if !added {
+				h.note(found, &o)
+				h.spread(wanted, found)
+				return nil
+			}
 		}
-		h.noteMTU(found)
-		if found.NAT, err = readNAT(); err != nil {
-			o.add(Step{Part: PartEgress}, err)
-			wanted.Egress = Egress{} // what it would replace is not known
-		}
-		var steps []Step
-		steps, o.absent = Build(wanted, found)
-		for _, s := range steps {
-			h.log.Info("host network change", "op", s.String())
-		}
-		apply(steps, &o)
-		h.spread(wanted, found)
-		return nil
+		return errors.New("links that were added are not there")
 	})
 	if err != nil {
 		o.add(Step{Part: PartNode}, err)
@@ -245,14 +267,77 @@ func (h *Host) compareOnce() (o outcome) {
 	return o
 }
 
+// round reads, builds and applies. added says that there is a link now that was not there when it read.
+func (h *Host) round(wanted Wanted, o *outcome) (found Found, added bool, err error) {
+	if found, err = read(wanted); err != nil {
+		return found, false, err
+	}
+	if found.NAT, err = readNAT(); err != nil {
+		o.add(Step{Part: PartEgress}, err)
+		wanted.Egress = Egress{} // what it would replace is not known
+	}
+	h.readPrograms(wanted, &found, o)
+	var steps []Step
+	steps, o.absent = Build(wanted, found)
+	for _, s := range steps {
+		h.log.Info("host network change", "op", s.String())
+	}
+	apply(steps, h.programs, o)
+	for _, s := range steps {
+		switch op := s.Op.(type) {
+		case AddCompanion:
+			added = added || o.ofStep(s) == nil
+		case SetNode:
+			if o.ofStep(s) == nil {
+				h.node, h.nodeTold = &op, time.Now()
+			}
+		}
+	}
+	return found, added, nil
+}
+
+// readPrograms asks which programs are attached. What cannot be told counts as missing: attaching says why.
+func (h *Host) readPrograms(wanted Wanted, found *Found, o *outcome) {
+	if h.programs == nil {
+		return
+	}
+	found.Attached = map[Attachment]bool{}
+	for _, a := range attachments(wanted, *found) {
+		ok, err := h.programs.Attached(a.Role, a.Index)
+		if err != nil {
+			o.add(Step{Part: PartRest}, fmt.Errorf("program %s of link %d: %w", a.Role, a.Index, err))
+		}
+		found.Attached[a] = ok
+	}
+	if h.node != nil && time.Since(h.nodeTold) < h.interval { // now and then again, should somebody have changed the maps
+		found.Node = h.node
+	}
+}
+
 func (h *Host) wanted() Wanted {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return Wanted{ENIs: sorted(slices.Collect(maps.Values(h.enis))), NodeDNS: h.dns, Egress: h.egress, SpreadIRQs: h.spreadIRQs}
+	return Wanted{
+		ENIs: sorted(slices.Collect(maps.Values(h.enis))), NodeDNS: h.dns, Egress: h.egress, Parents: slices.Clone(h.parents),
+		HostNetworks: h.hostNetworks, SpreadIRQs: h.spreadIRQs,
+	}
 }
 
-func (h *Host) noteMTU(found Found) {
+// note keeps what callers ask for. What is not known for a moment, as while a DHCP client restarts, stays as it was.
+func (h *Host) note(found Found, o *outcome) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.mtu = cmp.Or(found.mtu(), h.mtu)
+	if addrs := found.nodeAddrs(); len(addrs) > 0 && !slices.Equal(addrs, h.addrs) {
+		h.addrs = addrs
+	}
+	h.companions = map[string]Companion{}
+	for mac, c := range o.companions {
+		if _, wanted := h.enis[mac]; wanted && o.ofParent(mac) == nil {
+			h.companions[mac] = c
+		}
+		if !slices.Contains(h.parents, mac) {
+			h.parents = append(h.parents, mac)
+		}
+	}
 }

@@ -23,7 +23,7 @@ func (h *Host) spread(wanted Wanted, found Found) {
 		return
 	}
 	for _, e := range wanted.ENIs {
-		link, ok := found.link(func(l Link) bool { return l.MAC == e.MAC })
+		link, ok := found.eniLink(e)
 		if !ok || !link.Running || slices.Contains(h.spreadLinks, link.Index) {
 			continue
 		}

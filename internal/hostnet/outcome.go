@@ -8,8 +8,9 @@ import (
 
 // An outcome is what one comparison came to.
 type outcome struct {
-	absent []ENI
-	failed []failure
+	absent     []ENI
+	companions map[string]Companion // of wanted ENIs, by MAC address
+	failed     []failure
 }
 
 // A failure is a Step that failed, or without an Op what could not be read for a Part.
@@ -23,6 +24,13 @@ func (o *outcome) add(s Step, err error) { o.failed = append(o.failed, failure{s
 // ofENI is what keeps the ENI from being used: its own failures and those of what all ENIs need.
 func (o *outcome) ofENI(mac string) error {
 	return o.which(func(f failure) bool { return f.Part == PartNode || f.Part == PartENI && f.MAC == mac })
+}
+
+// ofParent is what keeps the ENI from being an ipvlan parent.
+func (o *outcome) ofParent(mac string) error {
+	return o.which(func(f failure) bool {
+		return f.Part == PartNode || (f.Part == PartENI || f.Part == PartIPVlan) && f.MAC == mac
+	})
 }
 
 // ofTable is what left routes in the table of an ENI that is not wanted any more.
@@ -51,4 +59,9 @@ func (o *outcome) which(match func(failure) bool) error {
 		return fmt.Errorf("bring host network into state: %w", err)
 	}
 	return nil
+}
+
+// ofStep is why the step failed.
+func (o *outcome) ofStep(s Step) error {
+	return o.which(func(f failure) bool { return f.Op != nil && f.MAC == s.MAC && f.String() == s.String() })
 }

@@ -28,9 +28,12 @@ func familyOf(a netip.Addr) Family {
 // An ENI is what is wanted of one interface.
 type ENI struct {
 	MAC  string // lower case, colon separated
-	Slot int    // at least 1
+	Slot int    // 1 to maxSlot
 	Nets []Net  // at most one of a family
 }
+
+// maxSlot is what the mark of a pod's packets has room for.
+const maxSlot = slotMask
 
 // A Net is a vSwitch's subnet and the gateway in it.
 type Net struct {
@@ -40,8 +43,8 @@ type Net struct {
 
 // Check names the first thing in e that cannot be.
 func (e ENI) Check() error {
-	if e.Slot < 1 || Table(e.Slot) >= tableEnd {
-		return fmt.Errorf("ENI %s: slot %d: want 1 to %d", e.MAC, e.Slot, tableEnd-tableBase-1)
+	if e.Slot < 1 || e.Slot > maxSlot {
+		return fmt.Errorf("ENI %s: slot %d: want 1 to %d", e.MAC, e.Slot, maxSlot)
 	}
 	for _, n := range e.Nets {
 		if !n.Gateway.IsValid() || !n.Subnet.IsValid() || familyOf(n.Gateway) != familyOf(n.Subnet.Addr()) {
@@ -57,6 +60,10 @@ type Wanted struct {
 	// NodeDNS is the address of the node's DNS listener; the zero address means none.
 	NodeDNS netip.Addr
 	Egress  Egress
+	// Parents are the MAC addresses of the ENIs that are to be ipvlan parents. Those that have a companion already are, too.
+	Parents []string
+	// HostNetworks are those that pods reach through the node whatever their datapath, see HostNetwork.
+	HostNetworks []netip.Prefix
 	// SpreadIRQs asks for Spread, which is done once for a link and not kept.
 	SpreadIRQs bool
 }
@@ -68,10 +75,16 @@ type Found struct {
 	// Uplinks are the indices of the links with the main table's default routes, the best first, wanted ENIs left out. A
 	// family without one is not in it.
 	Uplinks  map[Family][]int
-	Rules    []Rule  // ours only
+	Rules    []Rule  // ours only, without those for an address
 	Routes   []Route // ours only
 	Sysctls  map[string]string
 	Loopback []netip.Prefix // addresses of lo
+	// Addrs are the addresses of the uplinks and the companions, by index.
+	Addrs map[int][]netip.Prefix
+	// Attached are the programs that links have; nil if no programs are to be attached.
+	Attached map[Attachment]bool
+	// Node is what the datapath was last told of the node; nil if nothing.
+	Node *SetNode
 	// NAT is what our nftables table does, nil if there is none. A table that somebody has changed is an empty NAT.
 	NAT *NAT
 }
@@ -86,6 +99,11 @@ type Link struct {
 	Up    bool
 	// Running is the operational state: a link drops frames for a moment after it was set up (RFC 2863, ifOperStatus).
 	Running bool
+	Kind    string // as in "ip link ... type"; empty or "device" for hardware
+	Parent  int    // index of the link below, such as an ipvlan's; 0: none
+	Master  int    // index of the bridge or bond that has the link; 0: none
+	NoARP   bool
+	IPVlan  IPVlanPort // for kind ipvlan
 }
 
 // An Op is one change to the kernel. It prints as the command that would do the same.
@@ -102,7 +120,9 @@ const (
 	PartENI
 	// PartEgress is the way outside the VPC.
 	PartEgress
-	// PartRest is the node DNS address, and what is left of former ENIs.
+	// PartIPVlan is what makes one ENI an ipvlan parent.
+	PartIPVlan
+	// PartRest is the node DNS address, the programs of the uplinks, and what is left of former ENIs.
 	PartRest
 )
 
@@ -110,7 +130,7 @@ const (
 type Step struct {
 	Op
 	Part Part
-	MAC  string // that of the ENI, for PartENI
+	MAC  string // that of the ENI, for PartENI and PartIPVlan
 }
 
 // The changes to links and settings that Build asks for.
@@ -152,23 +172,29 @@ func Build(wanted Wanted, found Found) (steps []Step, absent []ENI) {
 		b.group(l)
 	}
 	for _, e := range sorted(wanted.ENIs) {
-		link, ok := found.link(func(l Link) bool { return l.MAC == e.MAC })
-		if !ok {
-			absent = append(absent, e)
-			continue
-		}
-		if !link.Running {
-			absent = append(absent, e)
-		}
 		b.part, b.mac = PartENI, e.MAC
-		b.eni(e, link)
+		link, ok := found.eniLink(e)
+		if ok {
+			b.eni(e, link)
+		}
+		if !ok || !link.Running {
+			absent = append(absent, e)
+		}
+		b.podRules(e)
+		if ok && wanted.isParent(e, found) {
+			b.part = PartIPVlan
+			b.parent(e, link)
+		}
 	}
 	b.part, b.mac = PartRest, ""
+	b.staleCompanions(wanted)
+	b.stalePodRules(wanted.ENIs)
 	b.staleRoutes(wanted.ENIs)
 	b.staleGroups(wanted)
 	b.egress(wanted)
 	b.part = PartRest
 	b.loopback(wanted.NodeDNS)
+	b.programs(wanted)
 	return b.steps, absent
 }
 
@@ -189,10 +215,20 @@ func (f Found) link(match func(Link) bool) (Link, bool) {
 	return f.Links[i], true
 }
 
+// eniLink is the ENI's own link, and not one on top of it with the same MAC address.
+func (f Found) eniLink(e ENI) (Link, bool) {
+	return f.link(func(l Link) bool { return l.isOf(e) })
+}
+
+func (l Link) isOf(e ENI) bool { return l.MAC == e.MAC && !slices.Contains(stackedKinds, l.Kind) }
+
+// stackedKinds are kinds of links that have, or may have, the MAC address of the link below.
+var stackedKinds = []string{kindIPVlan, "ipvtap", "vlan", "macvlan", "macvtap", "bridge", "bond", "team"}
+
 // isENI says whether the link is that of a wanted ENI.
 func (f Found) isENI(wanted Wanted, index int) bool {
 	l, ok := f.link(func(l Link) bool { return l.Index == index })
-	return ok && slices.ContainsFunc(wanted.ENIs, func(e ENI) bool { return e.MAC == l.MAC })
+	return ok && slices.ContainsFunc(wanted.ENIs, l.isOf)
 }
 
 func (f Found) uplinksOf(family Family) (links []Link) {
@@ -255,6 +291,8 @@ func (b *builder) staleGroups(wanted Wanted) {
 	}
 	for _, l := range b.found.Links {
 		if l.Group == LinkGroup && !b.found.isENI(wanted, l.Index) && !slices.Contains(uplinks, l) {
+			b.detach(l.Name, RoleUplink, l.Index)
+			b.detach(l.Name, RoleIPVlanParent, l.Index)
 			b.add(SetGroup{l, 0})
 		}
 	}
@@ -335,7 +373,14 @@ func sysctlKeys(wanted Wanted, found Found) []string {
 		keys[rpFilter(l.Name)], keys[acceptRA(l.Name)] = struct{}{}, struct{}{}
 	}
 	for _, l := range found.Links {
-		if slices.ContainsFunc(wanted.ENIs, func(e ENI) bool { return e.MAC == l.MAC }) {
+		if _, ok := l.companionSlot(); ok {
+			for _, s := range linkSysctls(l.Name) {
+				keys[s.Key] = struct{}{}
+			}
+		}
+	}
+	for _, l := range found.Links {
+		if slices.ContainsFunc(wanted.ENIs, l.isOf) {
 			keys[disableIPv6(l.Name)], keys[acceptDAD(l.Name)] = struct{}{}, struct{}{}
 			for _, s := range linkSysctls(l.Name) {
 				keys[s.Key] = struct{}{}

@@ -66,6 +66,9 @@ ip link set dev eth1 mtu 1400
 ip link set dev eth1 up
 ip route replace default via 10.1.0.253 dev eth1 onlink table 1001 proto 110
 ip -6 route replace default via fd00:1::253 dev eth1 onlink table 1001 proto 110
+ip rule add pref 2048 fwmark 0x801/0x8ff lookup 1001 proto 110
+ip -6 rule add pref 2048 fwmark 0x801/0x8ff lookup 1001 proto 110
+ip rule add pref 2048 fwmark 0x802/0x8ff lookup 1002 proto 110
 ip rule add pref 1500 lookup 254 suppress_prefixlength 0 suppress_ifgroup 28272 proto 110
 ip -6 rule add pref 1500 lookup 254 suppress_prefixlength 0 suppress_ifgroup 28272 proto 110
 ip address add 169.254.20.10/32 dev lo scope host
@@ -94,7 +97,7 @@ func TestBuildReplacesWhatIsNotWanted(t *testing.T) {
 	}
 	wrong := mainRule(IPv4)
 	wrong.SuppressIfGroup = 1
-	found.Rules = []Rule{wrong, mainRule(IPv4), mainRule(IPv4), mainRule(IPv6), {Priority: PriorityPod, Table: 1001}}
+	found.Rules = []Rule{wrong, mainRule(IPv4), mainRule(IPv4), mainRule(IPv6), podRule(IPv4, 1), podRule(IPv4, 7)}
 	ops, _ := Build(twoENIs(), found)
 	got := text(ops)
 	for _, line := range []string{
@@ -103,12 +106,13 @@ func TestBuildReplacesWhatIsNotWanted(t *testing.T) {
 		"ip rule del pref 1500 lookup 254 suppress_prefixlength 0 suppress_ifgroup 1 proto 110\n",
 		"ip rule del pref 1500 lookup 254 suppress_prefixlength 0 suppress_ifgroup 28272 proto 110\n",
 		"ip route replace default via 10.1.0.253 dev eth1",
+		"ip rule del pref 2048 fwmark 0x807/0x8ff lookup 1007 proto 110\n",
 	} {
 		if strings.Count(got, line) != 1 {
 			t.Errorf("%q is not there once in:\n%s", line, got)
 		}
 	}
-	for _, line := range []string{"ip rule add", "table 300", "pref 2048", "route del default via 10.1.0.1"} {
+	for _, line := range []string{"ip rule add pref 1500 ", "table 300", "ip rule add pref 2048 fwmark 0x801", "route del default via 10.1.0.1"} {
 		if strings.Contains(got, line) {
 			t.Errorf("%q in:\n%s", line, got)
 		}
@@ -237,11 +241,11 @@ func TestBuildConverges(t *testing.T) {
 func TestENICheck(t *testing.T) {
 	good := network("10.1.0.253/24")
 	for want, e := range map[string]ENI{
-		"":          {Slot: 999, Nets: []Net{good, network("fd00::1/64")}},
-		"slot 0":    {Nets: []Net{good}},
-		"slot 1000": {Slot: 1000, Nets: []Net{good}},
-		"invalid":   {Slot: 1, Nets: []Net{{Subnet: good.Subnet}}},
-		"one fam":   {Slot: 1, Nets: []Net{{Subnet: good.Subnet, Gateway: netip.MustParseAddr("fd00::1")}}},
+		"":         {Slot: 255, Nets: []Net{good, network("fd00::1/64")}},
+		"slot 0":   {Nets: []Net{good}},
+		"slot 256": {Slot: 256, Nets: []Net{good}},
+		"invalid":  {Slot: 1, Nets: []Net{{Subnet: good.Subnet}}},
+		"one fam":  {Slot: 1, Nets: []Net{{Subnet: good.Subnet, Gateway: netip.MustParseAddr("fd00::1")}}},
 	} {
 		err := e.Check()
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {

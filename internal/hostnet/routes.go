@@ -18,11 +18,16 @@ const (
 	PriorityMain = 1500
 	// PriorityOutside is for the rule "fwmark OutsideMark lookup main", there with EgressNodeSNAT only.
 	PriorityOutside = 2000
-	// PriorityPod is for the rules "from <pod address> lookup Table(slot)".
+	// PriorityPod is for the rules "fwmark PodMark(slot)/PodMarkMask lookup Table(slot)", one of an ENI and family.
 	PriorityPod = 2048
 	// OutsideMark is the bit of the packet mark that sends a pod's packet by the uplink, see NAT. No other bit is touched.
 	// kube-proxy has 0x4000 and 0x8000, Cilium 0x0f00, portmap 0x2000, Calico the upper half.
 	OutsideMark = 0x1000
+	// PodMarkMask are the bits of the packet mark that say which ENI has the address of the pod that a packet comes from, see
+	// PodMark. The datapath's program on a pod's link sets them and leaves the other bits alone.
+	PodMarkMask = podMarkBit | slotMask
+	podMarkBit  = 0x0800
+	slotMask    = 0x00ff
 	// tableBase plus the slot is an ENI's table; tables up to tableEnd are ours.
 	tableBase, tableEnd = 1000, 2000
 )
@@ -33,11 +38,14 @@ const tableMain = 254
 // Table is the route table of an ENI's slot.
 func Table(slot int) int { return tableBase + slot }
 
-// A Rule is a rule of the node; the pods' rules are not this package's.
+// PodMark is the mark, in the bits of PodMarkMask, of packets from pods whose addresses the slot's ENI has.
+func PodMark(slot int) uint32 { return podMarkBit | uint32(slot)&slotMask }
+
+// A Rule is a rule of the node. Rules for an address, of one pod, are not this package's.
 type Rule struct {
 	Family          Family
 	Priority, Table int
-	Mark            uint32 // of the packet, in the bits of Mark; 0: any packet
+	Mark, Mask      uint32 // of the packet; both 0: any packet
 	// -1: not suppressed
 	SuppressPrefixLen, SuppressIfGroup int
 }
@@ -88,8 +96,8 @@ func (f Family) command() string {
 
 func (r Rule) String() string {
 	s := fmt.Sprintf("pref %d", r.Priority)
-	if r.Mark != 0 {
-		s += fmt.Sprintf(" fwmark %#x/%#x", r.Mark, r.Mark)
+	if r.Mask != 0 {
+		s += fmt.Sprintf(" fwmark %#x/%#x", r.Mark, r.Mask)
 	}
 	s += fmt.Sprintf(" lookup %d", r.Table)
 	if r.SuppressPrefixLen >= 0 {
@@ -108,7 +116,20 @@ func mainRule(f Family) Rule {
 
 // outsideRule is the rule at PriorityOutside.
 func outsideRule(f Family) Rule {
-	return Rule{Family: f, Priority: PriorityOutside, Table: tableMain, Mark: OutsideMark, SuppressPrefixLen: -1, SuppressIfGroup: -1}
+	return Rule{Family: f, Priority: PriorityOutside, Table: tableMain, Mark: OutsideMark, Mask: OutsideMark, SuppressPrefixLen: -1, SuppressIfGroup: -1}
+}
+
+// podRule is the rule at PriorityPod for the pods of a slot's ENI.
+func podRule(f Family, slot int) Rule {
+	return Rule{Family: f, Priority: PriorityPod, Table: Table(slot), Mark: PodMark(slot), Mask: PodMarkMask, SuppressPrefixLen: -1, SuppressIfGroup: -1}
+}
+
+// podRules are those of the ENI in the families that it has and the kernel has.
+func (f Found) podRules(e ENI) (rules []Rule) {
+	for _, n := range f.nets(e) {
+		rules = append(rules, podRule(familyOf(n.Gateway), e.Slot))
+	}
+	return rules
 }
 
 func (b *builder) defaultRoutes(e ENI, link Link) {
@@ -143,17 +164,47 @@ func (b *builder) staleRoutes(enis []ENI) {
 
 // rules makes the rules of the priority what is wanted. A second one of the same is deleted too.
 func (b *builder) rules(wanted []Rule, priority int) {
-	missing := slices.Clone(wanted)
-	for _, r := range b.found.Rules {
+	missing, stale := b.found.compareRules(wanted, priority)
+	for _, r := range stale {
+		b.add(DeleteRule{r})
+	}
+	for _, r := range missing {
+		b.add(AddRule{r})
+	}
+}
+
+// compareRules tells which rules of the priority are to be added and which to be deleted.
+func (f Found) compareRules(wanted []Rule, priority int) (missing, stale []Rule) {
+	missing = slices.Clone(wanted)
+	for _, r := range f.Rules {
 		if r.Priority != priority {
 			continue
 		}
 		if i := slices.Index(missing, r); i >= 0 {
 			missing = slices.Delete(missing, i, i+1)
 		} else {
-			b.add(DeleteRule{r})
+			stale = append(stale, r)
 		}
 	}
+	return missing, stale
+}
+
+// stalePodRules deletes the rules of slots that nobody has.
+func (b *builder) stalePodRules(enis []ENI) {
+	var wanted []Rule
+	for _, e := range enis {
+		wanted = append(wanted, b.found.podRules(e)...)
+	}
+	_, stale := b.found.compareRules(wanted, PriorityPod)
+	for _, r := range stale {
+		b.add(DeleteRule{r})
+	}
+}
+
+// podRules adds the rules of the ENI that are missing. They come last of what an ENI gets: a rule before its table is
+// filled would send packets on to the main table, and by the uplink.
+func (b *builder) podRules(e ENI) {
+	missing, _ := b.found.compareRules(b.found.podRules(e), PriorityPod)
 	for _, r := range missing {
 		b.add(AddRule{r})
 	}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -44,6 +45,7 @@ var dualStack = map[Family]places{
 type site struct {
 	far, node, pod *netlab.NetNS
 	host           *Host
+	stop           func() // ends the host's Run; again does nothing
 }
 
 func newSite(t *testing.T) *site {
@@ -74,9 +76,13 @@ func newSite(t *testing.T) *site {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.host.Run(ctx) }()
-	t.Cleanup(func() {
+	s.stop = sync.OnceFunc(func() {
 		cancel()
-		check(t, errors.Join(<-done, s.host.Close()))
+		check(t, <-done)
+	})
+	t.Cleanup(func() {
+		s.stop()
+		check(t, s.host.Close())
 	})
 	mustEnsure(t, s.host, s.eni())
 	return s

@@ -1,0 +1,105 @@
+package hostnet
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// IPVlan makes the wanted ENI an ipvlan parent from now on and returns its companion when pods can be put on it. It is
+// cheap for one that is a parent already. The error matches ErrNoIPVlan or ErrForeignMaster when this cannot be; nothing
+// is then wanted any more. RemoveENI ends it.
+func (h *Host) IPVlan(ctx context.Context, mac string) (Companion, error) {
+	h.mu.Lock()
+	c, done := h.companions[mac]
+	e, known := h.enis[mac]
+	before := slices.Contains(h.parents, mac)
+	if known && !before {
+		h.parents = append(h.parents, mac)
+	}
+	h.mu.Unlock()
+	if !known {
+		return Companion{}, fmt.Errorf("ipvlan on ENI %s: the ENI is not wanted", mac)
+	}
+	if done {
+		return c, nil
+	}
+	for {
+		h.mu.Lock()
+		changed := h.changed
+		h.mu.Unlock()
+		result := h.compare()
+		if c, ok := result.companions[mac]; ok && result.ofParent(mac) == nil {
+			return c, nil
+		}
+		err := result.ofParent(mac)
+		if errors.Is(err, ErrNoIPVlan) || errors.Is(err, ErrForeignMaster) {
+			h.unparent(mac)
+		}
+		if err != nil {
+			return Companion{}, fmt.Errorf("ipvlan on ENI %s, slot %d: %w", mac, e.Slot, err)
+		}
+		if !wait(ctx, changed, time.Second) {
+			return Companion{}, fmt.Errorf("ipvlan on ENI %s: %w: %w", mac, ErrLinkAbsent, cmp.Or(context.Cause(ctx), ctx.Err()))
+		}
+	}
+}
+
+// SupportsIPVlan asks the running kernel, which loads its module for it. The error matches ErrNoIPVlan if it has none.
+func SupportsIPVlan() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = companionName(0)
+	// A link without a parent is refused after its kind has been found.
+	err := netlink.LinkAdd(&netlink.GenericLink{LinkAttrs: attrs, LinkType: kindIPVlan})
+	switch {
+	case errors.Is(err, unix.EINVAL):
+		return nil
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("%w: %w", ErrNoIPVlan, err)
+	}
+	return fmt.Errorf("ask for ipvlan: %w", err)
+}
+
+func (h *Host) unparent(mac string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.parents = slices.DeleteFunc(h.parents, func(m string) bool { return m == mac })
+	delete(h.companions, mac)
+}
+
+// ipvlan is a link that is, or is to be, in the state of the port.
+func ipvlan(attrs netlink.LinkAttrs, port IPVlanPort) *netlink.IPVlan {
+	return &netlink.IPVlan{LinkAttrs: attrs, Mode: netlink.IPVlanMode(port.Mode), Flag: netlink.IPVlanFlag(port.Flag)}
+}
+
+// addCompanion adds the link that asks for no neighbours from the start.
+func addCompanion(o AddCompanion) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex = o.Name, o.Parent.Index
+	err := netlink.LinkAdd(ipvlan(attrs, IPVlanPort{}))
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("%w: %w", ErrNoIPVlan, err)
+	case errors.Is(err, unix.EBUSY): // by a link that is in another namespace
+		return fmt.Errorf("%w: %w", ErrForeignMaster, err)
+	}
+	return err
+}
+
+// kernelAddr is of scope host and without duplicate address detection: the same address may be on the uplink.
+func kernelAddr(p netip.Prefix) *netlink.Addr {
+	network := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+	a := &netlink.Addr{IPNet: network, Scope: unix.RT_SCOPE_HOST}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return a
+}

@@ -1,0 +1,187 @@
+package hostnet
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Programs are the datapath's programs on the node's links. They are called in the node's network namespace, one call
+// at a time.
+type Programs interface {
+	// Attach puts the role's program on a link, in place of one of an earlier process.
+	Attach(role Role, index int) error
+	// Attached says whether the link has the role's program, and that it is this process's.
+	Attached(role Role, index int) (bool, error)
+	// Detach takes the role's program off a link. That there is none is no error.
+	Detach(role Role, index int) error
+	// SetNode replaces what the programs know of the node: its own addresses, and which networks pods reach through it.
+	// Doing it again is cheap.
+	SetNode(addrs []netip.Addr, networks []HostNetwork) error
+}
+
+// A Role is what a link is for the datapath.
+type Role int
+
+// The roles.
+const (
+	// RoleUplink is a link with a default route of the node.
+	RoleUplink Role = iota + 1
+	// RoleIPVlanParent is an ENI with ipvlan slaves.
+	RoleIPVlanParent
+	// RoleCompanion is the node's own slave of such an ENI: it leads to pods, as the node's end of a veth pair does.
+	RoleCompanion
+)
+
+func (r Role) String() string {
+	switch r {
+	case RoleUplink:
+		return "uplink"
+	case RoleIPVlanParent:
+		return "ipvlan-parent"
+	case RoleCompanion:
+		return "companion"
+	default:
+		return fmt.Sprintf("role-%d", int(r))
+	}
+}
+
+// A HostNetwork says how a pod whose packets do not pass the node's stack reaches a network. The longest prefix counts;
+// what is in none is not by the node.
+type HostNetwork struct {
+	Prefix netip.Prefix
+	ByNode bool // and not by the pod's ENI
+}
+
+// An Attachment is a role's program on a link.
+type Attachment struct {
+	Role  Role
+	Index int
+}
+
+// The changes to programs that Build asks for.
+type (
+	// Attach attaches a program to the link Dev.
+	Attach struct {
+		Attachment
+		Dev string
+	}
+	// Detach detaches a program from the link Dev.
+	Detach struct {
+		Attachment
+		Dev string
+	}
+	// SetNode tells the datapath of the node.
+	SetNode struct {
+		Addrs    []netip.Addr
+		Networks []HostNetwork // sorted, no prefix twice
+	}
+)
+
+func (o Attach) String() string { return fmt.Sprintf("attach program %s to dev %s", o.Role, o.Dev) }
+func (o Detach) String() string { return fmt.Sprintf("detach program %s from dev %s", o.Role, o.Dev) }
+func (o SetNode) String() string {
+	s := fmt.Sprintf("set node addresses %v, by the node", o.Addrs)
+	for _, n := range o.Networks {
+		if n.ByNode {
+			s += " " + n.Prefix.String()
+		} else {
+			s += " !" + n.Prefix.String()
+		}
+	}
+	return s
+}
+
+func (o SetNode) equal(p SetNode) bool {
+	return slices.Equal(o.Addrs, p.Addrs) && slices.Equal(o.Networks, p.Networks)
+}
+
+func (b *builder) attach(name string, role Role, index int) {
+	if a := (Attachment{role, index}); b.found.Attached != nil && !b.found.Attached[a] {
+		b.add(Attach{a, name})
+	}
+}
+
+func (b *builder) detach(name string, role Role, index int) {
+	if a := (Attachment{role, index}); b.found.Attached[a] {
+		b.add(Detach{a, name})
+	}
+}
+
+// attachments are those that Build wants to know of.
+func attachments(wanted Wanted, found Found) (list []Attachment) {
+	for _, l := range found.Links {
+		if _, ok := l.companionSlot(); ok {
+			list = append(list, Attachment{RoleCompanion, l.Index})
+		}
+		if l.Group == LinkGroup || found.isENI(wanted, l.Index) || slices.Contains(found.uplinks(), l) {
+			list = append(list, Attachment{RoleUplink, l.Index}, Attachment{RoleIPVlanParent, l.Index})
+		}
+	}
+	return list
+}
+
+// programs attaches the uplinks' and tells the datapath of the node, once its addresses are known.
+func (b *builder) programs(wanted Wanted) {
+	if b.found.Attached == nil {
+		return
+	}
+	for _, l := range b.found.uplinks() {
+		b.attach(l.Name, RoleUplink, l.Index)
+	}
+	node := SetNode{Addrs: b.found.nodeAddrs(), Networks: b.found.hostNetworks(wanted)}
+	if len(node.Addrs) > 0 && (b.found.Node == nil || !b.found.Node.equal(node)) {
+		b.add(node)
+	}
+}
+
+// nodeAddrs are the addresses of the uplinks, IPv4 first, each family's in the order of the kernel.
+func (f Found) nodeAddrs() (addrs []netip.Addr) {
+	for _, family := range []Family{IPv4, IPv6} {
+		for _, l := range f.uplinks() {
+			for _, p := range f.Addrs[l.Index] {
+				if a := p.Addr(); familyOf(a) == family && a.IsGlobalUnicast() && !slices.Contains(addrs, a) {
+					addrs = append(addrs, a)
+				}
+			}
+		}
+	}
+	return addrs
+}
+
+// hostNetworks are, by the node, its own addresses, the node DNS address, the configured ones and, where the node
+// translates what pods send outside, all that is outside. The NAT of an earlier process counts until the mode is known.
+func (f Found) hostNetworks(wanted Wanted) (networks []HostNetwork) {
+	byNode := slices.Clone(wanted.HostNetworks)
+	for _, a := range f.nodeAddrs() {
+		byNode = append(byNode, netip.PrefixFrom(a, a.BitLen()))
+	}
+	if a := wanted.NodeDNS; a.IsValid() {
+		byNode = append(byNode, netip.PrefixFrom(a, a.BitLen()))
+	}
+	nat, needed := f.masquerade(wanted)
+	if wanted.Egress.Mode == "" && f.NAT != nil {
+		nat, needed = *f.NAT, true
+	}
+	if needed {
+		for _, family := range nat.families() {
+			byNode = append(byNode, everything(family))
+		}
+		for _, p := range nat.Direct {
+			networks = append(networks, HostNetwork{p, false})
+		}
+	}
+	for _, p := range byNode {
+		networks = slices.DeleteFunc(networks, func(n HostNetwork) bool { return n.Prefix == p })
+		networks = append(networks, HostNetwork{p, true})
+	}
+	slices.SortFunc(networks, func(a, b HostNetwork) int { return a.Prefix.Compare(b.Prefix) })
+	return networks
+}
+
+func everything(f Family) netip.Prefix {
+	if f == IPv6 {
+		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+}
