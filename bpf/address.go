@@ -24,6 +24,14 @@ func address(w [4]uint32) netip.Addr {
 	return netip.AddrFrom16(b).Unmap()
 }
 
+// fold is the exclusive or of words, by which a map's value repeats its key.
+func fold(words []uint32) (x uint32) {
+	for _, w := range words {
+		x ^= w
+	}
+	return x
+}
+
 // swap16 converts a port between host and network order.
 func swap16(port uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))

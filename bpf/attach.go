@@ -13,7 +13,7 @@ import (
 
 const linkDir = "links"
 
-// Attach puts the programs in place. A hook that an older agent attached gets the new program by one atomic update of
+// Attach puts the socket programs in place; those of links are AttachLink's. A hook that an older agent attached gets the new program by one atomic update of
 // its link, so no socket call ever meets a hook without a program.
 func (d *Datapath) Attach() error {
 	for _, h := range d.hooks() {
@@ -22,7 +22,7 @@ func (d *Datapath) Attach() error {
 			return fmt.Errorf("attach %s to %s: %w", h.name, d.cfg.CgroupRoot, err)
 		}
 	}
-	return nil
+	return d.sweepLinks()
 }
 
 type hook struct {

@@ -90,6 +90,8 @@ func blockFlags(b Block) (flags uint8) {
 		{b.InternalLocal, sockBlockFlagsBLOCK_INTERNAL_LOCAL},
 		{b.InternalDrop, sockBlockFlagsBLOCK_INTERNAL_DROP},
 		{b.NodeDNS, sockBlockFlagsBLOCK_NODE_DNS},
+		{b.ExternalLocal, sockBlockFlagsBLOCK_EXTERNAL_LOCAL},
+		{b.ExternalDrop, sockBlockFlagsBLOCK_EXTERNAL_DROP},
 	} {
 		if f.set {
 			flags |= uint8(f.bit)
@@ -121,6 +123,7 @@ func decodeBlock(cells []uint64) Block {
 	return Block{
 		Cluster: list(0, head.ClusterCount), Local: list(policy.LocalAt, head.LocalCount),
 		InternalLocal: has(sockBlockFlagsBLOCK_INTERNAL_LOCAL), InternalDrop: has(sockBlockFlagsBLOCK_INTERNAL_DROP),
+		ExternalLocal: has(sockBlockFlagsBLOCK_EXTERNAL_LOCAL), ExternalDrop: has(sockBlockFlagsBLOCK_EXTERNAL_DROP),
 		NodeDNS: has(sockBlockFlagsBLOCK_NODE_DNS),
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -124,7 +125,7 @@ func publish(t *testing.T, d *Datapath, record uint32, f Frontend, b Block) {
 	if err := d.Services.Publish(record, b); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Services.PutFrontend(f, record); err != nil {
+	if err := d.Services.PutFrontend(f, ClusterIP, record); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -361,7 +362,7 @@ func TestRestart(t *testing.T) {
 	}
 	d := start(t, cfg)
 	entries, err := d.Services.Entries()
-	if err != nil || len(entries) != 1 || entries[0] != (Entry{f, 3}) {
+	if err != nil || len(entries) != 1 || entries[0] != (Entry{f, ClusterIP, 3}) {
 		t.Fatalf("the new agent reads %v, %v", entries, err)
 	}
 	if blk, ok := d.Services.Block(3); !ok || len(blk.Cluster) != 1 || blk.Cluster[0] != a {
@@ -531,11 +532,14 @@ func TestAtomicPublish(t *testing.T) {
 func TestPods(t *testing.T) {
 	d := start(t, node(t))
 	pod := Pod{Addrs: []netip.Addr{netip.MustParseAddr("10.0.1.5"), netip.MustParseAddr("fd00::5")}, NetNSCookie: 77, HostNSID: 3}
+	pod.Link, pod.Side, pod.Slot = 5, 6, 7
 	if err := d.Pods.Put(pod); err != nil {
 		t.Fatal(err)
 	}
 	got, ok, err := d.Pods.Lookup(pod.Addrs[1])
-	if err != nil || !ok || got.NetNSCookie != 77 || got.HostNSID != 3 {
+	want := pod
+	want.Addrs = pod.Addrs[1:]
+	if err != nil || !ok || !reflect.DeepEqual(got, want) {
 		t.Fatalf("look up the pod: %v, %v, %v", got, ok, err)
 	}
 	for range 2 {

@@ -28,9 +28,9 @@ type Config struct {
 	HostNetNSCookie uint64
 	// NodeDNS is the address of the node's DNS listener on port 53; the zero Addr means that there is none.
 	NodeDNS netip.Addr
-	// Frontends, Records and BlockCells size the Service maps. They must not change while pins of an older agent
-	// exist.
-	Frontends, Records, BlockCells uint32
+	// Frontends, Records and BlockCells size the Service maps, and Flows that of NATed connections, which have two each.
+	// They must not change while pins of an older agent exist.
+	Frontends, Records, BlockCells, Flows uint32
 }
 
 // A Datapath is the loaded programs and maps.
@@ -39,6 +39,8 @@ type Datapath struct {
 	Pods     *Pods
 
 	objs     sockObjects
+	packet   packetPrograms
+	tcx      bool
 	cfg      Config
 	lifeline []uint64 // mapped; one word, the lower half of which is the futex
 }
@@ -66,12 +68,15 @@ func Load(cfg Config) (*Datapath, error) {
 	if err := spec.LoadAndAssign(&d.objs, opts); err != nil {
 		return nil, fmt.Errorf("load the datapath with pins in %s: %w", pins, err)
 	}
-	d.Pods = &Pods{byCookie: d.objs.Pods, byAddress: d.objs.PodAddresses}
-	if d.Services, err = newServices(d.objs.Frontends, d.objs.Records, d.objs.Blocks); err != nil {
+	if err := d.loadPacket(); err != nil {
 		return nil, errors.Join(err, d.objs.Close())
 	}
+	d.Pods = &Pods{byCookie: d.objs.Pods, byAddress: d.objs.PodAddresses}
+	if d.Services, err = newServices(d.objs.Frontends, d.objs.Records, d.objs.Blocks); err != nil {
+		return nil, errors.Join(err, d.packet.Close(), d.objs.Close())
+	}
 	if d.lifeline, err = mapWords(d.objs.Lifelines); err != nil {
-		return nil, errors.Join(fmt.Errorf("map lifelines: %w", err), d.Services.close(), d.objs.Close())
+		return nil, errors.Join(fmt.Errorf("map lifelines: %w", err), d.Services.close(), d.packet.Close(), d.objs.Close())
 	}
 	return d, nil
 }
@@ -93,13 +98,7 @@ func sockSpec(cfg Config) (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, n := range map[string]uint32{
-		sockMapFrontends: cfg.Frontends, sockMapRecords: cfg.Records, sockMapBlocks: cfg.BlockCells,
-	} {
-		if n > 0 {
-			spec.Maps[name].MaxEntries = n
-		}
-	}
+	resize(spec, cfg)
 	var dns uint32
 	if cfg.NodeDNS.Is4() {
 		dns = words(cfg.NodeDNS)[3]
@@ -120,6 +119,39 @@ func sockSpec(cfg Config) (*ebpf.CollectionSpec, error) {
 	return spec, nil
 }
 
+// resize gives the maps the sizes that cfg asks for.
+func resize(spec *ebpf.CollectionSpec, cfg Config) {
+	for name, n := range map[string]uint32{
+		sockMapFrontends: cfg.Frontends, sockMapRecords: cfg.Records, sockMapBlocks: cfg.BlockCells, sockMapFlows: cfg.Flows,
+	} {
+		if n > 0 {
+			spec.Maps[name].MaxEntries = n
+		}
+	}
+}
+
+// loadPacket loads the programs of the packet path onto the maps of the socket programs.
+func (d *Datapath) loadPacket() error {
+	spec, err := loadPacket()
+	if err != nil {
+		return err
+	}
+	resize(spec, d.cfg)
+	o := &d.objs
+	opts := &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+		packetMapFrontends: o.Frontends, packetMapRecords: o.Records, packetMapBlocks: o.Blocks,
+		packetMapPodAddresses: o.PodAddresses, packetMapNodeAddresses: o.NodeAddresses, packetMapHostNetworks: o.HostNetworks,
+		packetMapFlows: o.Flows,
+	}}
+	if err := spec.LoadAndAssign(&d.packet, opts); err != nil {
+		return fmt.Errorf("load the packet path: %w", err)
+	}
+	if d.tcx, err = haveTCX(d.packet.FromPod); err != nil {
+		return errors.Join(err, d.packet.Close())
+	}
+	return nil
+}
+
 // haveSetRetval probes for bpf_set_retval in cgroup socket programs (5.18).
 func haveSetRetval() (uint8, error) {
 	err := features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval)
@@ -134,5 +166,5 @@ func haveSetRetval() (uint8, error) {
 
 // Close gives up the handles of this process. Pinned maps and attached programs stay.
 func (d *Datapath) Close() error {
-	return errors.Join(d.Services.close(), unmapWords(d.lifeline), d.objs.Close())
+	return errors.Join(d.Services.close(), unmapWords(d.lifeline), d.packet.Close(), d.objs.Close())
 }

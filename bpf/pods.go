@@ -9,6 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// maxSlot is POD_MARK_SLOT: what fits a packet's mark.
+const maxSlot = 0xff
+
 // A Pod is what the programs know of a pod of this node.
 type Pod struct {
 	Addrs []netip.Addr
@@ -18,6 +21,13 @@ type Pod struct {
 	// HostNSID is the id the host's network namespace has inside the pod's (RTM_NEWNSID), -1 for none. Without it
 	// the pod's DNS queries go to the cluster's DNS.
 	HostNSID int32
+	// Link is the interface index, on the node, of the link that leads to the pod.
+	Link int
+	// Side is the interface index, in the pod's network namespace, of the link that leads to the node; 0 for a pod whose
+	// only link does.
+	Side int
+	// Slot is that of the ENI that has the pod's addresses, 1 to 255: packets from Link are marked with it.
+	Slot int
 }
 
 // Pods are the pods of this node, by network namespace and by address. Methods are safe for concurrent use as long
@@ -26,14 +36,18 @@ type Pods struct{ byCookie, byAddress *ebpf.Map }
 
 // Put adds a pod or replaces it.
 func (p *Pods) Put(pod Pod) error {
+	if pod.Slot < 0 || pod.Slot > maxSlot {
+		return fmt.Errorf("put pod %v: slot %d: at most %d", pod.Addrs, pod.Slot, maxSlot)
+	}
 	key := sockPodKey{NetnsCookie: pod.NetNSCookie}
+	value := sockPodAddress{NetnsCookie: pod.NetNSCookie, Link: uint32(pod.Link), Side: uint32(pod.Side), Slot: uint16(pod.Slot)}
 	if pod.NetNSCookie != 0 {
 		if err := p.byCookie.Update(key, sockPod{HostNsid: pod.HostNSID}, ebpf.UpdateAny); err != nil {
 			return fmt.Errorf("put pod %v: %w", pod.Addrs, full(err, p.byCookie))
 		}
 	}
 	for _, a := range pod.Addrs {
-		if err := p.byAddress.Update(sockAddress{Addr: words(a)}, key, ebpf.UpdateAny); err != nil {
+		if err := p.byAddress.Update(sockAddress{Addr: words(a)}, value, ebpf.UpdateAny); err != nil {
 			return fmt.Errorf("put pod %v: %w", pod.Addrs, full(err, p.byAddress))
 		}
 	}
@@ -43,14 +57,14 @@ func (p *Pods) Put(pod Pod) error {
 // Delete removes the pod that has the given addresses; it is no error if there is none.
 func (p *Pods) Delete(addrs []netip.Addr) error {
 	for _, a := range addrs {
-		var key sockPodKey
+		var value sockPodAddress
 		addr := sockAddress{Addr: words(a)}
-		err := p.byAddress.Lookup(addr, &key)
+		err := p.byAddress.Lookup(addr, &value)
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
 			continue
 		}
 		if err == nil {
-			err = ignoreMissing(p.byCookie.Delete(key))
+			err = ignoreMissing(p.byCookie.Delete(sockPodKey{NetnsCookie: value.NetnsCookie}))
 		}
 		if err == nil {
 			err = ignoreMissing(p.byAddress.Delete(addr))
@@ -65,12 +79,12 @@ func (p *Pods) Delete(addrs []netip.Addr) error {
 // Lookup finds the pod an address belongs to. HostNSID is -1 for a pod without a cookie.
 func (p *Pods) Lookup(addr netip.Addr) (Pod, bool, error) {
 	var (
-		key sockPodKey
-		pod = sockPod{HostNsid: -1}
+		value sockPodAddress
+		pod   = sockPod{HostNsid: -1}
 	)
-	err := p.byAddress.Lookup(sockAddress{Addr: words(addr)}, &key)
-	if err == nil && key.NetnsCookie != 0 {
-		err = p.byCookie.Lookup(key, &pod)
+	err := p.byAddress.Lookup(sockAddress{Addr: words(addr)}, &value)
+	if err == nil && value.NetnsCookie != 0 {
+		err = p.byCookie.Lookup(sockPodKey{NetnsCookie: value.NetnsCookie}, &pod)
 	}
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return Pod{}, false, nil
@@ -78,7 +92,10 @@ func (p *Pods) Lookup(addr netip.Addr) (Pod, bool, error) {
 	if err != nil {
 		return Pod{}, false, fmt.Errorf("look up pod %s: %w", addr, err)
 	}
-	return Pod{Addrs: []netip.Addr{addr}, NetNSCookie: key.NetnsCookie, HostNSID: pod.HostNsid}, true, nil
+	return Pod{
+		Addrs: []netip.Addr{addr}, NetNSCookie: value.NetnsCookie, HostNSID: pod.HostNsid,
+		Link: int(value.Link), Side: int(value.Side), Slot: int(value.Slot),
+	}, true, nil
 }
 
 func full(err error, m *ebpf.Map) error {

@@ -14,13 +14,38 @@ import (
 // ErrFull is returned by a write that a map has no room for. The state that was published before it still stands.
 var ErrFull = errors.New("map is full")
 
-// A Frontend is an address a Service port is reached at. Protocol is an IP protocol number.
+// A Frontend is an address a Service port is reached at. Protocol is an IP protocol number. The unspecified address of
+// a family is a wildcard: the frontend answers on every address of SetNodeAddresses that has no frontend of its own
+// with the same port and protocol.
 type Frontend struct {
 	Addr     netip.AddrPort
 	Protocol uint8
 }
 
 func (f Frontend) String() string { return fmt.Sprintf("%s/%d", f.Addr, f.Protocol) }
+
+// FrontendKind says whose address a frontend has, and with it whom it serves. It is not part of its identity.
+type FrontendKind uint8
+
+// The kinds. A ClusterIP serves clients inside the cluster, by the internal traffic policy. NodePort and HostPort serve
+// those too, with the cluster list whatever the policies, and clients outside by the external one.
+const (
+	ClusterIP = FrontendKind(sockFrontendKindFRONTEND_CLUSTER_IP)
+	NodePort  = FrontendKind(sockFrontendKindFRONTEND_NODE_PORT)
+	HostPort  = FrontendKind(sockFrontendKindFRONTEND_HOST_PORT)
+)
+
+func (k FrontendKind) String() string {
+	switch k {
+	case ClusterIP:
+		return "ClusterIP"
+	case NodePort:
+		return "NodePort"
+	case HostPort:
+		return "HostPort"
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
 
 // A Block is what one record publishes: the backends of one Service port in one family, and what to do with its
 // traffic. Backends of an empty list are rejected (ECONNREFUSED) or, with InternalDrop, left to be lost.
@@ -31,6 +56,11 @@ type Block struct {
 	InternalLocal bool
 	// InternalDrop drops what finds its list empty, instead of rejecting it.
 	InternalDrop bool
+	// ExternalLocal makes clients outside the cluster choose from Local, and keeps their address for the backend to see.
+	// Otherwise they choose from Cluster and the backend sees the node's address.
+	ExternalLocal bool
+	// ExternalDrop is InternalDrop for clients outside the cluster.
+	ExternalDrop bool
 	// NodeDNS sends connections to the node's DNS listener as long as one listens.
 	NodeDNS bool
 }
@@ -38,6 +68,7 @@ type Block struct {
 // An Entry is a frontend as it stands in the kernel.
 type Entry struct {
 	Frontend Frontend
+	Kind     FrontendKind
 	Record   uint32
 }
 
@@ -176,10 +207,10 @@ func (s *Services) place(n uint32) (at uint32, ok bool, err error) {
 }
 
 // PutFrontend points a frontend to a record, replacing what it pointed to.
-func (s *Services) PutFrontend(f Frontend, record uint32) error {
+func (s *Services) PutFrontend(f Frontend, kind FrontendKind, record uint32) error {
 	key := frontendKey(f)
 	value := sockFrontend{
-		Record: record, AddrTail: key.Addr[3], Port: key.Port, Proto: key.Proto, Kind: frontendClusterIP,
+		Record: record, AddrFold: fold(key.Addr[:]), Port: key.Port, Proto: key.Proto, Kind: uint8(kind),
 	}
 	err := s.frontends.Update(key, value, ebpf.UpdateAny)
 	if errors.Is(err, unix.E2BIG) {
@@ -210,7 +241,7 @@ func (s *Services) Entries() ([]Entry, error) {
 	for it.Next(&key, &value) {
 		entries = append(entries, Entry{
 			Frontend: Frontend{Addr: netip.AddrPortFrom(address(key.Addr), swap16(key.Port)), Protocol: key.Proto},
-			Record:   value.Record,
+			Kind:     FrontendKind(value.Kind), Record: value.Record,
 		})
 	}
 	if err := it.Err(); err != nil {
@@ -257,9 +288,6 @@ func (s *Services) close() error {
 	clear(s.have)
 	return err
 }
-
-// frontendClusterIP is FRONTEND_CLUSTER_IP.
-const frontendClusterIP = uint8(sockFrontendKindFRONTEND_CLUSTER_IP)
 
 func frontendKey(f Frontend) sockFrontendKey {
 	return sockFrontendKey{Addr: words(f.Addr.Addr()), Port: swap16(f.Addr.Port()), Proto: f.Protocol}

@@ -31,7 +31,10 @@ func TestBlockRoundTrip(t *testing.T) {
 		"local is a run": {Block{Cluster: addrPorts("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"), Local: addrPorts("10.0.0.2:80")}, 5},
 		"local is not":   {Block{Cluster: addrPorts("10.0.0.1:80"), Local: addrPorts("10.0.0.9:80"), InternalLocal: true}, 4},
 		"only local":     {Block{Local: addrPorts("[fd00::9]:80"), InternalLocal: true}, 5},
-		"node DNS":       {Block{Cluster: addrPorts("10.0.0.1:53"), NodeDNS: true}, 3},
+		"external": {Block{
+			Cluster: addrPorts("10.0.0.1:80"), Local: addrPorts("10.0.0.1:80"), ExternalLocal: true, ExternalDrop: true,
+		}, 3},
+		"node DNS": {Block{Cluster: addrPorts("10.0.0.1:53"), NodeDNS: true}, 3},
 		"local out of order": {Block{
 			Cluster: addrPorts("10.0.0.1:80", "10.0.0.2:80"), Local: addrPorts("10.0.0.2:80", "10.0.0.1:80"),
 		}, 6},

@@ -31,6 +31,8 @@ const (
 	sockBlockFlagsBLOCK_INTERNAL_LOCAL sockBlockFlags = 1
 	sockBlockFlagsBLOCK_INTERNAL_DROP  sockBlockFlags = 2
 	sockBlockFlagsBLOCK_NODE_DNS       sockBlockFlags = 4
+	sockBlockFlagsBLOCK_EXTERNAL_LOCAL sockBlockFlags = 8
+	sockBlockFlagsBLOCK_EXTERNAL_DROP  sockBlockFlags = 16
 )
 
 type sockBlockHead struct {
@@ -48,10 +50,35 @@ type sockBlockPolicy struct {
 	Flags           uint8
 }
 
+type sockFlow struct {
+	_         structs.HostLayout
+	Saddr     [4]uint32
+	Daddr     [4]uint32
+	Sport     uint16
+	Dport     uint16
+	Link      uint32
+	LastSeen  uint64
+	Published sockRecord
+	Record    uint32
+	Flags     uint32
+	Echo      uint32
+	Pad       uint32
+}
+
+type sockFlowKey struct {
+	_     structs.HostLayout
+	Saddr [4]uint32
+	Daddr [4]uint32
+	Sport uint16
+	Dport uint16
+	Proto uint8
+	Pad   [3]uint8
+}
+
 type sockFrontend struct {
 	_        structs.HostLayout
 	Record   uint32
-	AddrTail uint32
+	AddrFold uint32
 	Port     uint16
 	Proto    uint8
 	Kind     uint8
@@ -69,12 +96,20 @@ type sockFrontendKind uint32
 
 const (
 	sockFrontendKindFRONTEND_CLUSTER_IP sockFrontendKind = 1
+	sockFrontendKindFRONTEND_NODE_PORT  sockFrontendKind = 2
+	sockFrontendKindFRONTEND_HOST_PORT  sockFrontendKind = 3
 )
 
 type sockLifeline struct {
 	_      structs.HostLayout
 	Holder uint32
 	Pad    uint32
+}
+
+type sockNetwork struct {
+	_          structs.HostLayout
+	PrefixBits uint32
+	Addr       [4]uint32
 }
 
 type sockPins struct {
@@ -98,6 +133,15 @@ type sockPod struct {
 	Pad      uint32
 }
 
+type sockPodAddress struct {
+	_           structs.HostLayout
+	NetnsCookie uint64
+	Link        uint32
+	Side        uint32
+	Slot        uint16
+	Pad         [3]uint16
+}
+
 type sockPodKey struct {
 	_           structs.HostLayout
 	NetnsCookie uint64
@@ -114,8 +158,11 @@ type sockRecord struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	sockMapBlocks          = "blocks"
+	sockMapFlows           = "flows"
 	sockMapFrontends       = "frontends"
+	sockMapHostNetworks    = "host_networks"
 	sockMapLifelines       = "lifelines"
+	sockMapNodeAddresses   = "node_addresses"
 	sockMapPodAddresses    = "pod_addresses"
 	sockMapPods            = "pods"
 	sockMapRecords         = "records"
@@ -194,13 +241,16 @@ type sockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockMapSpecs struct {
-	Blocks       *ebpf.MapSpec `ebpf:"blocks"`
-	Frontends    *ebpf.MapSpec `ebpf:"frontends"`
-	Lifelines    *ebpf.MapSpec `ebpf:"lifelines"`
-	PodAddresses *ebpf.MapSpec `ebpf:"pod_addresses"`
-	Pods         *ebpf.MapSpec `ebpf:"pods"`
-	Records      *ebpf.MapSpec `ebpf:"records"`
-	SocketPins   *ebpf.MapSpec `ebpf:"socket_pins"`
+	Blocks        *ebpf.MapSpec `ebpf:"blocks"`
+	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
+	HostNetworks  *ebpf.MapSpec `ebpf:"host_networks"`
+	Lifelines     *ebpf.MapSpec `ebpf:"lifelines"`
+	NodeAddresses *ebpf.MapSpec `ebpf:"node_addresses"`
+	PodAddresses  *ebpf.MapSpec `ebpf:"pod_addresses"`
+	Pods          *ebpf.MapSpec `ebpf:"pods"`
+	Records       *ebpf.MapSpec `ebpf:"records"`
+	SocketPins    *ebpf.MapSpec `ebpf:"socket_pins"`
 }
 
 // sockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -237,20 +287,26 @@ func (o *sockObjects) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockMaps struct {
-	Blocks       *ebpf.Map `ebpf:"blocks"`
-	Frontends    *ebpf.Map `ebpf:"frontends"`
-	Lifelines    *ebpf.Map `ebpf:"lifelines"`
-	PodAddresses *ebpf.Map `ebpf:"pod_addresses"`
-	Pods         *ebpf.Map `ebpf:"pods"`
-	Records      *ebpf.Map `ebpf:"records"`
-	SocketPins   *ebpf.Map `ebpf:"socket_pins"`
+	Blocks        *ebpf.Map `ebpf:"blocks"`
+	Flows         *ebpf.Map `ebpf:"flows"`
+	Frontends     *ebpf.Map `ebpf:"frontends"`
+	HostNetworks  *ebpf.Map `ebpf:"host_networks"`
+	Lifelines     *ebpf.Map `ebpf:"lifelines"`
+	NodeAddresses *ebpf.Map `ebpf:"node_addresses"`
+	PodAddresses  *ebpf.Map `ebpf:"pod_addresses"`
+	Pods          *ebpf.Map `ebpf:"pods"`
+	Records       *ebpf.Map `ebpf:"records"`
+	SocketPins    *ebpf.Map `ebpf:"socket_pins"`
 }
 
 func (m *sockMaps) Close() error {
 	return _SockClose(
 		m.Blocks,
+		m.Flows,
 		m.Frontends,
+		m.HostNetworks,
 		m.Lifelines,
+		m.NodeAddresses,
 		m.PodAddresses,
 		m.Pods,
 		m.Records,

@@ -6,6 +6,9 @@
 #define MAX_RECORDS 65536
 #define MAX_BLOCK_CELLS (1 << 19)
 #define MAX_PODS 1024
+#define MAX_FLOWS (1 << 18)
+#define MAX_NODE_ADDRESSES 256
+#define MAX_HOST_NETWORKS 1024
 #define MAX_GUARDED_SOURCES 65536
 #define MAX_GUARDED_PORTS 4096
 
@@ -22,3 +25,9 @@
 #define CLOSED_PORT 1
 
 #define DNS_PORT 53
+
+/* Packets of pods carry the slot of their ENI in skb->mark, by which the node's rules choose the ENI's table. The bits
+ * are those of internal/hostnet, and cmd/nearpath holds the two equal. */
+#define POD_MARK 0x0800
+#define POD_MARK_SLOT 0x00ff
+#define POD_MARK_MASK (POD_MARK | POD_MARK_SLOT)

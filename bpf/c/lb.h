@@ -15,6 +15,7 @@ struct backend {
 /* A Service port as it was published at one moment. */
 struct service {
 	__u32 record;
+	__u32 kind; /* enum frontend_kind of the frontend it was found by */
 	struct record published;
 	struct block_head head;
 	struct block_policy policy;
@@ -65,7 +66,9 @@ static __always_inline bool read_frontend(const struct frontend_key *key, struct
 	if (!fe)
 		return false;
 	record = fe->record;
-	if (fe->addr_tail != key->addr[3] || fe->port != key->port || fe->proto != key->proto)
+	svc->kind = fe->kind;
+	if (fe->addr_fold != (key->addr[0] ^ key->addr[1] ^ key->addr[2] ^ key->addr[3]) || fe->port != key->port ||
+	    fe->proto != key->proto)
 		return false;
 	return read_block(record, svc);
 }

@@ -43,15 +43,45 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } pods SEC(".maps");
 
-/* The same pods by address: the value is the key into pods. */
+/* The same pods by address. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_PODS * 2);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct address);
-	__type(value, struct pod_key);
+	__type(value, struct pod_address);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } pod_addresses SEC(".maps");
+
+/* The addresses of this node that wildcard frontends answer on. The value means nothing. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_NODE_ADDRESSES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, __u8);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} node_addresses SEC(".maps");
+
+/* The value is an enum way. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, MAX_HOST_NETWORKS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct network);
+	__type(value, __u8);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} host_networks SEC(".maps");
+
+/* Not an LRU: a flood must not end connections that live. What finds no room is refused, and the agent sweeps. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_FLOWS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} flows SEC(".maps");
 
 /* Freed by the kernel together with the socket, so nothing here can be evicted or leak. Pinned like the rest: a
  * restarted agent's programs must find the pins of sockets that live on. */

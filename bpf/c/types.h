@@ -18,13 +18,18 @@ _Static_assert(sizeof(struct frontend_key) == 20, "frontend_key");
 
 enum frontend_kind {
 	FRONTEND_CLUSTER_IP = 1,
+	FRONTEND_NODE_PORT = 2,
+	FRONTEND_HOST_PORT = 3,
 };
 
-/* The kernel may hand a deleted hash element to another key while a reader still looks at it, so the value repeats
+/* A key with the unspecified address of its family is a wildcard: it answers on every address in node_addresses that
+ * no other key has.
+ *
+ * The kernel may hand a deleted hash element to another key while a reader still looks at it, so the value repeats
  * what tells its key from the others: a reader that finds a mismatch looks again. */
 struct frontend {
 	__u32 record;     /* index into records, shared by all frontends of one Service port and family */
-	__be32 addr_tail; /* addr[3] of the key */
+	__be32 addr_fold; /* exclusive or of the key's four address words */
 	__be16 port;      /* of the key */
 	__u8 proto;       /* of the key */
 	__u8 kind;        /* enum frontend_kind */
@@ -43,6 +48,8 @@ enum block_flags {
 	BLOCK_INTERNAL_LOCAL = 1 << 0, /* clients inside the cluster use the local list */
 	BLOCK_INTERNAL_DROP = 1 << 1,  /* an empty list drops instead of rejecting: endpoints exist elsewhere */
 	BLOCK_NODE_DNS = 1 << 2,       /* goes to the node's DNS listener while that one listens */
+	BLOCK_EXTERNAL_LOCAL = 1 << 3, /* clients outside the cluster use the local list and keep their address */
+	BLOCK_EXTERNAL_DROP = 1 << 4,  /* for them, an empty list drops instead of rejecting */
 };
 
 /* blocks: 8-byte cells. A block is a header of two cells, the cluster list, and cells of the local list that are
@@ -80,6 +87,63 @@ struct pod {
 	__u32 pad;
 };
 _Static_assert(sizeof(struct pod) == 8, "pod");
+
+/* pod_addresses: the pods of this node by address. Links are interface indexes. */
+struct pod_address {
+	__u64 netns_cookie; /* key into pods; 0: unknown */
+	__u32 link;         /* on the node: the link that leads to the pod */
+	__u32 side;         /* in the pod's namespace: the link that leads to the node, for a pod with an ENI of its own */
+	__u16 slot;         /* of the ENI that has the address */
+	__u16 pad[3];
+};
+_Static_assert(sizeof(struct pod_address) == 24, "pod_address");
+
+/* host_networks: what a pod must send through its node, by longest prefix. */
+struct network {
+	__u32 prefix_bits; /* of the 16-byte address: 96 more than IPv4 counts */
+	__be32 addr[4];
+};
+_Static_assert(sizeof(struct network) == 20, "network");
+
+enum way {
+	WAY_ENI = 0,  /* out by the pod's ENI */
+	WAY_NODE = 1, /* through the node's stack */
+};
+
+/* flows: the packets of NATed connections, by what they look like when they come. A connection has two entries,
+ * request and reply, each the other's rewritten tuple turned around. */
+struct flow_key {
+	__be32 saddr[4];
+	__be32 daddr[4];
+	__be16 sport;
+	__be16 dport;
+	__u8 proto; /* IPPROTO_* */
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct flow_key) == 40, "flow_key");
+
+enum flow_flags {
+	FLOW_REPLY = 1 << 0, /* the entry of the backend's packets */
+	FLOW_SEEN = 1 << 1,  /* a packet has matched the entry */
+	FLOW_FIN = 1 << 2,   /* this side has sent FIN */
+	FLOW_RST = 1 << 3,   /* the last packet of this side was RST */
+	FLOW_LOCAL = 1 << 4, /* the connection is of a block with BLOCK_EXTERNAL_LOCAL */
+};
+
+struct flow {
+	__be32 saddr[4]; /* what the packet is rewritten to */
+	__be32 daddr[4];
+	__be16 sport;
+	__be16 dport;
+	__u32 link;              /* interface index to leave by; 0: the node's stack has it */
+	__u64 last_seen;         /* CLOCK_MONOTONIC, nanoseconds, exact to a second */
+	struct record published; /* the record's word when the backend was last seen in its block */
+	__u32 record;
+	__u32 flags; /* enum flow_flags */
+	__u32 echo;  /* exclusive or of the key's words, for the reason given at struct frontend */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct flow) == 72, "flow");
 
 /* lifeline: one futex word (linux/futex.h) that the agent holds by a robust list while its DNS listener serves. The
  * kernel clears the thread id and sets FUTEX_OWNER_DIED first thing when the agent dies, several milliseconds before

@@ -253,7 +253,8 @@ func (t *table) retire(record uint32) Op {
 
 func sameBlock(a, b bpf.Block) bool {
 	return slices.Equal(a.Cluster, b.Cluster) && slices.Equal(a.Local, b.Local) &&
-		a.InternalLocal == b.InternalLocal && a.InternalDrop == b.InternalDrop && a.NodeDNS == b.NodeDNS
+		a.InternalLocal == b.InternalLocal && a.InternalDrop == b.InternalDrop &&
+		a.ExternalLocal == b.ExternalLocal && a.ExternalDrop == b.ExternalDrop && a.NodeDNS == b.NodeDNS
 }
 
 // byAge orders Services by creation, the oldest first, so that it has the first claim on a frontend.

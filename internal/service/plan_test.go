@@ -52,7 +52,7 @@ func (m *fakeMaps) Publish(r uint32, b bpf.Block) error {
 	return nil
 }
 
-func (m *fakeMaps) PutFrontend(f bpf.Frontend, r uint32) error {
+func (m *fakeMaps) PutFrontend(f bpf.Frontend, _ bpf.FrontendKind, r uint32) error {
 	if err := m.write(); err != nil {
 		return err
 	}

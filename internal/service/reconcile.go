@@ -16,7 +16,7 @@ import (
 type Maps interface {
 	Publish(record uint32, b bpf.Block) error
 	Retire(record uint32)
-	PutFrontend(f bpf.Frontend, record uint32) error
+	PutFrontend(f bpf.Frontend, kind bpf.FrontendKind, record uint32) error
 	DeleteFrontend(f bpf.Frontend) error
 	Reclaim() error
 
@@ -27,7 +27,7 @@ type Maps interface {
 }
 
 func (o Publish) apply(m Maps) error { return m.Publish(o.Record, o.Block) }
-func (o Put) apply(m Maps) error     { return m.PutFrontend(o.Frontend, o.Record) }
+func (o Put) apply(m Maps) error     { return m.PutFrontend(o.Frontend, bpf.ClusterIP, o.Record) }
 func (o Delete) apply(m Maps) error  { return m.DeleteFrontend(o.Frontend) }
 func (o Retire) apply(m Maps) error  { m.Retire(o.Record); return nil }
 

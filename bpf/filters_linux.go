@@ -1,0 +1,86 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// On kernels without tcx links a program is a clsact filter: it lives as long as its link, and the kernel replaces one
+// of the same handle atomically.
+const (
+	filterPriority = 1
+	filterHandle   = 1
+)
+
+func (p linkProgram) filter(index int) *netlink.BpfFilter {
+	parent := uint32(netlink.HANDLE_MIN_INGRESS)
+	if p.egress {
+		parent = netlink.HANDLE_MIN_EGRESS
+	}
+	return &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: index, Parent: parent, Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
+		},
+		Fd: p.program.FD(), Name: p.name, DirectAction: true,
+	}
+}
+
+func attachFilter(p linkProgram, index int) error {
+	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}
+	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add clsact: %w", err)
+	}
+	return netlink.FilterReplace(p.filter(index))
+}
+
+func filterAttached(p linkProgram, index int) (bool, error) {
+	have, err := findFilter(p, index)
+	if err != nil || have == nil {
+		return false, err
+	}
+	want, err := p.program.Info()
+	if err != nil {
+		return false, err
+	}
+	id, ok := want.ID()
+	return ok && have.Id == int(id), nil
+}
+
+func findFilter(p linkProgram, index int) (*netlink.BpfFilter, error) {
+	l, err := netlink.LinkByIndex(index)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	filters, err := netlink.FilterList(l, p.filter(index).Parent)
+	if errors.Is(err, unix.EINVAL) { // no clsact
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range filters {
+		if b, ok := f.(*netlink.BpfFilter); ok && b.Priority == filterPriority && b.Handle == filterHandle && b.Name == p.name {
+			return b, nil
+		}
+	}
+	return nil, nil
+}
+
+func detachFilter(p linkProgram, index int) error {
+	have, err := findFilter(p, index)
+	if err != nil || have == nil {
+		return err
+	}
+	if err := netlink.FilterDel(p.filter(index)); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil
+}

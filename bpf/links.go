@@ -1,0 +1,259 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// Role says what a link is to the packet path, and with it which programs it gets.
+type Role uint8
+
+const (
+	// Uplink is a link of the node that clients outside come by and that its own addresses are on.
+	Uplink Role = iota + 1
+	// PodLink is a link on the node that leads to pods: a veth's end, or the companion of an ENI.
+	PodLink
+	// IPVlanParent is an ENI whose ipvlan slaves pods have.
+	IPVlanParent
+	// ExclusiveENI is an ENI that is a pod's, in the pod's network namespace.
+	ExclusiveENI
+)
+
+func (r Role) String() string {
+	switch r {
+	case Uplink:
+		return "uplink"
+	case PodLink:
+		return "pod link"
+	case IPVlanParent:
+		return "ipvlan parent"
+	case ExclusiveENI:
+		return "exclusive ENI"
+	}
+	return fmt.Sprintf("role %d", uint8(r))
+}
+
+// A linkProgram is one program of a link and the direction that it sees.
+type linkProgram struct {
+	name    string
+	program *ebpf.Program
+	egress  bool
+}
+
+func (d *Datapath) linkPrograms(role Role) []linkProgram {
+	p := &d.packet
+	switch role {
+	case Uplink:
+		return []linkProgram{{packetProgFromOutside, p.FromOutside, false}, {packetProgToOutside, p.ToOutside, true}}
+	case PodLink:
+		return []linkProgram{{packetProgFromPod, p.FromPod, false}}
+	case IPVlanParent:
+		return []linkProgram{{packetProgToVpc, p.ToVpc, true}}
+	case ExclusiveENI:
+		return []linkProgram{{packetProgLeavePod, p.LeavePod, true}}
+	}
+	return nil
+}
+
+// AttachLink puts the programs of a role on a link of the calling thread's network namespace. A program that an older
+// agent put there is replaced by one atomic update. It may be called again at any time, and concurrently for different
+// links. Programs stay when the agent ends, and end with the link.
+func (d *Datapath) AttachLink(role Role, index int) error {
+	for _, p := range d.linkPrograms(role) {
+		attach := attachFilter
+		if d.tcx {
+			attach = d.attachTCX
+		}
+		if err := attach(p, index); err != nil {
+			return fmt.Errorf("attach %s to %s %d: %w", p.name, role, index, err)
+		}
+	}
+	return nil
+}
+
+// LinkAttached reports whether a link of the calling thread's network namespace has the programs of this agent.
+func (d *Datapath) LinkAttached(role Role, index int) (bool, error) {
+	for _, p := range d.linkPrograms(role) {
+		attached := filterAttached
+		if d.tcx {
+			attached = d.tcxAttached
+		}
+		if ok, err := attached(p, index); err != nil || !ok {
+			if err != nil {
+				err = fmt.Errorf("look for %s on %s %d: %w", p.name, role, index, err)
+			}
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// DetachLink takes the programs of a role off a link of the calling thread's network namespace. It is no error when
+// they, or the link, are not there.
+func (d *Datapath) DetachLink(role Role, index int) error {
+	for _, p := range d.linkPrograms(role) {
+		detach := detachFilter
+		if d.tcx {
+			detach = d.detachTCX
+		}
+		if err := detach(p, index); err != nil {
+			return fmt.Errorf("detach %s from %s %d: %w", p.name, role, index, err)
+		}
+	}
+	return nil
+}
+
+// haveTCX probes for tcx links (6.6) with a link that does not exist.
+func haveTCX(p *ebpf.Program) (bool, error) {
+	l, err := link.AttachTCX(link.TCXOptions{Interface: 1<<31 - 1, Program: p, Attach: ebpf.AttachTCXIngress})
+	if err == nil {
+		return true, l.Close()
+	}
+	return !errors.Is(err, ebpf.ErrNotSupported), nil
+}
+
+// tcxPin is where the link is pinned. Interface indexes are unique in a network namespace only.
+func (d *Datapath) tcxPin(p linkProgram, index int) (string, error) {
+	cookie, err := NetNSCookie()
+	if err != nil {
+		return "", err
+	}
+	name := strings.Join([]string{p.name, strconv.FormatUint(cookie, 10), strconv.Itoa(index)}, "-")
+	return filepath.Join(d.cfg.PinDir, layoutVersion, linkDir, name), nil
+}
+
+func (p linkProgram) tcxType() ebpf.AttachType {
+	if p.egress {
+		return ebpf.AttachTCXEgress
+	}
+	return ebpf.AttachTCXIngress
+}
+
+func (d *Datapath) attachTCX(p linkProgram, index int) error {
+	pin, err := d.tcxPin(p, index)
+	if err != nil {
+		return err
+	}
+	old, err := link.LoadPinnedLink(pin, nil)
+	if err == nil {
+		defer old.Close()
+		if on, err := tcxOn(old, index); err != nil {
+			return err
+		} else if on {
+			return old.Update(p.program)
+		}
+		err = os.Remove(pin)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	// First of all programs: one before it that lets a packet pass would keep it from this one.
+	l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: p.program, Attach: p.tcxType(), Anchor: link.Head()})
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.Pin(pin), l.Close())
+}
+
+// tcxOn reports whether l is on the link with that index: it is on none (0) once its link is gone or has moved to
+// another network namespace.
+func tcxOn(l link.Link, index int) (bool, error) {
+	info, err := l.Info()
+	if err != nil {
+		return false, err
+	}
+	have := info.TCX()
+	return have != nil && int(have.Ifindex) == index, nil
+}
+
+func (d *Datapath) tcxAttached(p linkProgram, index int) (bool, error) {
+	pin, err := d.tcxPin(p, index)
+	if err != nil {
+		return false, err
+	}
+	l, err := link.LoadPinnedLink(pin, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer l.Close()
+	if on, err := tcxOn(l, index); err != nil || !on {
+		return false, err
+	}
+	return sameProgram(l, p.program)
+}
+
+func sameProgram(l link.Link, p *ebpf.Program) (bool, error) {
+	have, err := l.Info()
+	if err != nil {
+		return false, err
+	}
+	want, err := p.Info()
+	if err != nil {
+		return false, err
+	}
+	id, ok := want.ID()
+	return ok && have.Program == id, nil
+}
+
+func (d *Datapath) detachTCX(p linkProgram, index int) error {
+	pin, err := d.tcxPin(p, index)
+	if err != nil {
+		return err
+	}
+	l, err := link.LoadPinnedLink(pin, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	// Removing the pin would do, but some time later.
+	if err := l.Detach(); err != nil {
+		return err
+	}
+	return os.Remove(pin)
+}
+
+// sweepLinks removes the pins of links that are gone.
+func (d *Datapath) sweepLinks() error {
+	if !d.tcx {
+		return nil
+	}
+	dir := filepath.Join(d.cfg.PinDir, layoutVersion, linkDir)
+	pins, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("look for pins of links that are gone: %w", err)
+	}
+	for _, pin := range pins {
+		if !strings.Contains(pin.Name(), "-") { // a hook's
+			continue
+		}
+		if err := removeDefunct(filepath.Join(dir, pin.Name())); err != nil {
+			return fmt.Errorf("remove the pin of a link that is gone: %w", err)
+		}
+	}
+	return nil
+}
+
+func removeDefunct(pin string) error {
+	l, err := link.LoadPinnedLink(pin, nil)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if defunct, err := tcxOn(l, 0); err != nil || !defunct {
+		return err
+	}
+	return os.Remove(pin)
+}

@@ -1,0 +1,78 @@
+package bpf
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+)
+
+// A HostNetwork is a part of what a pod reaches, and the way there. Of several prefixes that contain an address the
+// longest decides; where none does, a pod's packets leave by its ENI.
+type HostNetwork struct {
+	Prefix netip.Prefix
+	// ByNode sends through the node's stack what pods would send by an ENI directly.
+	ByNode bool
+}
+
+// SetNodeAddresses says which addresses wildcard frontends answer on. Those that stay answer throughout.
+func (d *Datapath) SetNodeAddresses(addrs []netip.Addr) error {
+	want := make(map[packetAddress]uint8, len(addrs))
+	for _, a := range addrs {
+		want[packetAddress{Addr: words(a)}] = 1
+	}
+	if err := replaceAll(d.objs.NodeAddresses, want); err != nil {
+		return fmt.Errorf("set %d node addresses: %w", len(addrs), err)
+	}
+	return nil
+}
+
+// SetHostNetworks says what pods that have an ENI under them must send through their node. It is for datapaths whose
+// packets do not cross the node's stack anyway.
+func (d *Datapath) SetHostNetworks(networks []HostNetwork) error {
+	want := make(map[packetNetwork]uint8, len(networks))
+	for _, n := range networks {
+		way := packetWayWAY_ENI
+		if n.ByNode {
+			way = packetWayWAY_NODE
+		}
+		bits := uint32(n.Prefix.Bits())
+		if n.Prefix.Addr().Is4() {
+			bits += 96
+		}
+		want[packetNetwork{PrefixBits: bits, Addr: words(n.Prefix.Masked().Addr())}] = uint8(way)
+	}
+	if err := replaceAll(d.objs.HostNetworks, want); err != nil {
+		return fmt.Errorf("set %d host networks: %w", len(networks), err)
+	}
+	return nil
+}
+
+// replaceAll makes want all that m holds: what is new comes first, so what stays is there throughout.
+func replaceAll[K comparable](m *ebpf.Map, want map[K]uint8) error {
+	for k, v := range want {
+		if err := m.Update(k, v, ebpf.UpdateAny); err != nil {
+			return full(err, m)
+		}
+	}
+	var (
+		key   K
+		value uint8
+		stale []K
+	)
+	it := m.Iterate()
+	for it.Next(&key, &value) {
+		if _, ok := want[key]; !ok {
+			stale = append(stale, key)
+		}
+	}
+	if err := it.Err(); err != nil {
+		return err
+	}
+	for _, k := range stale {
+		if err := ignoreMissing(m.Delete(k)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
