@@ -8,6 +8,7 @@
 //	podapp load URL --rate N [--for D] [--timeout D]             make N requests a second, each on a new connection
 //	podapp lookup NAME [--timeout D]                             print the addresses of a name, in order
 //	podapp latency --direct HOST:PORT --service HOST:PORT --name NAME --rounds N
+//	podapp probe ADDR                                            answer by TCP and UDP with who asked, and ask as told on stdin
 //	podapp sleep                                                 wait for SIGTERM
 //
 // POD_NAME (default: the host name) and NODE_NAME say where it runs. It ends with 0 when all went well, 1 when
@@ -25,7 +26,7 @@ import (
 	"syscall"
 )
 
-var errUsage = errors.New("usage: podapp serve|udp-echo|get|udp-get|load|lookup|latency|sleep, with arguments")
+var errUsage = errors.New("usage: podapp serve|udp-echo|get|udp-get|load|lookup|latency|probe|sleep, with arguments")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -63,6 +64,8 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 		return lookupCommand(ctx, out, args)
 	case "latency":
 		return latencyCommand(ctx, out, args)
+	case "probe":
+		return probeCommand(ctx, os.Stdin, out, args)
 	case "sleep":
 		<-ctx.Done()
 		return nil
