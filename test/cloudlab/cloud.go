@@ -4,13 +4,13 @@ package cloudlab
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/nearpath/nearpath/bpf"
@@ -26,6 +26,8 @@ type Cloud struct {
 	guard        *bpf.SourceGuard
 	server       *http.Server
 	instanceType string
+	vpc          *netlab.NetNS
+	subnet6      netip.Prefix // of the machines; the zero Prefix: they have no IPv6
 }
 
 // Options say what a cloud is like.
@@ -33,15 +35,10 @@ type Options struct {
 	Sim sim.Config // without its Fabric, which Open makes; sim.DefaultConfig is a complete one
 	// InstanceType is that of the machines; empty: ecs.sim.medium.
 	InstanceType string
+	// IPv6 gives machines an address of that family, too; their vSwitch has to have it (sim.DualStackConfig).
+	IPv6 bool
 	// Wrap stands between the machines and what the cloud serves, the API at / and the metadata below /latest/; nil: nothing.
 	Wrap func(http.Handler) http.Handler
-}
-
-// A Machine is an instance and the network namespace that is its network stack.
-type Machine struct {
-	ID    string
-	Addr  netip.Addr
-	NetNS *netlab.NetNS
 }
 
 // Start opens the default cloud.
@@ -58,7 +55,14 @@ func Open(lab *netlab.Lab, o Options) (*Cloud, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cloud{lab: lab, instanceType: cmp.Or(o.InstanceType, "ecs.sim.medium")}
+	c := &Cloud{lab: lab, vpc: vpc, instanceType: cmp.Or(o.InstanceType, "ecs.sim.medium")}
+	if o.IPv6 {
+		i := slices.IndexFunc(o.Sim.VSwitches, func(v sim.VSwitch) bool { return v.ID == sim.DefaultNodeVSwitch })
+		if i < 0 || !o.Sim.VSwitches[i].IPv6CIDR.IsValid() {
+			return nil, fmt.Errorf("open cloud: vSwitch %s has no IPv6", sim.DefaultNodeVSwitch)
+		}
+		c.subnet6 = o.Sim.VSwitches[i].IPv6CIDR
+	}
 	if c.guard, err = bpf.NewSourceGuard(); err != nil {
 		return nil, err
 	}
@@ -103,21 +107,6 @@ func (c *Cloud) Close() error {
 
 // Sim is the simulated cloud itself: what there is in it, and faults.
 func (c *Cloud) Sim() *sim.Cloud { return c.sim }
-
-// Machine runs an instance whose network stack is a new namespace of the lab with the given name.
-func (c *Cloud) Machine(ctx context.Context, name string) (Machine, error) {
-	ns, err := c.lab.NetNS(name)
-	if err != nil {
-		return Machine{}, err
-	}
-	instance, eni, err := c.sim.RunInstance(ctx, sim.InstanceSpec{
-		Type: c.instanceType, VSwitchID: sim.DefaultNodeVSwitch, NetNS: ns.Path(),
-	})
-	if err != nil {
-		return Machine{}, fmt.Errorf("run an instance for %s: %w", name, err)
-	}
-	return Machine{ID: instance.ID, Addr: eni.PrimaryIP, NetNS: ns}, nil
-}
 
 // AgentConfig is the configuration of an agent on one of the machines, but for where its objects come from. Its keys
 // are those of the instance's role.
