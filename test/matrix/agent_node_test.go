@@ -1,0 +1,164 @@
+//go:build node
+
+package matrix
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/nearpath/nearpath/internal/agentapi"
+	"github.com/nearpath/nearpath/test/cloudlab"
+	"github.com/nearpath/nearpath/test/netlab"
+)
+
+// A node is an instance of the cloud with an agent and the part of a container runtime.
+type node struct {
+	*netlab.Node
+	rig     *rig
+	machine cloudlab.Machine
+	host    *peer // on the host network
+	api     *agentapi.Client
+	agent   *netlab.Process
+	cni     *libcni.CNIConfig
+	network *libcni.NetworkConfigList
+}
+
+func (r *rig) newNode(ctx context.Context, name, egress string) (*node, error) {
+	m, err := r.cloud.Machine(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	n := &node{rig: r, machine: m}
+	if n.Node, err = r.StartNode(netlab.NodeSpec{Name: name, NetNS: m.NetNS}); err != nil {
+		return nil, err
+	}
+	n.api = agentapi.NewClient(n.MachinePath(agentapi.DefaultSocket))
+	text := r.cloud.AgentConfig(name) + fmt.Sprintf(`manifests: %s
+stateDir: %s
+logLevel: debug
+serviceCIDRs: [10.96.0.0/16, "fd00:96::/112"]
+pool: {stack: dual, %s}
+egress: {mode: %s}
+dns: {upstreams: [192.0.2.53]}
+%s`, r.manifestDir(), filepath.Join(n.Dir(), "state"), r.pool, egress, r.more)
+	if err := writeFile(n.configFile(), text); err != nil {
+		return nil, err
+	}
+	n.host, err = startPeer(r.Lab, n.Command(context.WithoutCancel(ctx), r.podapp(), "probe", probeAddr), name, m.Addrs()...)
+	return n, err
+}
+
+func (n *node) configFile() string { return filepath.Join(n.Dir(), "config.yaml") }
+
+func (n *node) logFile() string { return filepath.Join(n.Dir(), "agent.log") }
+
+// startAgent starts it and does not wait.
+func (n *node) startAgent(ctx context.Context) error {
+	log, err := os.OpenFile(n.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := n.Command(context.WithoutCancel(ctx), filepath.Join(n.rig.bin, "nearpath"), "agent", "--config", n.configFile())
+	cmd.Stdout, cmd.Stderr = log, log
+	n.agent, err = n.rig.Start(cmd)
+	return err
+}
+
+// awaitAgent waits until the agent is ready.
+func (n *node) awaitAgent(ctx context.Context) error {
+	return await(2*patience, "the agent of "+n.Name(), func() error {
+		select {
+		case <-n.agent.Done():
+			return fmt.Errorf("%w: it ended: %w", errHopeless, n.agent.Err())
+		default:
+		}
+		var view struct{ Waiting []string }
+		if err := n.api.Get(ctx, "/v1/ready", &view); err != nil {
+			return err
+		}
+		if len(view.Waiting) > 0 {
+			return fmt.Errorf("it waits for %v", view.Waiting)
+		}
+		return nil
+	})
+}
+
+// stopAgent ends the agent as the kernel would for lack of memory.
+func (n *node) stopAgent() { n.agent.Kill() }
+
+// terminateAgent ends the agent as an update of it does.
+func (n *node) terminateAgent(ctx context.Context) error {
+	pid, err := os.ReadFile(n.MachinePath("/run/nearpath/agent.lock"))
+	if err != nil {
+		return err
+	}
+	if out, err := n.Command(ctx, "sh", "-c", fmt.Sprintf("kill -%d %s", syscall.SIGTERM, bytes.TrimSpace(pid))).CombinedOutput(); err != nil {
+		return fmt.Errorf("end the agent of %s: %w: %s", n.Name(), err, out)
+	}
+	<-n.agent.Done()
+	return nil
+}
+
+func (n *node) cniBin() string { return filepath.Join(n.Dir(), "cni", "bin") }
+
+// installCNI does what the agent's installer does and reads the network configuration that it wrote, as a runtime does.
+func (n *node) installCNI(ctx context.Context) error {
+	conf := filepath.Join(n.Dir(), "cni", "net.d")
+	for _, dir := range []string{n.cniBin(), conf} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	cmd := n.Command(ctx, filepath.Join(n.rig.bin, "nearpath"), "cni", "install", "--from", n.rig.bin, "--bin-dir", n.cniBin(), "--conf-dir", conf)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("install the CNI plugin on %s: %w: %s", n.Name(), err, out)
+	}
+	text, err := os.ReadFile(filepath.Join(conf, "05-nearpath.conflist"))
+	if err != nil {
+		return err
+	}
+	if n.network, err = libcni.NetworkConfFromBytes(text); err != nil {
+		return err
+	}
+	n.cni = libcni.NewCNIConfigWithCacheDir([]string{n.cniBin()}, filepath.Join(n.Dir(), "cni", "cache"), onNode{n})
+	return nil
+}
+
+// onNode runs CNI plugins on the node instead of on the machine.
+type onNode struct{ node *node }
+
+var _ invoke.Exec = onNode{}
+
+func (e onNode) ExecPlugin(ctx context.Context, plugin string, stdin []byte, environ []string) ([]byte, error) {
+	cmd := e.node.Command(ctx, plugin)
+	var stdout, stderr bytes.Buffer
+	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = environ, bytes.NewReader(stdin), &stdout, &stderr
+	err := cmd.Run()
+	if err == nil {
+		return stdout.Bytes(), nil
+	}
+	var refused types.Error
+	if json.Unmarshal(stdout.Bytes(), &refused) == nil && refused.Msg != "" {
+		return nil, &refused
+	}
+	return nil, fmt.Errorf("run %s: %w: %s", plugin, err, stderr.Bytes())
+}
+
+func (e onNode) FindInPath(plugin string, paths []string) (string, error) {
+	return invoke.FindInPath(plugin, paths) // the directories of a lab are the same on its nodes
+}
+
+func (e onNode) Decode(text []byte) (version.PluginInfo, error) {
+	return (&version.PluginDecoder{}).Decode(text)
+}

@@ -1,0 +1,5 @@
+//go:build node && vm
+
+package matrix
+
+var datapaths = []string{veth, ipvlan, exclusive}
