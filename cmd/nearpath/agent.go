@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"sync/atomic"
 
@@ -112,7 +111,7 @@ func newAgentOf(cfg config, level *slog.LevelVar, log *slog.Logger) *agent {
 // runAgent builds the parts and runs them. The configuration is what read makes of the files at path.
 func runAgent(ctx context.Context, a *agent, path string, read func(string) (config, error)) (err error) {
 	defer func() { err = errors.Join(err, a.close()) }()
-	lock, err := lockNode(filepath.Join(filepath.Dir(a.cfg.Socket), "agent.lock"))
+	lock, err := lockNode(lockPath(a.cfg))
 	if err != nil {
 		return err
 	}
@@ -210,6 +209,11 @@ func (a *agent) buildDatapath(context.Context) error {
 func (a *agent) buildHealth(context.Context) error {
 	api := agentapi.NewServer(agentapi.ServerConfig{Socket: a.cfg.Socket, CNI: a.serveCNI, Log: a.log})
 	a.registerViews(api)
+	if a.cfg.CNI.ConfDir != "" {
+		serving := append(slices.Clone(a.forADD), api)
+		keeper := newConfKeeper(a.cfg, func() error { return notReady(serving) }, a.warnNode, a.log, a.metrics)
+		a.tasks = append(a.tasks, keeper)
+	}
 	a.tasks = append(a.tasks, &delayed{task: api, first: []<-chan struct{}{a.pending}}, &health{
 		listen: a.cfg.Listen, metrics: a.metrics, ready: make(chan struct{}),
 		waiting: func() []string { return a.tasks.waiting() },

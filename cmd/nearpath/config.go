@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/nearpath/nearpath/cni"
 	"github.com/nearpath/nearpath/internal/agentapi"
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/internal/strict"
@@ -38,10 +40,12 @@ type config struct {
 	// ServiceCIDRs are compared with the VPC's; empty means not compared.
 	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs"`
 
-	Cloud  cloudConfig  `json:"cloud"`
-	Pool   poolConfig   `json:"pool"`
-	Egress egressConfig `json:"egress"`
-	DNS    dnsConfig    `json:"dns"`
+	Cloud   cloudConfig   `json:"cloud"`
+	Pool    poolConfig    `json:"pool"`
+	Network networkConfig `json:"network"`
+	Egress  egressConfig  `json:"egress"`
+	DNS     dnsConfig     `json:"dns"`
+	CNI     cniConfig     `json:"cni"`
 
 	// notes are settings that were read and have no effect here.
 	notes []string
@@ -96,6 +100,8 @@ type poolConfig struct {
 	ENIPolicy string `json:"eniPolicy"`
 	// SpreadIRQs spreads the interrupts of ENIs' queues over the CPUs.
 	SpreadIRQs bool `json:"spreadIRQs"`
+	// Exclusive is about ENIs that are given to one pod whole.
+	Exclusive exclusiveConfig `json:"exclusive"`
 	// KeepFor is how long the address of a pod whose controller is of a kind in KeepKinds stays reserved for the pod's
 	// name after the pod is gone.
 	KeepFor   duration `json:"keepFor"`
@@ -153,8 +159,10 @@ func defaultConfig() config {
 			IdleReclaim: idleReclaim{After: duration(10 * time.Minute), Interval: duration(time.Minute), Batch: 5, Jitter: 0.1},
 			KeepFor:     duration(5 * time.Minute), KeepKinds: []string{"StatefulSet"},
 		},
-		Egress: egressConfig{Mode: "vpc"},
-		DNS:    dnsConfig{Address: netip.MustParseAddr("169.254.20.10"), Service: "kube-system/kube-dns"},
+		Network: networkConfig{Datapath: cni.Veth, Sandboxed: slices.Clone(sandboxedByDefault)},
+		Egress:  egressConfig{Mode: "vpc"},
+		DNS:     dnsConfig{Address: netip.MustParseAddr("169.254.20.10"), Service: "kube-system/kube-dns"},
+		CNI:     cniConfig{ConfName: defaultConfName},
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 // the business of "nearpath check config".
 func (c config) check() error {
 	tags := ipam.Settings{Tags: c.Cloud.ENITags, TagFilter: c.Cloud.ENITagFilter, TagBlock: c.Cloud.ENITagBlock}
-	return errors.Join(tags.Validate(), strict.Check(slices.Concat(c.checkAgent(), c.Cloud.check(), c.Pool.check(), c.Egress.check(), c.DNS.check())))
+	return errors.Join(tags.Validate(), strict.Check(slices.Concat(c.checkAgent(), c.Cloud.check(), c.Pool.check(), c.Network.check(), c.Egress.check(), c.DNS.check(), c.CNI.check())))
 }
 
 func (c config) checkAgent() []strict.Rule {
@@ -60,6 +60,12 @@ func (c poolConfig) check() []strict.Rule {
 		{OK: c.MaxENIs == 0 || c.MaxENIs >= c.MinENIs, Path: "pool.maxENIs", Value: c.MaxENIs, Fix: fmt.Sprintf("use 0 for what the instance type allows, or at least pool.minENIs, which is %d", c.MinENIs)},
 		{OK: c.ENIRatio > 0 && c.ENIRatio <= 1, Path: "pool.eniRatio", Value: c.ENIRatio, Fix: "use a fraction above 0, at most 1"},
 		oneOf("pool.eniPolicy", c.ENIPolicy, "balance-queues", "most-ips", "least-ips"),
+		atLeast("pool.exclusive.max", c.Exclusive.Max, 0),
+		atLeast("pool.exclusive.minIdle", c.Exclusive.MinIdle, 0),
+		{
+			OK: c.Exclusive.MaxIdle >= c.Exclusive.MinIdle, Path: "pool.exclusive.maxIdle", Value: c.Exclusive.MaxIdle,
+			Fix: fmt.Sprintf("use a number of at least pool.exclusive.minIdle, which is %d", c.Exclusive.MinIdle),
+		},
 		notNegative("pool.keepFor", c.KeepFor),
 	}
 }

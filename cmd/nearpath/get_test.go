@@ -92,27 +92,3 @@ func TestGetWithoutAgent(t *testing.T) {
 		t.Errorf("get pods: %v, want that no agent runs", err)
 	}
 }
-
-// TestInstall checks what the runtime gets to see, and that the plugin is there before the configuration.
-func TestInstall(t *testing.T) {
-	t.Parallel()
-	from, bin, conf := t.TempDir(), t.TempDir(), t.TempDir()
-	args := []string{"cni", "install", "--from", from, "--bin-dir", bin, "--conf-dir", conf}
-	if _, err := execute(t, args...); err == nil || !strings.Contains(err.Error(), "--from") {
-		t.Errorf("install without a plugin: %v, want what names it", err)
-	}
-	if left, _ := filepath.Glob(conf + "/*"); len(left) > 0 {
-		t.Errorf("a configuration without a plugin: %v", left)
-	}
-	writeFile(t, filepath.Join(from, "nearpath-cni"), "plugin")
-	for range 2 {
-		if _, err := execute(t, args...); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, path := range []string{filepath.Join(bin, "nearpath-cni"), filepath.Join(conf, conflistName)} {
-		if found, _ := filepath.Glob(path); len(found) != 1 {
-			t.Errorf("%s is missing", path)
-		}
-	}
-}

@@ -17,6 +17,9 @@ type warner interface {
 	Warn(about cluster.Object, reason, message string)
 }
 
+// warnNode tells what is wrong with this node.
+func (a *agent) warnNode(reason, message string) { a.events.Warn(cluster.Object{}, reason, message) }
+
 // buildReports makes what the agent tells the Kubernetes API.
 func (a *agent) buildReports(restConfig *rest.Config) error {
 	events, err := cluster.NewEvents(cluster.EventsConfig{REST: restConfig, NodeName: a.cfg.NodeName, Log: a.log})

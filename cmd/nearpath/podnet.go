@@ -59,8 +59,10 @@ func (a *agent) awaitADD(ctx context.Context) error {
 
 // cniStatus is the answer to STATUS: a pod can be added once it would be fully served. A node whose addresses are all in
 // use is healthy all the same: a failing STATUS would make it NotReady and its pods go.
-func (a *agent) cniStatus() error {
-	if waiting := a.forADD.waiting(); len(waiting) > 0 {
+func (a *agent) cniStatus() error { return notReady(a.forADD) }
+
+func notReady(ts tasks) error {
+	if waiting := ts.waiting(); len(waiting) > 0 {
 		return fmt.Errorf("not ready: %s", strings.Join(waiting, ", "))
 	}
 	return nil

@@ -126,5 +126,5 @@ func value(t *testing.T, m prometheus.Metric) float64 {
 	if err := m.Write(&out); err != nil {
 		t.Fatal(err)
 	}
-	return out.GetGauge().GetValue()
+	return out.GetGauge().GetValue() + out.GetCounter().GetValue()
 }

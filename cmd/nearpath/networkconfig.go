@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"path"
+	"slices"
+
+	"github.com/nearpath/nearpath/cni"
+	"github.com/nearpath/nearpath/internal/strict"
+)
+
+// networkConfig says how pods are wired.
+type networkConfig struct {
+	// Datapath is that of pods that ask for none.
+	Datapath cni.Datapath `json:"datapath"`
+	// Sandboxed are RuntimeClasses, * standing for any characters, whose pods run behind a virtual machine or a network
+	// stack of their own: these take a veth over, or a device, and no ipvlan.
+	Sandboxed []string `json:"sandboxed"`
+	// RuntimeClasses are the datapaths of pods of certain RuntimeClasses.
+	RuntimeClasses map[string]cni.Datapath `json:"runtimeClasses"`
+	// HostNetworks are where pods send by the node whatever their datapath, beside the node's own addresses.
+	HostNetworks []netip.Prefix `json:"hostNetworks"`
+}
+
+// exclusiveConfig bounds the ENIs that are given to pods whole.
+type exclusiveConfig struct {
+	// Max is the most of them, 0 for as many as the instance type allows.
+	Max int `json:"max"`
+	// MinIdle are kept attached and idle; more than MaxIdle idle ones are given back.
+	MinIdle int `json:"minIdle"`
+	MaxIdle int `json:"maxIdle"`
+}
+
+// sandboxedByDefault are what sandboxed runtimes and their handlers are usually called.
+var sandboxedByDefault = []string{"kata*", "gvisor", "runsc*", "runv", "rund", "firecracker*", "quark", "nabla", "sysbox-kata*"}
+
+var datapaths = []cni.Datapath{cni.Veth, cni.IPVlan, cni.Exclusive}
+
+func (c networkConfig) check() []strict.Rule {
+	rules := []strict.Rule{aDatapath("network.datapath", c.Datapath), disjoint("network.hostNetworks", c.HostNetworks)}
+	for i, pattern := range c.Sandboxed {
+		_, err := path.Match(pattern, "")
+		rules = append(rules, strict.Rule{
+			OK: err == nil && pattern != "", Path: fmt.Sprintf("network.sandboxed[%d]", i), Value: pattern, Fix: "use the name of a RuntimeClass, * for any characters",
+		})
+	}
+	for _, class := range slices.Sorted(maps.Keys(c.RuntimeClasses)) {
+		where, datapath := "network.runtimeClasses."+class, c.RuntimeClasses[class]
+		rules = append(rules, aDatapath(where, datapath), strict.Rule{
+			OK: datapath != cni.IPVlan || !c.sandboxed(class), Path: where, Value: datapath,
+			Fix: "it is one of network.sandboxed, which ipvlan does not work for: use veth or exclusive, or change that list",
+		})
+	}
+	for i, p := range c.HostNetworks {
+		rules = append(rules, strict.Rule{
+			OK: p == p.Masked(), Path: fmt.Sprintf("network.hostNetworks[%d]", i), Value: p, Fix: fmt.Sprintf("use the network, %s", p.Masked()),
+		})
+	}
+	return rules
+}
+
+func aDatapath(path string, d cni.Datapath) strict.Rule {
+	return strict.Rule{OK: slices.Contains(datapaths, d), Path: path, Value: d, Fix: "use veth, ipvlan or exclusive"}
+}
+
+// sandboxed says whether pods of the RuntimeClass have a network stack that is not the node's kernel's.
+func (c networkConfig) sandboxed(class string) bool {
+	return slices.ContainsFunc(c.Sandboxed, func(pattern string) bool {
+		match, _ := path.Match(pattern, class)
+		return match
+	})
+}
