@@ -100,26 +100,6 @@ func leaseOf(l ipam.Lease) cni.Lease {
 	return cni.Lease{Addrs: l.Addrs, Slot: e.Slot, MAC: e.MAC, Nets: e.Nets, Exclusive: l.Exclusive}
 }
 
-// kernelPods lets CNI tell the datapath of pods.
-type kernelPods struct{ pods *bpf.Pods }
-
-func (p kernelPods) Add(_ context.Context, e cni.PodEntry) error {
-	return p.pods.Put(bpf.Pod{Addrs: e.Addrs, NetNSCookie: e.NetNSCookie, HostNSID: e.HostNSID})
-}
-
-func (p kernelPods) Remove(_ context.Context, e cni.PodEntry) error { return p.pods.Delete(e.Addrs) }
-
-func (p kernelPods) Has(_ context.Context, e cni.PodEntry) (bool, error) {
-	for _, a := range e.Addrs {
-		have, ok, err := p.pods.Lookup(a)
-		same := ok && have.NetNSCookie == e.NetNSCookie && (have.HostNSID == e.HostNSID || e.NetNSCookie == 0)
-		if err != nil || !same {
-			return false, err
-		}
-	}
-	return len(e.Addrs) > 0, nil
-}
-
 // backendTexts renders what a record serves for people.
 func backendTexts(b bpf.Block) (out []string) {
 	list := b.Cluster

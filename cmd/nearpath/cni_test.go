@@ -317,4 +317,3 @@ func TestUninstallLeavesOthers(t *testing.T) {
 		t.Errorf("%v, the other one's file is there: %v", err, exists(h.list()))
 	}
 }
-

@@ -1,7 +1,3 @@
 package main
 
-import "context"
-
 func removePrograms(string) error { return nil }
-
-func removeNetwork(context.Context) error { return nil }

@@ -12,7 +12,7 @@ import (
 
 func (a *agent) buildCNI(context.Context) (err error) {
 	a.cni, err = cni.NewServer(cni.Config{
-		Addresses: poolAddresses{a.pool, a.keepFor}, Pods: kernelPods{a.datapath.Pods}, Status: a.cniStatus, MTU: a.host.MTU, Log: a.log,
+		Addresses: poolAddresses{a.pool, a.keepFor}, Pods: kernelPods{programs: a.datapath, pods: a.datapath.Pods}, Status: a.cniStatus, MTU: a.host.MTU, Log: a.log,
 		Records: cni.RecordsDir(a.cfg.Socket), NodeDNS: a.cfg.DNS.Address,
 	})
 	if err != nil {

@@ -48,6 +48,7 @@ func (a *agent) connect(region string, metadata *aliyun.Metadata) (*aliyun.Clien
 func (a *agent) buildPool(context.Context) (err error) {
 	if a.host, err = hostnet.New(hostnet.Config{
 		NodeDNS: a.cfg.DNS.Address, Egress: keptEgress(a.cfg), SpreadIRQs: a.cfg.Pool.SpreadIRQs, Log: a.log,
+		HostNetworks: a.cfg.Network.HostNetworks, Programs: nodePrograms{a.datapath}, Report: a.warnNode,
 	}); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nearpath/nearpath/cni"
+	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
 func newCNIUninstall() *cobra.Command {
@@ -61,7 +62,7 @@ func nodeOf(c config) nodeCleaner {
 			return len(wired), err
 		},
 		programs: func() error { return removePrograms(c.PinDir) },
-		network:  removeNetwork,
+		network:  func(ctx context.Context) error { return hostnet.Remove(ctx, c.DNS.Address) },
 	}
 }
 

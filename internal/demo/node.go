@@ -109,7 +109,7 @@ func (n *node) killAgent(ctx context.Context) error {
 
 // loadCNI reads the network configuration that the agent's installer put on the node, as a runtime does.
 func (n *node) loadCNI(ctx context.Context) error {
-	cmd := n.Command(ctx, filepath.Join(n.bin, "nearpath"), "cni", "install", "--from", n.bin)
+	cmd := n.Command(ctx, filepath.Join(n.bin, "nearpath"), "cni", "install", "--config", configOnNode, "--wait", patience.String())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("install the CNI plugin on %s: %w: %s", n.name, err, out)
 	}

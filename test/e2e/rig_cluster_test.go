@@ -130,7 +130,7 @@ func (r *rig) startAgent(t *testing.T, n *kube.Node) {
 		}
 		return nil
 	})
-	if out, err := n.Command(t.Context(), nearpath, "cni", "install").CombinedOutput(); err != nil {
+	if out, err := n.Command(t.Context(), nearpath, "cni", "install", "--config", agentConfig, "--wait", "1m").CombinedOutput(); err != nil {
 		t.Fatalf("install the CNI plugin on %s: %v: %s", n.Name(), err, out)
 	}
 }

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"strconv"
+	"testing"
+
+	"github.com/nearpath/nearpath/bpf"
+	"github.com/nearpath/nearpath/cni"
+	"github.com/nearpath/nearpath/internal/hostnet"
+)
+
+// TestMarksAgree: the programs mark packets of pods, and the node's rules choose the ENI by the mark.
+func TestMarksAgree(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../bpf/c/consts.h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	constants := map[string]uint64{}
+	for _, m := range regexp.MustCompile(`#define (POD_MARK\w*) (0x[0-9a-f]+)\n`).FindAllSubmatch(text, -1) {
+		if constants[string(m[1])], err = strconv.ParseUint(string(m[2]), 0, 32); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mark, slots := uint32(constants["POD_MARK"]), uint32(constants["POD_MARK_SLOT"])
+	if mark == 0 || slots == 0 {
+		t.Fatalf("consts.h has %v", constants)
+	}
+	if hostnet.PodMarkMask != mark|slots {
+		t.Errorf("the rules' mask is %#x, that of the programs %#x", uint32(hostnet.PodMarkMask), mark|slots)
+	}
+	for _, slot := range []uint32{1, 2, slots} {
+		if got, want := hostnet.PodMark(int(slot)), mark|slot; got != want {
+			t.Errorf("slot %d: the rule asks for %#x, the programs set %#x", slot, got, want)
+		}
+	}
+	if hostnet.OutsideMark&hostnet.PodMarkMask != 0 {
+		t.Error("the mark of connections to the outside is in the bits of the slot")
+	}
+}
+
+// fakeDatapath notes what is on links and in the map.
+type fakeDatapath struct {
+	links map[string]bool
+	pods  map[netip.Addr]bpf.Pod
+	order []string
+}
+
+func (f *fakeDatapath) AttachLink(role bpf.Role, index int) error {
+	f.links[fmt.Sprint(role, " ", index)] = true
+	f.order = append(f.order, "attach")
+	return nil
+}
+
+func (f *fakeDatapath) DetachLink(role bpf.Role, index int) error {
+	delete(f.links, fmt.Sprint(role, " ", index))
+	return nil
+}
+
+func (f *fakeDatapath) LinkAttached(role bpf.Role, index int) (bool, error) {
+	return f.links[fmt.Sprint(role, " ", index)], nil
+}
+
+func (f *fakeDatapath) Put(p bpf.Pod) error {
+	for _, a := range p.Addrs {
+		f.pods[a] = p
+	}
+	f.order = append(f.order, "put")
+	return nil
+}
+
+func (f *fakeDatapath) Delete(addrs []netip.Addr) error {
+	for _, a := range addrs {
+		delete(f.pods, a)
+	}
+	return nil
+}
+
+func (f *fakeDatapath) Lookup(a netip.Addr) (bpf.Pod, bool, error) {
+	p, ok := f.pods[a]
+	return p, ok, nil
+}
+
+// TestKernelPods: each datapath has its programs on the links that are the pod's alone.
+func TestKernelPods(t *testing.T) {
+	t.Parallel()
+	addrs := []netip.Addr{netip.MustParseAddr("10.0.0.9"), netip.MustParseAddr("fd00::9")}
+	for _, tt := range []struct {
+		entry cni.PodEntry
+		want  []string
+	}{
+		{cni.PodEntry{Datapath: cni.Veth, Link: 7, NetNS: "/gone"}, []string{"pod link 7"}},
+		{cni.PodEntry{Datapath: cni.IPVlan, Link: 8}, nil}, // the companion is the host network's
+		{cni.PodEntry{Datapath: cni.Exclusive, Link: 9, ENI: 2, Side: 3, NetNS: "/proc/self/ns/net"}, []string{"pod link 9", "exclusive ENI 2"}},
+	} {
+		t.Run(string(tt.entry.Datapath), func(t *testing.T) {
+			t.Parallel()
+			f := &fakeDatapath{links: map[string]bool{}, pods: map[netip.Addr]bpf.Pod{}}
+			p, e := kernelPods{programs: f, pods: f}, tt.entry
+			e.Addrs, e.NetNSCookie, e.HostNSID, e.Slot = addrs, 5, 1, 3
+			if ok, err := p.Has(t.Context(), e); ok || err != nil {
+				t.Errorf("before ADD: %v, %v", ok, err)
+			}
+			if err := p.Add(t.Context(), e); err != nil {
+				t.Fatal(err)
+			}
+			for _, link := range tt.want {
+				if !f.links[link] {
+					t.Errorf("no program on %s: %v", link, f.links)
+				}
+			}
+			if len(f.links) != len(tt.want) || f.order[0] != "put" {
+				t.Errorf("programs on %v, done in the order %v", f.links, f.order)
+			}
+			if ok, err := p.Has(t.Context(), e); !ok || err != nil {
+				t.Errorf("after ADD: %v, %v", ok, err)
+			}
+			for _, spoil := range []func(*bpf.Pod){
+				func(b *bpf.Pod) { b.Link++ }, func(b *bpf.Pod) { b.Side++ }, func(b *bpf.Pod) { b.Slot++ }, func(b *bpf.Pod) { b.NetNSCookie++ },
+			} {
+				before := f.pods[addrs[1]]
+				other := before
+				spoil(&other)
+				f.pods[addrs[1]] = other
+				if ok, err := p.Has(t.Context(), e); ok || err != nil {
+					t.Errorf("with an entry %+v: %v, %v", other, ok, err)
+				}
+				f.pods[addrs[1]] = before
+			}
+			for link := range f.links {
+				delete(f.links, link)
+				if ok, err := p.Has(t.Context(), e); ok || err != nil {
+					t.Errorf("without a program on %s: %v, %v", link, ok, err)
+				}
+				break
+			}
+			for range 2 {
+				if err := p.Remove(t.Context(), e); err != nil || len(f.pods)+len(f.links) > 0 {
+					t.Errorf("%v; left: %v, %v", err, f.pods, f.links)
+				}
+			}
+		})
+	}
+}
+
+// TestRemoveOfAGonePod: what was in a namespace that is gone is gone with it.
+func TestRemoveOfAGonePod(t *testing.T) {
+	t.Parallel()
+	f := &fakeDatapath{links: map[string]bool{}, pods: map[netip.Addr]bpf.Pod{netip.MustParseAddr("10.0.0.9"): {}}}
+	p := kernelPods{programs: f, pods: f}
+	e := cni.PodEntry{Datapath: cni.Exclusive, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.9")}, Link: 9, ENI: 2, NetNS: t.TempDir() + "/gone"}
+	if err := p.Remove(t.Context(), e); err != nil || len(f.pods) > 0 {
+		t.Errorf("%v; left: %v", err, f.pods)
+	}
+	if err := p.Add(t.Context(), e); err == nil {
+		t.Error("ADD into a namespace that is gone succeeds")
+	}
+	if _, err := p.Has(t.Context(), e); err == nil {
+		t.Error("CHECK of a namespace that is gone succeeds")
+	}
+}
