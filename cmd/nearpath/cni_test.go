@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -226,6 +227,7 @@ func TestConflist(t *testing.T) {
 			t.Errorf("no example for %s", name)
 		}
 	}
+	maps.DeleteFunc(told, func(name string, _ any) bool { return !capabilities[name] })
 	// As libcni makes it of the list and what the runtime knows (injectRuntimeConfig).
 	plugin, err := libcni.InjectConf(list.Plugins[0], map[string]any{
 		"cniVersion": list.CNIVersion, "name": list.Name, "runtimeConfig": told,
