@@ -26,14 +26,14 @@ type guest struct {
 	limit     time.Duration
 }
 
-// run starts the guest, passes on its events and returns when it is gone. An error says that the guest did not do all
+// run starts the guest, passes on its events and returns when it is gone, with the processor time that it took. An error says that the guest did not do all
 // it had to do; what its tests said is in the events.
-func (g guest) run(ctx context.Context, on func(plan.Event)) error {
+func (g guest) run(ctx context.Context, on func(plan.Event)) (used time.Duration, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, g.limit, fmt.Errorf("the guest took longer than %v", g.limit))
 	defer cancel()
 	read, write, err := os.Pipe()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer read.Close()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -52,19 +52,20 @@ func (g guest) run(ctx context.Context, on func(plan.Event)) error {
 	err = cmd.Start()
 	write.Close()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	down, readErr := follow(read, on)
 	err = cmd.Wait()
+	used = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	switch {
 	case ctx.Err() != nil:
-		return context.Cause(ctx)
+		return used, context.Cause(ctx)
 	case err != nil:
-		return fmt.Errorf("qemu: %w", err)
+		return used, fmt.Errorf("qemu: %w", err)
 	case !down:
-		return errors.Join(errors.New("the guest went down before it had run everything"), readErr)
+		return used, errors.Join(errors.New("the guest went down before it had run everything"), readErr)
 	}
-	return nil
+	return used, nil
 }
 
 // follow passes events on until the guest is gone, and says whether it had reached its end.

@@ -18,7 +18,7 @@ import (
 
 // boot runs the tests on one kernel.
 func (o options) boot(ctx context.Context, fs rootFS, dir string, to io.Writer) (*result, error) {
-	initramfs := filepath.Join(dir, "initramfs")
+	initramfs := filepath.Join(dir, fs.kernel.name+".initramfs")
 	if err := fs.write(ctx, initramfs); err != nil {
 		return nil, err
 	}
@@ -27,6 +27,7 @@ func (o options) boot(ctx context.Context, fs rootFS, dir string, to io.Writer) 
 		return nil, err
 	}
 	defer logFile.Close()
+	defer os.Remove(initramfs)
 	g := guest{
 		kernel: fs.kernel, initramfs: initramfs, memory: memory, limit: boot,
 		console: filepath.Join(o.logs, fs.kernel.name+".console"),
@@ -37,9 +38,9 @@ func (o options) boot(ctx context.Context, fs rootFS, dir string, to io.Writer) 
 	fmt.Fprintf(to, "vm: %s (%s)\n", fs.kernel.name, fs.kernel.build)
 	r := newResult(fs.kernel)
 	start := time.Now()
-	err = g.run(ctx, func(e plan.Event) {
+	used, err := g.run(ctx, func(e plan.Event) {
 		r.add(e)
-		o.print(to, logFile, e)
+		o.print(to, logFile, fs.kernel.name, e)
 	})
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
@@ -47,7 +48,8 @@ func (o options) boot(ctx context.Context, fs rootFS, dir string, to io.Writer) 
 	if err != nil {
 		r.wrong = append(r.wrong, err.Error())
 	}
-	fmt.Fprintf(to, "vm: %s took %.0f s: %d of %d tests passed\n", fs.kernel.name, time.Since(start).Seconds(), r.passed(), len(r.tests))
+	fmt.Fprintf(to, "vm: %s took %.0f s and %.0f s of processor time: %d of %d tests passed\n",
+		fs.kernel.name, time.Since(start).Seconds(), used.Seconds(), r.passed(), len(r.tests))
 	if !r.green() {
 		o.explain(to, fs.kernel, logFile)
 	}
@@ -55,18 +57,18 @@ func (o options) boot(ctx context.Context, fs rootFS, dir string, to io.Writer) 
 }
 
 // print writes an event to the log, and as much of it to the terminal as is wanted there.
-func (o options) print(to, log io.Writer, e plan.Event) {
+func (o options) print(to, log io.Writer, kernel string, e plan.Event) {
 	switch {
 	case e.Module != "":
 		fmt.Fprintf(log, "module %s: %s\n", e.Module, e.Error)
 	case e.Done:
-		fmt.Fprintf(log, "./%s: exit status %d %s\n", e.Run, e.Exit, e.Error)
+		fmt.Fprintln(log, ended(e))
 	case e.Run != "":
 		fmt.Fprintln(log, e.Line)
 		if o.show {
 			fmt.Fprintln(to, e.Line)
 		} else if m := verdict.FindStringSubmatch(e.Line); m != nil {
-			fmt.Fprintf(to, "  %s %s.%s\n", m[1], e.Run, m[2])
+			fmt.Fprintf(to, "  %-4s %s %s.%s\n", kernel, m[1], e.Run, m[2])
 		}
 	}
 }

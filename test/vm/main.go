@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,6 +33,7 @@ type options struct {
 	extra    []string
 	update   bool
 	show     bool // all output of the tests
+	jobs     int  // guests at a time
 	logs     string
 }
 
@@ -56,6 +59,7 @@ func parse(args []string) (options, error) {
 	programs := flags.Bool("programs", false, "give the tests of -pkg nearpath's own programs, as NEARPATH_BIN")
 	flags.BoolVar(&o.update, "update", false, "get the newest builds of the kernels, also when the cache has some")
 	flags.StringVar(&o.logs, "logs", "", "directory for console and output of every guest (default: vm-logs in the cache)")
+	flags.IntVar(&o.jobs, "jobs", 0, "guests at a time (default: 1 with -pkg, else 2)")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -68,11 +72,11 @@ func parse(args []string) (options, error) {
 	if *names != "all" && len(o.kernels) != len(strings.Split(*names, ",")) {
 		return o, fmt.Errorf("-kernel %s: there are 5.10, 6.1 and 6.12", *names)
 	}
-	o.packages = packages
 	if *pkgs == "" {
+		o.packages, o.jobs = packages, cmp.Or(o.jobs, 2)
 		return o, nil
 	}
-	o.show, o.packages = true, nil
+	o.show, o.jobs = true, cmp.Or(o.jobs, 1)
 	for dir := range strings.SplitSeq(*pkgs, ",") {
 		dir = filepath.ToSlash(filepath.Clean(dir))
 		p := testPackage{dir: dir, seconds: 240, needsPrograms: *programs}
@@ -132,22 +136,24 @@ func run(ctx context.Context, args []string, to io.Writer) (bool, error) {
 	return ok, nil
 }
 
-// guests runs the tests on one kernel after the other. A guest keeps both processors of a small machine busy.
+// guests runs the tests on every kernel. Most of a test is one thread at work, so that two guests are about as fast as
+// one on a machine of two processors.
 func (o options) guests(ctx context.Context, cache, dir string, made made, to io.Writer) ([]*result, error) {
-	var results []*result
-	for _, k := range o.kernels {
+	results := make([]*result, len(o.kernels))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(o.jobs)
+	for i, k := range o.kernels {
 		found, err := k.install(ctx, filepath.Join(cache, "kernels"), o.update)
 		if err != nil {
 			return nil, err
 		}
 		fs := rootFS{made: made, kernel: found, run: o.run, extra: o.extra}
-		r, err := o.boot(ctx, fs, dir, to)
-		if err != nil {
-			return nil, err
-		}
-		results = append(results, r)
+		group.Go(func() (err error) {
+			results[i], err = o.boot(ctx, fs, dir, to)
+			return err
+		})
 	}
-	return results, nil
+	return results, group.Wait()
 }
 
 // cacheDir is where all lanes keep what they have built or downloaded.

@@ -35,15 +35,20 @@ func (r *result) add(e plan.Event) {
 	switch {
 	case e.Module != "":
 		r.wrong = append(r.wrong, fmt.Sprintf("module %s: %s", e.Module, e.Error))
-	case e.Done && e.Exit != 0:
-		r.wrong = append(r.wrong, fmt.Sprintf("./%s: exit status %d %s", e.Run, e.Exit, e.Error))
-	case e.Done && e.Error != "":
-		r.wrong = append(r.wrong, fmt.Sprintf("./%s: %s", e.Run, e.Error))
+	case e.Done:
+		if e.Exit != 0 || e.Error != "" {
+			r.wrong = append(r.wrong, ended(e))
+		}
 	case e.Run != "":
 		if m := verdict.FindStringSubmatch(e.Line); m != nil {
 			r.tests[e.Run+"."+m[2]] = map[string]outcome{"PASS": passed, "FAIL": failed, "SKIP": skipped}[m[1]]
 		}
 	}
+}
+
+// ended says how a run ended.
+func ended(e plan.Event) string {
+	return strings.TrimSpace(fmt.Sprintf("./%s: exit status %d %s", e.Run, e.Exit, e.Error))
 }
 
 // passed returns how many tests have passed.

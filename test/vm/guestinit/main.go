@@ -200,7 +200,7 @@ func (e *events) perform(r plan.Run) plan.Event {
 	switch {
 	case !stopped:
 		done.Error += fmt.Sprintf("killed after %d s", r.Seconds)
-	case err != nil:
+	case err != nil && done.Exit < 0:
 		done.Error += err.Error()
 	}
 	reap()
