@@ -18,8 +18,9 @@ import (
 	"github.com/nearpath/nearpath/test/vm/plan"
 )
 
-// programs come from this machine, with their libraries: test/netlab uses options that busybox does not have.
-var programs = []string{"nsenter", "unshare", "mount", "umount"}
+// programs come from this machine, with their libraries: test/netlab uses options that busybox does not have. Busybox's
+// shell would take its own umount, whatever PATH says.
+var programs = []string{"sh", "nsenter", "unshare", "mount", "umount"}
 
 // ownDir has nearpath's programs in a guest.
 const ownDir = "/usr/local/nearpath"
