@@ -5,10 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 
 	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/nearpath/nearpath/internal/agentapi"
 )
@@ -40,7 +38,7 @@ func (s *Server) add(ctx context.Context, r agentapi.CNIRequest) (json.RawMessag
 		return nil, failure(types.ErrInvalidNetNS, "add container", err)
 	}
 	defer pod.Close()
-	return s.wire(ctx, a, namespaces{s.host, pod}, s.mtu(conf))
+	return s.wire(ctx, a, namespaces{s.host, pod}, conf)
 }
 
 func (s *Server) mtu(conf *NetConf) int {
@@ -51,54 +49,39 @@ func (s *Server) mtu(conf *NetConf) int {
 	return cmp.Or(conf.MTU, uplink, defaultMTU)
 }
 
-func (s *Server) wire(ctx context.Context, a Attachment, n namespaces, mtu int) (json.RawMessage, error) {
-	entry, err := n.prepare(a.IfName)
+func (s *Server) wire(ctx context.Context, a Attachment, n namespaces, conf *NetConf) (json.RawMessage, error) {
+	entry, inode, err := n.prepare(a.IfName)
 	if errors.Is(err, errInterfaceExists) {
 		return nil, failure(types.ErrInvalidEnvironmentVariables, "read CNI_IFNAME "+a.IfName, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	lease, err := s.config.Addresses.Acquire(ctx, a, false)
+	wish, err := s.wishOf(ctx, a, conf)
 	if err != nil {
-		return nil, failure(types.ErrTryAgainLater, "take an address", err)
+		return nil, err
 	}
-	entry.Addrs = lease.Addrs
-	if err := s.connect(ctx, n, Plan(a.Key, lease, mtu), entry); err != nil {
+	lease, err := s.take(ctx, a, wish)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.decide(ctx, a, wish, lease, conf)
+	if err == nil {
+		r.Cookie, r.HostNSID, r.Inode = entry.NetNSCookie, entry.HostNSID, inode
+		// What follows must be found by whoever comes after a crash.
+		err = s.records.write(r)
+	}
+	if err == nil {
+		err = s.connect(ctx, n, &r, lease)
+	}
+	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		return nil, errors.Join(err, s.dismantle(undo, a.Key, entry))
+		if r.Datapath == "" { // nothing was decided, and so nothing made
+			return nil, errors.Join(err, s.config.Addresses.Release(undo, a.Key))
+		}
+		return nil, errors.Join(err, s.dismantle(undo, n, r.wiring(lease), r.entry()))
 	}
-	s.log.Info("pod added", "namespace", a.Pod.Namespace, "pod", a.Pod.Name, "ips", lease.Addrs, "slot", lease.Slot)
-	return json.Marshal(result(a, lease, mtu))
-}
-
-// connect makes the links and tells the datapath, which must know the pod before the pod may talk.
-func (s *Server) connect(ctx context.Context, n namespaces, ops []Op, entry PodEntry) error {
-	if err := n.apply(ops); err != nil {
-		return fmt.Errorf("wire pod: %w", err)
-	}
-	if err := s.config.Pods.Add(ctx, entry); err != nil {
-		return fmt.Errorf("tell the datapath of the pod: %w", err)
-	}
-	return ctx.Err() // nobody would hear of a success
-}
-
-// result is what ADD answers, in version 1.1.0.
-func result(a Attachment, lease Lease, mtu int) *types100.Result {
-	hostMAC, podMAC := a.macs()
-	inPod := 1 // index of the pod's end in Interfaces
-	r := &types100.Result{
-		CNIVersion: types100.ImplementedSpecVersion,
-		Interfaces: []*types100.Interface{
-			{Name: a.HostLink(), Mac: hostMAC.String(), Mtu: mtu},
-			{Name: a.IfName, Mac: podMAC.String(), Mtu: mtu, Sandbox: a.NetNS},
-		},
-	}
-	for _, addr := range lease.Addrs {
-		via := gateway(addr).AsSlice()
-		r.IPs = append(r.IPs, &types100.IPConfig{Interface: &inPod, Address: *ipNet(alone(addr)), Gateway: via})
-		r.Routes = append(r.Routes, &types.Route{Dst: *ipNet(everywhere(addr)), GW: via})
-	}
-	return r
+	s.log.Info("pod added", "namespace", a.Pod.Namespace, "pod", a.Pod.Name, "ips", lease.Addrs, "slot", lease.Slot, "datapath", r.Datapath)
+	return json.Marshal(result(a, r, lease, conf.dns()))
 }

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -32,7 +31,7 @@ func (n namespaces) on(side Side, f func() error) error {
 	return netns.Do(func(ns.NetNS) error { return f() })
 }
 
-// sideOf says where an Op is done.
+// sideOf says where an Op is done. One that spans both is begun there.
 func sideOf(op Op) Side {
 	switch o := op.(type) {
 	case SetSysctl:
@@ -45,31 +44,42 @@ func sideOf(op Op) Side {
 		return o.Side
 	case AddRoute:
 		return o.Side
+	case DeleteLink:
+		return o.Side
+	case DeleteRoute:
+		return o.Side
+	case DeleteNeighbour:
+		return o.Side
+	case SetDown, ReturnLink:
+		return InPod
 	default:
 		return OnHost
 	}
 }
 
 // each calls f for every Op in order, entering a namespace once per run of Ops on the same side: a change of namespace
-// costs a thread.
+// costs a thread. Without a pod, what would be done in it is left out: it went with its namespace.
 func (n namespaces) each(ops []Op, f func(Op) error) error {
 	for len(ops) > 0 {
 		side, run := sideOf(ops[0]), 1
 		for run < len(ops) && sideOf(ops[run]) == side {
 			run++
 		}
-		err := n.on(side, func() error {
-			for _, op := range ops[:run] {
-				if err := f(op); err != nil {
-					return fmt.Errorf("%s: %w", op, err)
-				}
+		if side == OnHost || n.pod != nil {
+			if err := n.on(side, func() error { return all(ops[:run], f) }); err != nil {
+				return err
 			}
-			return nil
-		})
-		if err != nil {
-			return err
 		}
 		ops = ops[run:]
+	}
+	return nil
+}
+
+func all(ops []Op, f func(Op) error) error {
+	for _, op := range ops {
+		if err := f(op); err != nil {
+			return fmt.Errorf("%s: %w", op, err)
+		}
 	}
 	return nil
 }
@@ -81,6 +91,10 @@ func (n namespaces) applyOne(op Op) error {
 	switch o := op.(type) {
 	case AddVeth:
 		return n.addVeth(o)
+	case AddIPVlan:
+		return n.addIPVlan(o)
+	case MoveLink:
+		return n.moveLink(o)
 	case SetSysctl:
 		return o.write()
 	case SetUp:
@@ -98,10 +112,33 @@ func (n namespaces) applyOne(op Op) error {
 			return err
 		}
 		return netlink.RuleAdd(o.rule())
+	default:
+		return n.undoOne(op)
+	}
+}
+
+func (n namespaces) undoOne(op Op) error {
+	switch o := op.(type) {
 	case DeleteRules:
 		return deleteRules(o)
 	case DeleteLink:
-		return deleteLink(o.Link)
+		return o.delete()
+	case DeleteRoutes:
+		return o.delete()
+	case DeleteRoute:
+		return withLinkIfThere(o.Link, func(l netlink.Link) error {
+			return gone(netlink.RouteDel(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(o.Dst), Scope: netlink.SCOPE_NOWHERE}))
+		})
+	case DeleteNeighbour:
+		return withLinkIfThere(o.Link, func(l netlink.Link) error {
+			return gone(netlink.NeighDel(AddNeighbour{Addr: o.Addr}.neighbour(l)))
+		})
+	case SetDown:
+		return withENI(o.MAC, netlink.LinkSetDown)
+	case ReturnLink:
+		return n.returnLink(o)
+	case TidyLink:
+		return o.tidy()
 	default:
 		panic(fmt.Sprintf("unknown op %T", op))
 	}
@@ -116,7 +153,7 @@ func (n namespaces) addVeth(o AddVeth) error {
 	veth.PeerName, veth.PeerHardwareAddr, veth.PeerNamespace = o.Pod, o.PodMAC, netlink.NsFd(n.pod.Fd())
 	err := netlink.LinkAdd(veth)
 	if errors.Is(err, unix.EEXIST) {
-		if err := deleteLink(o.Host); err != nil {
+		if err := (DeleteLink{OnHost, o.Host, o.Alias}).delete(); err != nil {
 			return err
 		}
 		err = netlink.LinkAdd(veth)
@@ -153,6 +190,9 @@ func (o AddNeighbour) neighbour(l netlink.Link) *netlink.Neigh {
 
 func (o AddRoute) route(l netlink.Link) *netlink.Route {
 	r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(o.Dst)}
+	if o.Src.IsValid() {
+		r.Src = o.Src.AsSlice()
+	}
 	if o.Gateway.IsValid() {
 		r.Gw, r.Flags = o.Gateway.AsSlice(), int(netlink.FLAG_ONLINK)
 		return r
@@ -201,32 +241,6 @@ func podRules(family, priority int) ([]netlink.Rule, error) {
 		}
 	}
 	return ours, nil
-}
-
-// deleteLink refuses a link that does not look like ours.
-func deleteLink(name string) error {
-	l, err := netlinksafe.LinkByName(name)
-	if isNoLink(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if alias := l.Attrs().Alias; l.Type() != "veth" || alias != "" && !strings.HasPrefix(alias, aliasPrefix) {
-		return fmt.Errorf("link %s is a %s with alias %q and not ours", name, l.Type(), alias)
-	}
-	if err := netlink.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
-		return err
-	}
-	return nil
-}
-
-func withLink(name string, f func(netlink.Link) error) error {
-	l, err := netlinksafe.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	return f(l)
 }
 
 func isNoLink(err error) bool {

@@ -13,8 +13,8 @@ import (
 	"github.com/nearpath/nearpath/internal/agentapi"
 )
 
-// check verifies that the container is wired as ADD left it: links, addresses, routes, rule, sysctls, and the
-// datapath's entry. It repairs nothing.
+// check verifies that the container is wired as ADD left it: links, addresses, neighbours, routes, rules, sysctls, limits,
+// and what the datapath knows and has attached. It repairs nothing.
 func (s *Server) check(ctx context.Context, r agentapi.CNIRequest) error {
 	conf, err := ParseNetConf(r.Config)
 	if err != nil {
@@ -39,6 +39,16 @@ func (s *Server) check(ctx context.Context, r agentapi.CNIRequest) error {
 	return s.verify(ctx, a, lease, conf.MTU)
 }
 
+// setUpAs is the record of an attachment, or what it would be without one.
+func (s *Server) setUpAs(a Attachment, lease Lease, mtu int) record {
+	if r, known := s.recordOf(a.Key); known {
+		r.NetNS = a.NetNS
+		return r
+	}
+	// Without a configured MTU the uplink's was taken, which may have changed since.
+	return record{Key: a.Key, NetNS: a.NetNS, Datapath: Veth, Addrs: lease.Addrs, Slot: lease.Slot, MTU: mtu}
+}
+
 func (s *Server) verify(ctx context.Context, a Attachment, lease Lease, mtu int) error {
 	pod, err := openPod(a.NetNS, s.host)
 	if err != nil {
@@ -46,16 +56,28 @@ func (s *Server) verify(ctx context.Context, a Attachment, lease Lease, mtu int)
 	}
 	defer pod.Close()
 	n := namespaces{s.host, pod}
-	// Without a configured MTU the uplink's was taken, which may have changed since.
-	if err := n.verify(Plan(a.Key, lease, mtu)); err != nil {
+	r := s.setUpAs(a, lease, mtu)
+	w := r.wiring(lease)
+	if err := w.check(); err != nil {
 		return failure(codeBroken, "check container", err)
 	}
-	entry, err := n.identify()
+	if err := n.verify(Plan(w)); err != nil {
+		return failure(codeBroken, "check container", err)
+	}
+	entry, _, err := n.identify()
 	if err != nil {
 		return err
 	}
-	entry.Addrs = lease.Addrs
-	known, err := s.config.Pods.Has(ctx, entry)
+	r.Cookie, r.HostNSID = entry.NetNSCookie, entry.HostNSID
+	if err := n.index(&r); err != nil {
+		return failure(codeBroken, "check container", err)
+	}
+	if r.Limits != (Limits{}) && s.config.Shaper != nil {
+		if err := s.config.Shaper.Verify(ctx, r.shaped()); err != nil {
+			return failure(codeBroken, "check container", err)
+		}
+	}
+	known, err := s.config.Pods.Has(ctx, r.entry())
 	if err != nil {
 		return fmt.Errorf("ask the datapath for %v: %w", lease.Addrs, err)
 	}
@@ -94,30 +116,11 @@ func (s *Server) status(r agentapi.CNIRequest) error {
 	if s.config.Status == nil {
 		return nil
 	}
-	if err := s.config.Status(); err != nil {
+	switch err := s.config.Status(); {
+	case errors.Is(err, ErrLimited):
+		return failure(codeLimited, "nearpath cannot add pods, and those that are there may lack connectivity", err)
+	case err != nil:
 		return failure(codeNotAvailable, "nearpath cannot add pods yet", err)
 	}
 	return nil
-}
-
-// gc deletes every attachment of the network that the runtime does not name. It tries all of them.
-func (s *Server) gc(ctx context.Context, r agentapi.CNIRequest) error {
-	conf, err := parseForTeardown(r.Config)
-	if err != nil {
-		return failure(types.ErrInvalidNetworkConfig, "read network configuration", err)
-	}
-	if conf.Valid == nil {
-		return failure(types.ErrInvalidNetworkConfig, "read network configuration",
-			&configError{keyValidAttachments, "is missing", "without it every pod would be deleted"})
-	}
-	var errs []error
-	for _, leased := range s.config.Addresses.List() {
-		k := leased.Attachment.Key
-		if k.Network != conf.Name || slices.Contains(conf.Valid, types.GCAttachment{ContainerID: k.ContainerID, IfName: k.IfName}) {
-			continue
-		}
-		s.log.Info("pod unknown to the runtime, deleting it", "container", k.ContainerID, "ips", leased.Lease.Addrs)
-		errs = append(errs, s.remove(ctx, Attachment{Key: k}))
-	}
-	return errors.Join(errs...)
 }

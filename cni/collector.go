@@ -13,95 +13,32 @@ import (
 	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
-// secondLook is how long something must look orphaned before it is believed to be.
-const secondLook = 30 * time.Second
+const (
+	// lookEvery is how long a pod may be without what no event tells of.
+	lookEvery = 5 * time.Second
+	// settle is how long an event waits for others, which mostly come together.
+	settle = 100 * time.Millisecond
+	// assertEvery is how often the datapath is asked whether it still knows every pod.
+	assertEvery = time.Minute
+)
 
-// A Watch remembers since when things look orphaned. The zero value is ready; it is not safe for concurrent use.
-type Watch[K comparable] struct{ since map[K]time.Time }
-
-// Observe takes what looks orphaned now and returns what did so on an earlier look, at least 30 seconds before. What
-// does not look orphaned any more is forgotten.
-func (w *Watch[K]) Observe(now time.Time, suspects []K) []K {
-	next := make(map[K]time.Time, len(suspects))
-	var due []K
-	for _, k := range suspects {
-		first, seen := w.since[k]
-		if !seen {
-			first = now
-		}
-		next[k] = first
-		if seen && now.Sub(first) >= secondLook {
-			due = append(due, k)
-		}
-	}
-	w.since = next
-	return due
-}
-
-// orphans lists the leases without a link on the node: their pod is gone, for links go with the pod's namespace.
-func orphans(leases []Leased, links map[string]int) []Key {
-	var keys []Key
-	for _, l := range leases {
-		if _, ok := links[l.Attachment.HostLink()]; !ok {
-			keys = append(keys, l.Attachment.Key)
-		}
-	}
-	return keys
-}
-
-// strayRules lists the addresses that have a rule of ours and no lease.
-func strayRules(leases []Leased, rules map[netip.Addr]int) []netip.Addr {
-	leased := make(map[netip.Addr]bool, len(leases))
-	for _, l := range leases {
-		for _, addr := range l.Lease.Addrs {
-			leased[addr] = true
-		}
-	}
-	var strays []netip.Addr
-	for addr := range rules {
-		if !leased[addr] {
-			strays = append(strays, addr)
-		}
-	}
-	return strays
-}
-
-// lost lists the leases whose link is there and of whose rules or routes on the node one is not, or leads elsewhere.
-func lost(leases []Leased, state hostState) []Leased {
-	var found []Leased
-	for _, l := range leases {
-		link, ok := state.links[l.Attachment.HostLink()]
-		if !ok {
-			continue
-		}
-		for _, addr := range l.Lease.Addrs {
-			if state.rules[addr] != hostnet.Table(l.Lease.Slot) || state.routes[addr] != link {
-				found = append(found, l)
-				break
-			}
-		}
-	}
-	return found
-}
-
-// A Collector keeps the node's side of pods as ADD and DEL left it, a Task. It deletes attachments whose pod has gone
-// without a DEL, and rules that nobody owns: after a reboot of the node, for one, no runtime deletes what it no longer
-// knows. And it puts back rules and routes of pods that somebody else deleted, as network managers do when they restart:
-// without them a pod's packets leave by the uplink, and the VPC drops them.
+// A Collector keeps what belongs to pods as ADD and DEL left it, a Task. It deletes attachments whose pod has gone without a
+// DEL, and what nobody owns: after a reboot of the node, for one, no runtime deletes what it no longer knows. It puts
+// back rules, routes and neighbours on the node that somebody else deleted, as network managers do when they restart:
+// without them a pod's packets leave by the uplink, and the VPC drops them. It tells the datapath again of pods that it has
+// lost, and pods of new addresses of the node.
 type Collector struct {
 	server   *Server
 	interval time.Duration
 	log      *slog.Logger
 	ready    chan struct{}
 
-	keys  Watch[Key]
-	rules Watch[netip.Addr]
+	keys     Watch[Key]
+	rules    Watch[netip.Addr]
+	asserted time.Time
 }
 
-// lookEvery is how long a pod may be without its rules and routes.
-const lookEvery = 5 * time.Second
-
-// NewCollector looks every interval; zero means 5 seconds.
+// NewCollector looks after every change that the kernel tells of, and every interval; zero means 5 seconds.
 func NewCollector(s *Server, interval time.Duration) *Collector {
 	return &Collector{server: s, interval: cmp.Or(interval, lookEvery), log: s.log, ready: make(chan struct{})}
 }
@@ -114,90 +51,161 @@ func (c *Collector) String() string { return "collector of vanished pods" }
 // Run looks until the context ends.
 func (c *Collector) Run(ctx context.Context) error {
 	close(c.ready)
-	ticker := time.NewTicker(c.interval)
-	defer ticker.Stop()
+	events, stop, err := c.server.subscribe()
+	if err != nil {
+		return err
+	}
+	defer stop()
 	for {
 		if err := c.Sweep(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			c.log.Warn("collection failed", "err", err)
 		}
-		select {
-		case <-ctx.Done():
+		if !wait(ctx, events, c.interval) {
 			return nil
-		case <-ticker.C:
 		}
 	}
 }
 
-// Sweep looks once and deletes what looked orphaned before. It is not safe for concurrent use, Run included.
+// wait returns false when the context has ended, and else some time after an event or the interval.
+func wait(ctx context.Context, events <-chan struct{}, interval time.Duration) bool {
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	case <-events:
+	}
+	timer.Reset(settle)
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// Sweep looks once. It puts back what is missing, and deletes what looked orphaned before. It is not safe for concurrent
+// use, Run included.
 func (c *Collector) Sweep(ctx context.Context, now time.Time) error {
 	s := c.server
 	// Leases first: a pod added in between has a link and no lease here, which is no suspect.
-	leases := s.config.Addresses.List()
+	known, err := s.attached()
+	errs := []error{err}
 	state, err := readHost(s.host)
 	if err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
-	var errs []error
-	for _, l := range lost(leases, state) {
-		errs = append(errs, c.restore(ctx, l))
+	errs = append(errs, c.restoreAll(lost(known, state)), c.follow(known))
+	if now.Sub(c.asserted) >= assertEvery {
+		c.asserted = now
+		errs = append(errs, c.assert(ctx, known))
 	}
-	for _, k := range c.keys.Observe(now, orphans(leases, state.links)) {
+	for _, k := range c.keys.Observe(now, orphans(known, state.links)) {
 		errs = append(errs, c.collect(ctx, k))
 	}
-	// Whoever was waited for above may have leased an address meanwhile.
-	stray := c.rules.Observe(now, strayRules(leases, state.rules))
-	since := strayRules(s.config.Addresses.List(), state.rules)
+	errs = append(errs, c.tidy(state), c.deleteStrayRules(now, known, state))
+	return errors.Join(errs...)
+}
+
+// deleteStrayRules deletes rules of addresses that nobody leases.
+func (c *Collector) deleteStrayRules(now time.Time, known []attached, state hostState) error {
+	var errs []error
+	// Whoever was waited for meanwhile may have leased an address.
+	stray := c.rules.Observe(now, strayRules(known, state.rules))
+	since, err := c.server.attached()
+	errs = append(errs, err)
+	still := strayRules(since, state.rules)
 	for _, addr := range stray {
-		if !slices.Contains(since, addr) {
-			continue
+		if slices.Contains(still, addr) {
+			c.log.Warn("rule without a lease, deleting it", "ip", addr)
+			errs = append(errs, namespaces{host: c.server.host}.apply([]Op{DeleteRules{addr, hostnet.PriorityPod}}))
 		}
-		c.log.Warn("rule without a lease, deleting it", "ip", addr)
-		errs = append(errs, namespaces{host: s.host}.apply(Unplan(Key{}, []netip.Addr{addr})[:1]))
 	}
 	return errors.Join(errs...)
 }
 
-// restore looks again once no verb is at work on the container, and makes the node's side of it anew.
-func (c *Collector) restore(ctx context.Context, l Leased) error {
-	ctx, cancel := context.WithTimeout(ctx, lookEvery)
-	defer cancel()
-	s, k := c.server, l.Attachment.Key
-	release, err := s.locks.take(ctx, k)
-	if err != nil {
-		return err
+// restoreAll puts back what is missing of pods on the node, and reports it once.
+func (c *Collector) restoreAll(pods []attached) error {
+	var errs []error
+	var restored []string
+	for _, a := range pods {
+		done, err := c.restore(a.wiring.Key)
+		if done {
+			restored = append(restored, a.name())
+		}
+		errs = append(errs, err)
+	}
+	if len(restored) > 0 {
+		c.server.report("PodRoutesRestored", fmt.Sprintf("somebody took links down, or deleted rules, routes or neighbours, of %d pods; they are as they were: %v",
+			len(restored), restored[:min(len(restored), 10)]))
+	}
+	return errors.Join(errs...)
+}
+
+// restore looks again when no verb is at work on the container, and makes the node's side of it anew. A verb that is at
+// work leaves it right, or is followed by another look.
+func (c *Collector) restore(k Key) (bool, error) {
+	s := c.server
+	release, ok := s.locks.try(k)
+	if !ok {
+		return false, nil
+	}
+	defer release()
+	a, ok := s.attachedAs(k)
+	if !ok {
+		return false, nil
+	}
+	state, err := readHost(s.host)
+	if err != nil || len(lost([]attached{a}, state)) == 0 {
+		return false, err
+	}
+	if err := (namespaces{host: s.host}).apply(onHost(Plan(a.wiring))); err != nil {
+		return false, fmt.Errorf("put back rules and routes of %s: %w", k, err)
+	}
+	return true, nil
+}
+
+// collect looks again when no verb is at work on the container.
+func (c *Collector) collect(ctx context.Context, k Key) error {
+	s := c.server
+	release, ok := s.locks.try(k)
+	if !ok {
+		return nil
 	}
 	defer release()
 	state, err := readHost(s.host)
 	if err != nil {
 		return err
 	}
-	lease, ok := s.config.Addresses.Lookup(k)
-	if !ok || len(lost([]Leased{{l.Attachment, lease}}, state)) == 0 {
+	if a, ok := s.attachedAs(k); !ok || !a.vanished(state.links) {
 		return nil
 	}
-	c.log.Warn("rules or routes of a pod were gone, putting them back", "container", k.ContainerID, "ips", lease.Addrs)
-	if err := (namespaces{host: s.host}).apply(hostRoutes(k, lease)); err != nil {
-		return fmt.Errorf("put back rules and routes of %s: %w", k, err)
+	c.log.Info("pod has vanished, deleting it", "container", k.ContainerID)
+	ctx, cancel := context.WithTimeout(ctx, undoTimeout) // one that hangs must not stop the others' collection
+	defer cancel()
+	if err := s.removeLocked(ctx, Attachment{Key: k}); err != nil {
+		return fmt.Errorf("collect %s: %w", k, err)
 	}
 	return nil
 }
 
-// collect looks again once no verb is at work on the container.
-func (c *Collector) collect(ctx context.Context, k Key) error {
-	ctx, cancel := context.WithTimeout(ctx, lookEvery) // one verb that hangs must not stop the others' collection
-	defer cancel()
-	release, err := c.server.locks.take(ctx, k)
-	if err != nil {
-		return err
+// tidy takes from ENIs that the kernel returned to the node, because their pods' namespaces ended, what was the pods'.
+func (c *Collector) tidy(state hostState) error {
+	var errs []error
+	for name, l := range state.links {
+		k, ours := keyOf(l.alias)
+		if !ours || name == k.HostLink() {
+			continue
+		}
+		release, ok := c.server.locks.try(k)
+		if !ok {
+			continue
+		}
+		c.log.Info("ENI of a vanished pod is back", "link", name, "mac", l.mac)
+		errs = append(errs, namespaces{host: c.server.host}.apply([]Op{TidyLink{l.mac, nameOnHost(l.mac)}}))
+		release()
 	}
-	defer release()
-	state, err := readHost(c.server.host)
-	if _, there := state.links[k.HostLink()]; err != nil || there {
-		return err
-	}
-	c.log.Info("pod has vanished, deleting it", "container", k.ContainerID)
-	if err := c.server.removeLocked(ctx, Attachment{Key: k}); err != nil {
-		return fmt.Errorf("collect %s: %w", k, err)
-	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -2,7 +2,6 @@ package cni
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -36,17 +35,28 @@ func (s *Server) remove(ctx context.Context, a Attachment) error {
 }
 
 func (s *Server) removeLocked(ctx context.Context, a Attachment) error {
-	entry := s.entryOf(a)
-	if lease, ok := s.config.Addresses.Lookup(a.Key); ok {
-		entry.Addrs = lease.Addrs
-	} else {
+	r, known := s.recordOf(a.Key)
+	lease, leased := s.config.Addresses.Lookup(a.Key)
+	n, entry := s.approach(a, r, known)
+	if n.pod != nil {
+		defer n.pod.Close()
+	}
+	w := r.wiring(lease)
+	w.Key = a.Key
+	switch {
+	case known && !leased:
+		w.Lease = Lease{Addrs: r.Addrs, Slot: r.Slot, MAC: r.MAC}
+	case leased && !known && lease.Exclusive:
+		w.Datapath = Exclusive
+	case !leased && !known:
 		addrs, err := addressesBehind(s.host, a.HostLink())
 		if err != nil {
 			return err
 		}
-		entry.Addrs = addrs
+		w.Lease.Addrs = addrs
 	}
-	if err := s.dismantle(ctx, a.Key, entry); err != nil {
+	entry.Addrs = w.Lease.Addrs
+	if err := s.dismantle(ctx, n, w, entry); err != nil {
 		return err
 	}
 	if len(entry.Addrs) > 0 {
@@ -55,36 +65,66 @@ func (s *Server) removeLocked(ctx context.Context, a Attachment) error {
 	return nil
 }
 
-// entryOf reads what the pod's namespace still tells. It may be gone: the datapath also knows the pod by address.
-func (s *Server) entryOf(a Attachment) PodEntry {
-	unknown := PodEntry{HostNSID: -1}
+// recordOf reads the record of a key. One that cannot be read is as none: it says so and is overwritten or removed by the
+// next that has to.
+func (s *Server) recordOf(k Key) (record, bool) {
+	r, known, err := s.records.read(k)
+	if err != nil {
+		s.log.Error("record of a pod cannot be read, taking it for one of veth", "container", k.ContainerID, "err", err)
+	}
+	return r, known
+}
+
+// approach opens what can still be entered, and says what the datapath may know of the pod. The namespace may be gone: the
+// datapath also knows the pod by address.
+func (s *Server) approach(a Attachment, r record, known bool) (namespaces, PodEntry) {
+	n, entry := namespaces{host: s.host}, PodEntry{HostNSID: -1}
+	if known {
+		entry = r.entry()
+		entry.NetNS = ""
+		if r.lives() {
+			a.NetNS = r.NetNS
+		}
+	}
 	if a.NetNS == "" {
-		return unknown
+		return n, entry
 	}
 	pod, err := openPod(a.NetNS, s.host)
 	if err != nil {
-		return unknown
+		return n, entry // it is gone, or never was the pod's
 	}
-	defer pod.Close()
-	entry, err := namespaces{s.host, pod}.identify()
-	if err != nil {
-		return unknown
+	inside, inode, err := namespaces{s.host, pod}.identify()
+	if err != nil || known && inode != r.Inode {
+		pod.Close()
+		return n, entry // it is another one by now
 	}
-	return entry
+	n.pod, entry.NetNS = pod, a.NetNS
+	if !known {
+		entry.NetNSCookie, entry.HostNSID = inside.NetNSCookie, inside.HostNSID
+	}
+	return n, entry
 }
 
-// dismantle removes the links first, so that the address is given up only when the kernel no longer uses it.
-func (s *Server) dismantle(ctx context.Context, k Key, entry PodEntry) error {
-	if err := (namespaces{host: s.host}).apply(Unplan(k, entry.Addrs)); err != nil {
-		return fmt.Errorf("unwire %s: %w", k, err)
+// dismantle ends the traffic first, then has the datapath forget the pod, and gives the address up only when the kernel no
+// longer uses it. The record goes before the lease: with an address that is another's by then it would do harm.
+func (s *Server) dismantle(ctx context.Context, n namespaces, w Wiring, entry PodEntry) error {
+	quiet, rest := Unplan(w)
+	if err := n.apply(quiet); err != nil {
+		return fmt.Errorf("unwire %s: %w", w.Key, err)
 	}
 	if len(entry.Addrs) > 0 || entry.NetNSCookie != 0 {
 		if err := s.config.Pods.Remove(ctx, entry); err != nil {
-			return fmt.Errorf("remove %s from the datapath: %w", k, err)
+			return fmt.Errorf("remove %s from the datapath: %w", w.Key, err)
 		}
 	}
-	if err := s.config.Addresses.Release(ctx, k); err != nil {
-		return errors.Join(fmt.Errorf("release address of %s", k), err)
+	if err := n.apply(rest); err != nil {
+		return fmt.Errorf("unwire %s: %w", w.Key, err)
+	}
+	if err := s.records.remove(w.Key); err != nil {
+		return fmt.Errorf("remove record of %s: %w", w.Key, err)
+	}
+	if err := s.config.Addresses.Release(ctx, w.Key); err != nil {
+		return fmt.Errorf("release address of %s: %w", w.Key, err)
 	}
 	return nil
 }

@@ -3,8 +3,6 @@ package cni
 import (
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -12,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nearpath/nearpath/bpf"
-	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
 // errInterfaceExists says that the container already has an interface of the name; ADD must refuse it (CNI
@@ -57,11 +54,29 @@ func sameFile(a, b uintptr) (bool, error) {
 	return left.Dev == right.Dev && left.Ino == right.Ino, nil
 }
 
+// inode is the number that a namespace has among those that exist now (namespaces(7)).
+func inodeOf(fd uintptr) (uint64, error) {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(fd), &stat); err != nil {
+		return 0, fmt.Errorf("identify network namespace: %w", err)
+	}
+	return stat.Ino, nil
+}
+
+// lives says whether the record's namespace is still at its path.
+func (r record) lives() bool {
+	var stat unix.Stat_t
+	var system unix.Statfs_t
+	return unix.Stat(r.NetNS, &stat) == nil && stat.Ino == r.Inode && unix.Statfs(r.NetNS, &system) == nil && system.Type == unix.NSFS_MAGIC
+}
+
 // prepare makes sure that the pod has no such interface, gives the node's namespace a number in the pod's, and reads the
-// pod's cookie.
-func (n namespaces) prepare(ifName string) (PodEntry, error) {
-	entry := PodEntry{}
-	err := n.pod.Do(func(host ns.NetNS) error {
+// pod's cookie and inode.
+func (n namespaces) prepare(ifName string) (entry PodEntry, inode uint64, err error) {
+	if inode, err = inodeOf(n.pod.Fd()); err != nil {
+		return PodEntry{}, 0, err
+	}
+	err = n.pod.Do(func(host ns.NetNS) error {
 		switch _, err := netlinksafe.LinkByName(ifName); {
 		case err == nil:
 			return errInterfaceExists
@@ -76,15 +91,36 @@ func (n namespaces) prepare(ifName string) (PodEntry, error) {
 		return err
 	})
 	if err != nil {
-		return PodEntry{}, fmt.Errorf("prepare pod namespace: %w", err)
+		return PodEntry{}, 0, fmt.Errorf("prepare pod namespace: %w", err)
 	}
-	return entry, nil
+	return entry, inode, nil
 }
 
-// identify reads what prepare has set up, for CHECK.
-func (n namespaces) identify() (PodEntry, error) {
-	entry := PodEntry{}
-	err := n.pod.Do(func(ns.NetNS) error {
+// index reads the indices of the links that a plan has made.
+func (n namespaces) index(r *record) error {
+	host := r.Key.HostLink()
+	if r.Datapath == IPVlan {
+		host = r.Companion
+	}
+	read := func(link string, into *int) error {
+		return withLink(link, func(l netlink.Link) error { *into = l.Attrs().Index; return nil })
+	}
+	err := n.on(OnHost, func() error { return read(host, &r.Link) })
+	if err == nil && r.Datapath == Exclusive {
+		err = n.on(InPod, func() error { return errors.Join(read(r.Key.IfName, &r.ENI), read(sideLink, &r.Side)) })
+	}
+	if err != nil {
+		return fmt.Errorf("find the links of the pod: %w", err)
+	}
+	return nil
+}
+
+// identify reads what prepare has set up.
+func (n namespaces) identify() (entry PodEntry, inode uint64, err error) {
+	if inode, err = inodeOf(n.pod.Fd()); err != nil {
+		return PodEntry{}, 0, err
+	}
+	err = n.pod.Do(func(ns.NetNS) error {
 		id, err := netlink.GetNetNsIdByFd(int(n.host.Fd()))
 		if err != nil {
 			return fmt.Errorf("read the number of the node's namespace: %w", err)
@@ -93,7 +129,24 @@ func (n namespaces) identify() (PodEntry, error) {
 		entry.NetNSCookie, err = bpf.NetNSCookie()
 		return err
 	})
-	return entry, err
+	return entry, inode, err
+}
+
+// linkedKeys lists the attachments that have a link on the host.
+func linkedKeys(host ns.NetNS) (keys []Key, err error) {
+	err = host.Do(func(ns.NetNS) error {
+		links, err := netlinksafe.LinkList()
+		for _, l := range links {
+			if k, ok := keyOf(l.Attrs().Alias); ok {
+				keys = append(keys, k)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	return keys, nil
 }
 
 // numberHost runs in the pod. The kernel picks a free number when asked for -1; a namespace that has one keeps it.
@@ -112,133 +165,4 @@ func numberHost(host ns.NetNS) (int32, error) {
 		return -1, fmt.Errorf("number the node's namespace: %w", err)
 	}
 	return int32(id), nil
-}
-
-// hostState is what the sweep and DEL look at on the node.
-type hostState struct {
-	links  map[string]int     // index by name
-	rules  map[netip.Addr]int // table by source address of our pod rules
-	routes map[netip.Addr]int // link by destination of our routes to single addresses
-}
-
-func readHost(host ns.NetNS) (hostState, error) {
-	state := hostState{links: map[string]int{}, rules: map[netip.Addr]int{}, routes: map[netip.Addr]int{}}
-	err := host.Do(func(ns.NetNS) error {
-		links, err := netlinksafe.LinkList()
-		if err != nil {
-			return fmt.Errorf("list links: %w", err)
-		}
-		for _, l := range links {
-			if l.Type() == "veth" {
-				state.links[l.Attrs().Name] = l.Attrs().Index
-			}
-		}
-		return errors.Join(state.readFamily(netlink.FAMILY_V4), state.readFamily(netlink.FAMILY_V6))
-	})
-	return state, err
-}
-
-func (s hostState) readFamily(family int) error {
-	rules, err := podRules(family, hostnet.PriorityPod)
-	if err != nil {
-		return err
-	}
-	for _, r := range rules {
-		s.rules[addressOf(r.Src)] = r.Table
-	}
-	routes, err := podRoutes(family)
-	if err != nil {
-		return err
-	}
-	for _, r := range routes {
-		s.routes[addressOf(r.Dst)] = r.LinkIndex
-	}
-	return nil
-}
-
-// podRoutes lists our routes of the main table to single addresses.
-func podRoutes(family int) ([]netlink.Route, error) {
-	routes, err := netlinksafe.RouteListFiltered(family, &netlink.Route{Protocol: hostnet.Protocol}, netlink.RT_FILTER_PROTOCOL)
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
-	}
-	ours := routes[:0]
-	for _, r := range routes {
-		if r.Dst != nil && prefixOf(r.Dst).IsSingleIP() {
-			ours = append(ours, r)
-		}
-	}
-	return ours, nil
-}
-
-// Wired lists the attachments that the node has links for, with the addresses it routes to them: what pods use, whatever
-// the pool says. The leases have no slot. NetNS is the path of the node's network namespace; empty means that of the
-// process.
-func Wired(netns, recordsDir string) ([]Leased, error) {
-	host, err := openHost(netns)
-	if err != nil {
-		return nil, err
-	}
-	defer host.Close()
-	var links []netlink.Link
-	err = host.Do(func(ns.NetNS) (err error) {
-		links, err = netlinksafe.LinkList()
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
-	var found []Leased
-	for _, l := range links {
-		k, ok := keyOf(l.Attrs().Alias)
-		if !ok || l.Attrs().Name != k.HostLink() {
-			continue
-		}
-		addrs, err := addressesBehind(host, l.Attrs().Name)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, Leased{Attachment{Key: k}, Lease{Addrs: addrs}})
-	}
-	recorded, err := records(recordsDir).list()
-	return merge(found, recorded), err
-}
-
-// merge adds what records know of attachments that have no link of their own on the node, or a whole ENI.
-func merge(wired []Leased, recorded []record) []Leased {
-	for _, r := range recorded {
-		if r.Datapath == Veth {
-			continue
-		}
-		wired = slices.DeleteFunc(wired, func(l Leased) bool { return l.Attachment.Key == r.Key })
-		wired = append(wired, Leased{Attachment{Key: r.Key, Pod: r.Pod}, Lease{Addrs: r.Addrs, MAC: r.MAC, Exclusive: r.Datapath == Exclusive}})
-	}
-	return wired
-}
-
-// addressesBehind are the addresses that the node routes to a link of ours: those of a pod whose lease is not known.
-func addressesBehind(host ns.NetNS, link string) (addrs []netip.Addr, err error) {
-	err = host.Do(func(ns.NetNS) error {
-		l, err := netlinksafe.LinkByName(link)
-		if isNoLink(err) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		routes, err := netlinksafe.RouteList(l, netlink.FAMILY_ALL)
-		if err != nil {
-			return err
-		}
-		for _, r := range routes {
-			if p := prefixOf(r.Dst); r.Protocol == hostnet.Protocol && p.IsSingleIP() {
-				addrs = append(addrs, p.Addr())
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read routes of %s: %w", link, err)
-	}
-	return addrs, nil
 }

@@ -30,9 +30,15 @@ type NetConf struct {
 	Name       string
 	// MTU of the pods' links; 0 means that of the node's uplink.
 	MTU int
-	// Datapath is how pods are wired; "veth" is the only way so far.
-	Datapath   string
-	DNS        types.DNS
+	// Datapath is that of pods that ask for none; Veth if left out.
+	Datapath Datapath
+	DNS      types.DNS
+	// What the runtime passes of the pod, for the capabilities that are asked for.
+	HostPorts   []HostPort
+	Limits      Limits
+	Scope       DNSScope
+	Annotations map[string]string
+
 	PrevResult json.RawMessage
 	// Valid holds the attachments that GC must keep; nil when the key is absent.
 	Valid []types.GCAttachment
@@ -51,9 +57,6 @@ func (e *configError) Error() string {
 	}
 	return text
 }
-
-// harmless are capabilities whose arguments the plugin may get and does not need.
-var harmless = []string{"io.kubernetes.cri.pod-annotations", "cgroupPath"}
 
 // fields are the keys a configuration may have; each function reads one value.
 var fields = map[string]func(*NetConf, json.RawMessage) error{
@@ -87,18 +90,14 @@ func ParseNetConf(data []byte) (*NetConf, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &NetConf{Datapath: "veth"}
+	c := &NetConf{Datapath: Veth}
 	for _, key := range slices.Sorted(maps.Keys(raw)) {
 		read, ok := fields[key]
 		if !ok {
 			return nil, &configError{key, "is not known", unsupported[key]}
 		}
 		if err := read(c, raw[key]); err != nil {
-			var already *configError
-			if errors.As(err, &already) {
-				return nil, err
-			}
-			return nil, &configError{key, fmt.Sprintf("cannot be read: %v", err), ""}
+			return nil, inField(key, err)
 		}
 	}
 	return c, c.validate()
@@ -176,12 +175,15 @@ func readSocket(_ *NetConf, raw json.RawMessage) error {
 	return nil
 }
 
+// datapaths are those that a configuration or a pod may ask for.
+var datapaths = []Datapath{Veth, IPVlan, Exclusive}
+
 func readDatapath(c *NetConf, raw json.RawMessage) error {
-	if err := str(&c.Datapath, raw); err != nil {
+	if err := decode(raw, &c.Datapath); err != nil {
 		return err
 	}
-	if c.Datapath != "veth" {
-		return &configError{"datapath", fmt.Sprintf("is %q", c.Datapath), "it must be \"veth\""}
+	if !slices.Contains(datapaths, c.Datapath) {
+		return &configError{"datapath", fmt.Sprintf("is %q", c.Datapath), `it must be "veth", "ipvlan" or "exclusive"`}
 	}
 	return nil
 }
@@ -190,17 +192,7 @@ func (c *NetConf) validate() error {
 	if err := c.validateName(); err != nil {
 		return err
 	}
-	for name, on := range c.capabilities {
-		if on && !slices.Contains(harmless, name) {
-			return &configError{"capabilities", fmt.Sprintf("asks for %q, which is not supported", name), "remove it"}
-		}
-	}
-	for name := range c.runtime {
-		if !c.capabilities[name] {
-			return &configError{"runtimeConfig", fmt.Sprintf("has %q, which \"capabilities\" does not ask for", name), "remove it"}
-		}
-	}
-	return nil
+	return c.readCapabilities()
 }
 
 func (c *NetConf) validateName() error {

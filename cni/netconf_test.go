@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,7 +16,7 @@ func TestParseNetConf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.CNIVersion != "1.0.0" || c.Name != "net" || c.MTU != 1400 || c.Datapath != "veth" {
+	if c.CNIVersion != "1.0.0" || c.Name != "net" || c.MTU != 1400 || c.Datapath != Veth || c.Annotations["a"] != "b" {
 		t.Errorf("read as %+v", c)
 	}
 	if diff := cmp.Diff([]types.GCAttachment{{ContainerID: "c", IfName: "eth0"}}, c.Valid); diff != "" {
@@ -34,11 +35,11 @@ func TestNetConfErrors(t *testing.T) {
 		"another plugin's key":   {base + `,"ipam":{}}`, `field "ipam": is not known; remove it: addresses come from the agent's pool`},
 		"MTU too small":          {base + `,"mtu":500}`, `field "mtu": is 500; it must be 0 (the uplink's) or 576 to 65535`},
 		"MTU is text":            {base + `,"mtu":"1400"}`, `field "mtu": is "1400"; write a number`},
-		"unknown datapath":       {base + `,"datapath":"ipvlan"}`, `field "datapath": is "ipvlan"; it must be "veth"`},
+		"unknown datapath":       {base + `,"datapath":"vlan"}`, `field "datapath": is "vlan"; it must be "veth", "ipvlan" or "exclusive"`},
 		"no name":                {`{"type":"nearpath-cni"}`, `field "name": is missing`},
 		"bad name":               {`{"name":"a/b"}`, `field "name": is "a/b"; it must begin`},
 		"another type":           {`{"name":"net","type":"bridge"}`, `field "type": is "bridge"; it must be "nearpath-cni"`},
-		"unsupported capability": {base + `,"capabilities":{"portMappings":true}}`, `asks for "portMappings", which is not supported; remove it`},
+		"unsupported capability": {base + `,"capabilities":{"mac":true}}`, `asks for "mac", which is not supported; remove it`},
 		"undeclared argument":    {base + `,"runtimeConfig":{"bandwidth":{}}}`, `has "bandwidth", which "capabilities" does not ask for`},
 		"relative socket":        {base + `,"socket":"agent.sock"}`, `field "socket": is "agent.sock"; it must be the absolute path`},
 	} {
@@ -94,7 +95,7 @@ func FuzzParseNetConf(f *testing.F) {
 			if looseErr != nil || loose.Name != strict.Name {
 				t.Fatalf("ADD takes it and DEL does not: %v", looseErr)
 			}
-			if strict.MTU != 0 && (strict.MTU < 576 || strict.MTU > 65535) || strict.Datapath != "veth" {
+			if strict.MTU != 0 && (strict.MTU < 576 || strict.MTU > 65535) || !slices.Contains(datapaths, strict.Datapath) {
 				t.Fatalf("out of bounds: %+v", strict)
 			}
 		}

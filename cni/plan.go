@@ -5,115 +5,130 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
-// A Side is the network namespace that an Op is about.
-type Side string
+// A Wiring is what a plan follows from.
+type Wiring struct {
+	Key      Key
+	Datapath Datapath
+	Lease    Lease
+	MTU      int // 0: whatever the links have
+	// Companion is the node's link beside the pod's, with IPVlan.
+	Companion hostnet.Companion
+	// Node are the addresses that the pod reaches through the node, with IPVlan and Exclusive: the node's own and that of its
+	// DNS. Networks are such networks, with Exclusive.
+	Node     []netip.Addr
+	Networks []netip.Prefix
+}
 
-// The two namespaces.
-const (
-	OnHost Side = "host"
-	InPod  Side = "pod"
-)
+// check says what is missing from which a plan could follow.
+func (w Wiring) check() error {
+	if w.Datapath == Veth {
+		return nil
+	}
+	if _, err := net.ParseMAC(w.Lease.MAC); err != nil {
+		return fmt.Errorf("lease of %v has no MAC address: %w", w.Lease.Addrs, err)
+	}
+	for _, addr := range w.Lease.Addrs {
+		if !w.gateway(addr).IsValid() {
+			return fmt.Errorf("lease of %v has no gateway for %s", w.Lease.Addrs, addr)
+		}
+	}
+	if w.Datapath == IPVlan && (w.Companion.Parent == "" || w.Companion.Link == "") {
+		return fmt.Errorf("ENI %s is not the parent of ipvlan links", w.Lease.MAC)
+	}
+	return nil
+}
 
-// An Op is one change to the kernel. It prints as the command that would do the same, after the Side it is done on.
-type Op interface{ String() string }
+// Plan is how an attachment is wired, in order: the links are quiet and filter before they are up, and the node sends to
+// the pod last.
+func Plan(w Wiring) []Op {
+	switch w.Datapath {
+	case IPVlan:
+		return w.planIPVlan()
+	case Exclusive:
+		return w.planExclusive()
+	default:
+		return w.planVeth()
+	}
+}
 
-// The changes that wire a pod. Each can be applied, and each can be verified later.
-type (
-	// AddVeth makes the pair of links, one end in each namespace.
-	AddVeth struct {
-		Host, Pod       string
-		HostMAC, PodMAC net.HardwareAddr
-		MTU             int // 0: the kernel's
-		Alias           string
+// Unplan takes an attachment apart, in two parts: the first ends its traffic, and after the second the ENI may be
+// another's. Between them the datapath forgets the pod. The Datapath may be empty, for not known; what then can be found
+// without knowing is taken apart.
+func Unplan(w Wiring) (quiet, rest []Op) {
+	switch w.Datapath {
+	case IPVlan:
+		return w.unplanIPVlan(), nil
+	case Exclusive:
+		return w.unplanExclusive()
+	case Veth:
+		return w.unplanVeth(), nil
+	default:
+		return append(w.unplanVeth(), w.deleteRoutes()...), nil
 	}
-	// SetSysctl writes a key below /proc/sys. An Optional one may be absent from the kernel.
-	SetSysctl struct {
-		Side       Side
-		Key, Value string
-		Optional   bool
-	}
-	// SetUp brings a link up.
-	SetUp struct {
-		Side Side
-		Link string
-	}
-	// AddAddress gives a link an address.
-	AddAddress struct {
-		Side Side
-		Link string
-		Addr netip.Prefix
-	}
-	// AddNeighbour sets a permanent neighbour entry.
-	AddNeighbour struct {
-		Side Side
-		Link string
-		Addr netip.Addr
-		MAC  net.HardwareAddr
-	}
-	// AddRoute sets a route of the main table; with a Gateway it is on-link, without one of scope link.
-	AddRoute struct {
-		Side    Side
-		Link    string
-		Dst     netip.Prefix
-		Gateway netip.Addr
-	}
-	// AddRule sends what comes from an address to a table.
-	AddRule struct {
-		Src             netip.Addr
-		Priority, Table int
-	}
-)
+}
 
-// The changes that take a pod apart. What is not there is no error.
-type (
-	// DeleteRules deletes our rules for a source address, whatever table they name.
-	DeleteRules struct {
-		Src      netip.Addr
-		Priority int
+// onHost are the changes of a plan that keep the way from the node to the pod, in the order of the plan.
+func onHost(ops []Op) (kept []Op) {
+	for _, op := range ops {
+		switch o := op.(type) {
+		case SetUp, AddNeighbour, AddRoute, AddRule:
+			if sideOf(o) == OnHost {
+				kept = append(kept, o)
+			}
+		}
 	}
-	// DeleteLink deletes a link of ours on the host, and so its other end and the routes of both.
-	DeleteLink struct{ Link string }
-)
+	return kept
+}
 
-func (o AddVeth) String() string {
-	return fmt.Sprintf("host: ip link add %s address %s mtu %d alias %q type veth peer name %s address %s netns pod",
-		o.Host, o.HostMAC, o.MTU, o.Alias, o.Pod, o.PodMAC)
-}
-func (o SetSysctl) String() string {
-	return fmt.Sprintf("%s: sysctl -w %s=%s", o.Side, o.Key, o.Value)
-}
-func (o SetUp) String() string { return fmt.Sprintf("%s: ip link set dev %s up", o.Side, o.Link) }
-func (o AddAddress) String() string {
-	text := fmt.Sprintf("%s: ip address add %s dev %s", o.Side, o.Addr, o.Link)
-	if o.Addr.Addr().Is6() {
-		text += " nodad"
+// hostLink is the link on the node that leads to the pod.
+func (w Wiring) hostLink() string {
+	if w.Datapath == IPVlan {
+		return w.Companion.Link
 	}
-	return text
+	return w.Key.HostLink()
 }
-func (o AddNeighbour) String() string {
-	return fmt.Sprintf("%s: ip neighbour replace %s lladdr %s dev %s nud permanent", o.Side, o.Addr, o.MAC, o.Link)
-}
-func (o AddRoute) String() string {
-	if o.Gateway.IsValid() {
-		return fmt.Sprintf("%s: ip route replace %s via %s dev %s onlink", o.Side, o.Dst, o.Gateway, o.Link)
-	}
-	return fmt.Sprintf("%s: ip route replace %s dev %s scope link proto %d", o.Side, o.Dst, o.Link, hostnet.Protocol)
-}
-func (o AddRule) String() string {
-	return fmt.Sprintf("host: ip rule add pref %d from %s lookup %d proto %d", o.Priority, o.Src, o.Table, hostnet.Protocol)
-}
-func (o DeleteRules) String() string {
-	return fmt.Sprintf("host: ip rule del pref %d from %s proto %d", o.Priority, o.Src, hostnet.Protocol)
-}
-func (o DeleteLink) String() string { return "host: ip link del " + o.Link }
 
-// gateway is the pod's default gateway for the family of an address. No machine has it: the pod's neighbour entry for it
-// is the host's end of the link, and the entry is permanent, so nobody is ever asked for it (link-local: RFC 3927, RFC
-// 4291 section 2.5.6).
+// eniMAC is the ENI's; check has seen that it can be read.
+func (w Wiring) eniMAC() net.HardwareAddr {
+	mac, _ := net.ParseMAC(w.Lease.MAC)
+	return mac
+}
+
+// gateway is the vSwitch's, for the family of an address.
+func (w Wiring) gateway(addr netip.Addr) netip.Addr {
+	for _, n := range w.Lease.Nets {
+		if n.Gateway.Is4() == addr.Is4() {
+			return n.Gateway
+		}
+	}
+	return netip.Addr{}
+}
+
+func (w Wiring) ipv6() bool { return slices.ContainsFunc(w.Lease.Addrs, netip.Addr.Is6) }
+
+// reach is how the node reaches the pod: by a link, whose other end has a MAC address.
+func (w Wiring) reach(link string, mac net.HardwareAddr) (ops []Op) {
+	for _, addr := range w.Lease.Addrs {
+		ops = append(ops, AddNeighbour{OnHost, link, addr, mac}, AddRoute{Side: OnHost, Link: link, Dst: alone(addr)})
+	}
+	return ops
+}
+
+func (w Wiring) deleteRoutes() (ops []Op) {
+	for _, addr := range w.Lease.Addrs {
+		ops = append(ops, DeleteRoutes{addr})
+	}
+	return ops
+}
+
+// gateway is the next hop towards the node for the family of an address, by a veth pair. No machine has it: the pod's
+// neighbour entry for it is the host's end of the link, and the entry is permanent, so nobody is ever asked for it
+// (link-local: RFC 3927, RFC 4291 section 2.5.6).
 func gateway(addr netip.Addr) netip.Addr {
 	if addr.Is4() {
 		return netip.AddrFrom4([4]byte{169, 254, 1, 1})
@@ -132,59 +147,36 @@ func everywhere(addr netip.Addr) netip.Prefix {
 // alone is the network of one address.
 func alone(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
 
-// Plan is how an attachment with a lease is wired, in order: the links are quiet and filter before they are up, and the
-// rule that lets the pod's traffic out comes last.
-func Plan(k Key, lease Lease, mtu int) []Op {
-	host, pod := k.HostLink(), k.IfName
-	hostMAC, podMAC := k.macs()
-	ops := []Op{AddVeth{Host: host, Pod: pod, HostMAC: hostMAC, PodMAC: podMAC, MTU: mtu, Alias: k.Alias()}}
-	ops = append(ops, sysctls(host, pod, slices.ContainsFunc(lease.Addrs, netip.Addr.Is6))...)
-	ops = append(ops, SetUp{OnHost, host}, SetUp{InPod, pod})
-	for _, addr := range lease.Addrs {
-		ops = append(ops,
-			AddAddress{InPod, pod, alone(addr)},
-			AddNeighbour{InPod, pod, gateway(addr), hostMAC},
-			AddRoute{InPod, pod, everywhere(addr), gateway(addr)})
-	}
-	return append(ops, hostRoutes(k, lease)...)
+// nameOnHost is the name of an ENI while it is on the host and no pod's: 15 characters, as many as the kernel allows.
+func nameOnHost(mac net.HardwareAddr) string {
+	return linkPrefix + "e" + strings.ReplaceAll(mac.String(), ":", "")
 }
 
-// hostRoutes is how the node reaches a pod and sends on what comes from it.
-func hostRoutes(k Key, lease Lease) (ops []Op) {
-	_, podMAC := k.macs()
-	for _, addr := range lease.Addrs {
-		ops = append(ops,
-			AddNeighbour{OnHost, k.HostLink(), addr, podMAC},
-			AddRoute{OnHost, k.HostLink(), alone(addr), netip.Addr{}},
-			AddRule{addr, hostnet.PriorityPod, hostnet.Table(lease.Slot)})
+func v4(link, key, value string, side Side) Op {
+	return SetSysctl{side, "net/ipv4/conf/" + link + "/" + key, value, false}
+}
+
+// v6 is optional: a kernel without IPv6 has no such key.
+func v6(link, key, value string, side Side) Op {
+	return SetSysctl{side, "net/ipv6/conf/" + link + "/" + key, value, true}
+}
+
+// hostSysctls are the settings of the node's end of a veth pair. It does not believe router advertisements. It makes no
+// link-local address: a pod could reach the node by it past everything that knows pods by their addresses. Its reverse path
+// filter is loose, because packets from the pod are routed by rule and not by the table the filter asks.
+func hostSysctls(link string) []Op {
+	return []Op{
+		v4(link, "forwarding", "1", OnHost), v4(link, "rp_filter", "2", OnHost),
+		v6(link, "accept_ra", "0", OnHost), v6(link, "addr_gen_mode", "1", OnHost),
+	}
+}
+
+// podSysctls are the settings of a pod's interface. A runtime may have switched IPv6 off in the pod's namespace; a pod with
+// an IPv6 address has it on.
+func (w Wiring) podSysctls(link string) []Op {
+	ops := []Op{v6(link, "accept_ra", "0", InPod), v6(link, "accept_dad", "0", InPod)}
+	if w.ipv6() {
+		ops = append(ops, SetSysctl{InPod, "net/ipv6/conf/" + link + "/disable_ipv6", "0", false})
 	}
 	return ops
-}
-
-// sysctls are the settings of a pod's links. Neither end believes router advertisements. The host's end makes no
-// link-local address: a pod could reach the node by it past everything that knows pods by their addresses. Its reverse
-// path filter is loose, because packets from the pod are routed by rule and not by the table the filter asks. A runtime
-// may have switched IPv6 off in the pod's namespace; a pod with an IPv6 address has it on.
-func sysctls(host, pod string, ipv6 bool) []Op {
-	ops := []Op{
-		SetSysctl{OnHost, "net/ipv4/conf/" + host + "/forwarding", "1", false},
-		SetSysctl{OnHost, "net/ipv4/conf/" + host + "/rp_filter", "2", false},
-		SetSysctl{OnHost, "net/ipv6/conf/" + host + "/accept_ra", "0", true},
-		SetSysctl{OnHost, "net/ipv6/conf/" + host + "/addr_gen_mode", "1", true},
-		SetSysctl{InPod, "net/ipv6/conf/" + pod + "/accept_ra", "0", true},
-		SetSysctl{InPod, "net/ipv6/conf/" + pod + "/accept_dad", "0", true},
-	}
-	if ipv6 {
-		ops = append(ops, SetSysctl{InPod, "net/ipv6/conf/" + pod + "/disable_ipv6", "0", false})
-	}
-	return ops
-}
-
-// Unplan takes an attachment apart. Without a lease the rules of its address are left to the sweep, see Collector.
-func Unplan(k Key, addrs []netip.Addr) []Op {
-	ops := make([]Op, 0, len(addrs)+1)
-	for _, addr := range addrs {
-		ops = append(ops, DeleteRules{addr, hostnet.PriorityPod})
-	}
-	return append(ops, DeleteLink{k.HostLink()})
 }

@@ -1,11 +1,17 @@
 package cni
 
 import (
+	"flag"
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
 func text(ops []Op) string {
@@ -16,42 +22,101 @@ func text(ops []Op) string {
 	return b.String()
 }
 
-func TestPlan(t *testing.T) {
-	k := Key{"net", "c1", "eth0"}
-	lease := Lease{Addrs: []netip.Addr{netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("fd00::3")}, Slot: 2}
-	want := `host: ip link add np6e5fcbeeefc address 0a:1a:87:0e:fd:ff mtu 1400 alias "nearpath:net/c1/eth0" type veth peer name eth0 address 0e:1a:87:0e:fd:ff netns pod
-host: sysctl -w net/ipv4/conf/np6e5fcbeeefc/forwarding=1
-host: sysctl -w net/ipv4/conf/np6e5fcbeeefc/rp_filter=2
-host: sysctl -w net/ipv6/conf/np6e5fcbeeefc/accept_ra=0
-host: sysctl -w net/ipv6/conf/np6e5fcbeeefc/addr_gen_mode=1
-pod: sysctl -w net/ipv6/conf/eth0/accept_ra=0
-pod: sysctl -w net/ipv6/conf/eth0/accept_dad=0
-pod: sysctl -w net/ipv6/conf/eth0/disable_ipv6=0
-host: ip link set dev np6e5fcbeeefc up
-pod: ip link set dev eth0 up
-pod: ip address add 10.1.2.3/32 dev eth0
-pod: ip neighbour replace 169.254.1.1 lladdr 0a:1a:87:0e:fd:ff dev eth0 nud permanent
-pod: ip route replace 0.0.0.0/0 via 169.254.1.1 dev eth0 onlink
-pod: ip address add fd00::3/128 dev eth0 nodad
-pod: ip neighbour replace fe80::1 lladdr 0a:1a:87:0e:fd:ff dev eth0 nud permanent
-pod: ip route replace ::/0 via fe80::1 dev eth0 onlink
-host: ip neighbour replace 10.1.2.3 lladdr 0e:1a:87:0e:fd:ff dev np6e5fcbeeefc nud permanent
-host: ip route replace 10.1.2.3/32 dev np6e5fcbeeefc scope link proto 110
-host: ip rule add pref 2048 from 10.1.2.3 lookup 1002 proto 110
-host: ip neighbour replace fd00::3 lladdr 0e:1a:87:0e:fd:ff dev np6e5fcbeeefc nud permanent
-host: ip route replace fd00::3/128 dev np6e5fcbeeefc scope link proto 110
-host: ip rule add pref 2048 from fd00::3 lookup 1002 proto 110
+// Golden files hold what each datapath does for each family; -update writes them.
+var update = flag.Bool("update", false, "write testdata instead of comparing with it")
+
+func wiringOf(datapath Datapath, addrs ...string) Wiring {
+	w := Wiring{
+		Key: Key{"net", "c1", "eth0"}, Datapath: datapath, MTU: 1400,
+		Lease: Lease{Slot: 2, MAC: "00:16:3e:01:02:03", Exclusive: datapath == Exclusive, Nets: []hostnet.Net{
+			{Subnet: netip.MustParsePrefix("10.1.2.0/24"), Gateway: netip.MustParseAddr("10.1.2.253")},
+			{Subnet: netip.MustParsePrefix("fd00::/64"), Gateway: netip.MustParseAddr("fd00::253")},
+		}},
+	}
+	for _, a := range addrs {
+		w.Lease.Addrs = append(w.Lease.Addrs, netip.MustParseAddr(a))
+	}
+	if datapath == Veth {
+		return w
+	}
+	w.Node = []netip.Addr{netip.MustParseAddr("10.8.0.2"), netip.MustParseAddr("fd08::2"), netip.MustParseAddr("169.254.20.10")}
+	w.Networks = []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")}
+	if datapath == IPVlan {
+		w.Companion = hostnet.Companion{Parent: "eth1", Link: "npc2"}
+	}
+	return w
+}
+
+func TestPlans(t *testing.T) {
+	const v4, v6 = "10.1.2.3", "fd00::3"
+	for _, datapath := range datapaths {
+		for family, addrs := range map[string][]string{"v4": {v4}, "v6": {v6}, "dual": {v4, v6}} {
+			t.Run(string(datapath)+" "+family, func(t *testing.T) {
+				w := wiringOf(datapath, addrs...)
+				if err := w.check(); err != nil {
+					t.Fatal(err)
+				}
+				quiet, rest := Unplan(w)
+				got := "# ADD\n" + text(Plan(w)) + "# DEL\n" + text(quiet) + "# the datapath forgets the pod\n" + text(rest)
+				path := filepath.Join("testdata", "plans", fmt.Sprintf("%s-%s.txt", datapath, family))
+				if *update {
+					if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(string(want), got); diff != "" {
+					t.Error(diff)
+				}
+			})
+		}
+	}
+}
+
+// What cannot be planned is said beforehand.
+func TestWiringCheck(t *testing.T) {
+	for name, change := range map[string]func(*Wiring){
+		"no MAC address": func(w *Wiring) { w.Lease.MAC = "" },
+		"no gateway":     func(w *Wiring) { w.Lease.Nets = w.Lease.Nets[1:] },
+		"no companion":   func(w *Wiring) { w.Companion = hostnet.Companion{} },
+	} {
+		w := wiringOf(IPVlan, "10.1.2.3")
+		change(&w)
+		if err := w.check(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	w := wiringOf(Veth, "10.1.2.3")
+	w.Lease.MAC, w.Lease.Nets = "", nil
+	if err := w.check(); err != nil {
+		t.Error(err)
+	}
+}
+
+// An attachment that nothing is known of but its key is taken apart as one of veth.
+func TestUnplanUnknown(t *testing.T) {
+	w := wiringOf("", "10.1.2.3")
+	quiet, rest := Unplan(w)
+	want := `host: ip rule del pref 2048 from 10.1.2.3 proto 110
+host: ip link del np6e5fcbeeefc
+host: ip route del 10.1.2.3/32 proto 110, and its neighbour entry
 `
-	if diff := cmp.Diff(want, text(Plan(k, lease, 1400))); diff != "" {
+	if diff := cmp.Diff(want, text(quiet)+text(rest)); diff != "" {
 		t.Error(diff)
 	}
 }
 
-func TestUnplan(t *testing.T) {
-	want := `host: ip rule del pref 2048 from 10.1.2.3 proto 110
-host: ip link del np6e5fcbeeefc
+// Pods forget what of the node has gone, and keep what stays.
+func TestForget(t *testing.T) {
+	last, next := wiringOf(IPVlan, "10.1.2.3"), wiringOf(IPVlan, "10.1.2.3")
+	next.Node = []netip.Addr{netip.MustParseAddr("10.8.0.3"), netip.MustParseAddr("169.254.20.10")}
+	want := `pod: ip neighbour del 10.8.0.2 dev eth0
+pod: ip route del 10.8.0.2/32 dev eth0
 `
-	if diff := cmp.Diff(want, text(Unplan(Key{"net", "c1", "eth0"}, []netip.Addr{netip.MustParseAddr("10.1.2.3")}))); diff != "" {
+	if diff := cmp.Diff(want, text(forget(last, next))); diff != "" {
 		t.Error(diff)
 	}
 }

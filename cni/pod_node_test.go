@@ -247,7 +247,7 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		return func() error { return w.node.Do(func() error { return withLink(k.HostLink(), f) }) }
 	}
 	lease, _ := w.addresses.Lookup(k)
-	plan := Plan(k, lease, 0)
+	plan := Plan(Wiring{Key: k, Datapath: Veth, Lease: lease})
 	repair := func() error {
 		pod, err := openPod(a.Path(), w.server.host)
 		if err != nil {
@@ -258,7 +258,7 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 	}
 	for name, breakIt := range map[string]func() error{
 		"pod route": inPod(func(l netlink.Link) error {
-			return netlink.RouteDel(AddRoute{InPod, "eth0", everywhere(addr), gateway(addr)}.route(l))
+			return netlink.RouteDel(AddRoute{Side: InPod, Link: "eth0", Dst: everywhere(addr), Gateway: gateway(addr)}.route(l))
 		}),
 		"pod address": inPod(func(l netlink.Link) error {
 			return netlink.AddrDel(l, address(t, addr.String()+"/32"))
@@ -268,7 +268,7 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 			return netlink.NeighDel(AddNeighbour{InPod, "eth0", gateway(addr), nil}.neighbour(l))
 		}),
 		"host route": onNode(func(l netlink.Link) error {
-			return netlink.RouteDel(AddRoute{OnHost, k.HostLink(), netip.PrefixFrom(addr, 32), netip.Addr{}}.route(l))
+			return netlink.RouteDel(AddRoute{Side: OnHost, Link: k.HostLink(), Dst: alone(addr)}.route(l))
 		}),
 		"host alias": onNode(func(l netlink.Link) error { return netlink.LinkSetAlias(l, "other") }),
 		"host link":  onNode(netlink.LinkSetDown),
@@ -349,7 +349,7 @@ func TestCollectorPutsBack(t *testing.T) {
 		for _, addr := range lease.Addrs {
 			check0(t, deleteRules(DeleteRules{addr, hostnet.PriorityPod}))
 			check0(t, withLink(k.HostLink(), func(l netlink.Link) error {
-				return netlink.RouteDel(AddRoute{OnHost, k.HostLink(), alone(addr), netip.Addr{}}.route(l))
+				return netlink.RouteDel(AddRoute{Side: OnHost, Link: k.HostLink(), Dst: alone(addr)}.route(l))
 			}))
 		}
 		return nil
@@ -362,7 +362,7 @@ func TestCollectorPutsBack(t *testing.T) {
 		t.Errorf("source %s, want %s (%v)", source, lease.Addrs[0], err)
 	}
 	state := must[hostState](t)(readHost(w.server.host))
-	if left := lost(w.addresses.List(), state); len(left) != 0 {
+	if left := lost(must[[]attached](t)(w.server.attached()), state); len(left) != 0 {
 		t.Errorf("still lost: %v", left)
 	}
 }

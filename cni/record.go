@@ -21,7 +21,6 @@ import (
 
 	"github.com/nearpath/nearpath/internal/agentapi"
 	"github.com/nearpath/nearpath/internal/atomicfile"
-	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
 // RecordsDir is the directory of records beside the agent's socket; an empty socket means agentapi.DefaultSocket. Like
@@ -238,9 +237,4 @@ func (r record) check() error {
 		return fmt.Errorf("parent is %q and companion %q", r.Parent, r.Companion)
 	}
 	return nil
-}
-
-// companion is the node's link beside the pod's.
-func (r record) companion() hostnet.Companion {
-	return hostnet.Companion{Parent: r.Parent, Link: r.Companion}
 }

@@ -21,8 +21,12 @@ import (
 // Error codes (CNI specification 1.1.0, section 5). Codes from 100 on are the plugin's own.
 const (
 	codeNotAvailable = 50 // STATUS: no ADD can be served
+	codeLimited      = 51 // STATUS: nor can pods that are there be relied on
 	codeBroken       = 100
 )
+
+// ErrLimited marks an error of Config.Status that is not only about new pods: those that are there may lack connectivity.
+var ErrLimited = errors.New("connectivity of pods is limited")
 
 // undoTimeout bounds the undoing of an ADD that failed, whose own context may have ended.
 const undoTimeout = 10 * time.Second
@@ -47,7 +51,8 @@ type Config struct {
 	HostNetworks func() []netip.Prefix
 	// Report tells the node's users what was put right. Optional: it is only logged.
 	Report func(reason, message string)
-	// Status says why no pod can be added now; nil means that it can. Optional.
+	// Status says why no pod can be added now; nil means that it can. An error that matches ErrLimited becomes code 51, others
+	// 50. A runtime makes the node NotReady for either. Optional.
 	Status func() error
 	// MTU is for pods whose configuration has none; 0 means 1500. Optional.
 	MTU func() int
@@ -62,6 +67,8 @@ type Server struct {
 	host   ns.NetNS
 	log    *slog.Logger
 	locks  locks
+
+	records records
 }
 
 // NewServer opens the node's namespace; Close releases it.
@@ -70,7 +77,7 @@ func NewServer(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{config: c, host: host, log: c.Log, locks: locks{held: map[string]*lock{}}}, nil
+	return &Server{config: c, host: host, log: c.Log, locks: locks{held: map[string]*lock{}}, records: records(c.Records)}, nil
 }
 
 // Close must be called when no verb is being served.
@@ -148,8 +155,32 @@ type lock struct {
 	users int
 }
 
+// try takes the container's turn if nobody has it.
+func (l *locks) try(k Key) (release func(), ok bool) {
+	one, leave := l.enter(k)
+	select {
+	case one.turn <- struct{}{}:
+		return func() { <-one.turn; leave() }, true
+	default:
+		leave()
+		return nil, false
+	}
+}
+
 // take waits for the container's turn, or for the context's end.
 func (l *locks) take(ctx context.Context, k Key) (release func(), err error) {
+	one, leave := l.enter(k)
+	select {
+	case one.turn <- struct{}{}:
+		return func() { <-one.turn; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, fmt.Errorf("wait for another verb on %s: %w", k, ctx.Err())
+	}
+}
+
+// enter finds the container's lock, which stays for as long as somebody uses it.
+func (l *locks) enter(k Key) (one *lock, leave func()) {
 	name := k.Network + "/" + k.ContainerID
 	l.mu.Lock()
 	one, ok := l.held[name]
@@ -159,18 +190,11 @@ func (l *locks) take(ctx context.Context, k Key) (release func(), err error) {
 	}
 	one.users++
 	l.mu.Unlock()
-	leave := func() {
+	return one, func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if one.users--; one.users == 0 {
 			delete(l.held, name)
 		}
-	}
-	select {
-	case one.turn <- struct{}{}:
-		return func() { <-one.turn; leave() }, nil
-	case <-ctx.Done():
-		leave()
-		return nil, fmt.Errorf("wait for another verb on %s: %w", k, ctx.Err())
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/nearpath/nearpath/internal/agentapi"
@@ -128,42 +129,80 @@ func TestWatchProperty(t *testing.T) {
 }
 
 func TestOrphansAndStrayRules(t *testing.T) {
-	here, gone := Key{"net", "here", "eth0"}, Key{"net", "gone", "eth0"}
-	leases := []Leased{
-		{Attachment{Key: here}, Lease{Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}},
-		{Attachment{Key: gone}, Lease{Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}}},
-	}
-	if got := orphans(leases, map[string]int{here.HostLink(): 7}); len(got) != 1 || got[0] != gone {
+	here, gone := wiringOf(Veth, "10.0.0.1"), wiringOf(Veth, "10.0.0.2", "fd00::2")
+	gone.Key.ContainerID = "gone"
+	known := []attached{{wiring: here, leased: true}, {wiring: gone, leased: true}}
+	links := map[string]linkState{here.Key.HostLink(): {index: 7}}
+	if got := orphans(known, links); len(got) != 1 || got[0] != gone.Key {
 		t.Errorf("orphans are %v", got)
 	}
 	stray := netip.MustParseAddr("10.0.0.3")
-	if got := strayRules(leases, map[netip.Addr]int{leases[0].Lease.Addrs[0]: 1, leases[1].Lease.Addrs[1]: 1, stray: 1}); len(got) != 1 || got[0] != stray {
+	rules := map[netip.Addr]int{here.Lease.Addrs[0]: 1, gone.Lease.Addrs[1]: 1, stray: 1}
+	if got := strayRules(known, rules); len(got) != 1 || got[0] != stray {
 		t.Errorf("stray rules are %v", got)
 	}
 }
 
-func TestLost(t *testing.T) {
-	k := Key{"net", "c", "eth0"}
-	v4, v6 := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")
-	leases := []Leased{{Attachment{Key: k}, Lease{Addrs: []netip.Addr{v4, v6}, Slot: 2}}}
-	for name, tt := range map[string]struct {
-		change func(*hostState)
-		lost   int
-	}{
-		"as it should be": {func(*hostState) {}, 0},
-		"no rule":         {func(s *hostState) { delete(s.rules, v6) }, 1},
-		"other table":     {func(s *hostState) { s.rules[v4] = 1001 }, 1},
-		"no route":        {func(s *hostState) { delete(s.routes, v4) }, 1},
-		"other link":      {func(s *hostState) { s.routes[v6] = 8 }, 1},
-		"all of it":       {func(s *hostState) { s.routes, s.rules = nil, nil }, 1},
-		"pod is gone":     {func(s *hostState) { *s = hostState{} }, 0},
-	} {
-		s := hostState{
-			links: map[string]int{k.HostLink(): 7}, rules: map[netip.Addr]int{v4: 1002, v6: 1002}, routes: map[netip.Addr]int{v4: 7, v6: 7},
+// A pod of ipvlan has no link of its own on the node: it lives as long as its namespace.
+func TestOrphanWithoutLink(t *testing.T) {
+	w := wiringOf(IPVlan, "10.0.0.1")
+	a := attached{wiring: w, leased: true, recorded: true, record: record{NetNS: "/proc/self/ns/net", Datapath: IPVlan}}
+	inode := func() uint64 {
+		var stat unix.Stat_t
+		if err := unix.Stat("/proc/self/ns/net", &stat); err != nil {
+			t.Fatal(err)
 		}
-		tt.change(&s)
-		if got := lost(leases, s); len(got) != tt.lost {
-			t.Errorf("%s: %d lost, want %d", name, len(got), tt.lost)
+		return stat.Ino
+	}
+	for name, tt := range map[string]struct {
+		change func(*record)
+		gone   bool
+	}{
+		"there":                 {func(r *record) { r.Inode = inode() }, false},
+		"another namespace":     {func(r *record) { r.Inode = inode() + 1 }, true},
+		"no longer a namespace": {func(r *record) { r.NetNS = t.TempDir() }, true},
+		"no such file":          {func(r *record) { r.NetNS = "/run/netns/of-nobody" }, true},
+	} {
+		a := a
+		tt.change(&a.record)
+		if got := len(orphans([]attached{a}, nil)) == 1; got != tt.gone {
+			t.Errorf("%s: orphan %v", name, got)
+		}
+	}
+}
+
+func TestLost(t *testing.T) {
+	for _, datapath := range datapaths {
+		w := wiringOf(datapath, "10.1.2.3", "fd00::3")
+		v4, v6 := w.Lease.Addrs[0], w.Lease.Addrs[1]
+		link, mac := w.hostLink(), w.Lease.MAC
+		if datapath != IPVlan {
+			_, podMAC := w.Key.macs()
+			mac = podMAC.String()
+		}
+		for name, tt := range map[string]struct {
+			change func(*hostState)
+			lost   bool
+		}{
+			"as it should be":   {func(*hostState) {}, false},
+			"no rule":           {func(s *hostState) { delete(s.rules, v6) }, datapath == Veth},
+			"other table":       {func(s *hostState) { s.rules[v4] = 1001 }, datapath == Veth},
+			"no route":          {func(s *hostState) { delete(s.routes, v4) }, true},
+			"other link":        {func(s *hostState) { s.routes[v6] = 8 }, true},
+			"no neighbour":      {func(s *hostState) { delete(s.neighbours, neighbour{7, v4}) }, true},
+			"another neighbour": {func(s *hostState) { s.neighbours[neighbour{7, v6}] = "02:00:00:00:00:01" }, true},
+			"link is down":      {func(s *hostState) { s.links[link] = linkState{index: 7} }, datapath != IPVlan},
+			"all of it":         {func(s *hostState) { s.routes, s.rules = nil, nil }, true},
+			"link is gone":      {func(s *hostState) { *s = hostState{} }, false},
+		} {
+			s := hostState{
+				links: map[string]linkState{link: {index: 7, up: true}}, rules: map[netip.Addr]int{v4: 1002, v6: 1002},
+				routes: map[netip.Addr]int{v4: 7, v6: 7}, neighbours: map[neighbour]string{{7, v4}: mac, {7, v6}: mac},
+			}
+			tt.change(&s)
+			if got := len(lost([]attached{{wiring: w, leased: true}}, s)) == 1; got != tt.lost {
+				t.Errorf("%s: %s: lost %v, want %v", datapath, name, got, tt.lost)
+			}
 		}
 	}
 }

@@ -27,6 +27,10 @@ func (n namespaces) verifyOne(op Op) error {
 	switch o := op.(type) {
 	case AddVeth:
 		return n.verifyVeth(o)
+	case AddIPVlan:
+		return n.verifyIPVlan(o)
+	case MoveLink:
+		return n.verifyMoved(o)
 	case SetSysctl:
 		return o.verify()
 	case SetUp:
@@ -66,6 +70,29 @@ func (n namespaces) verifyVeth(o AddVeth) error {
 		return withLink(o.Pod, func(l netlink.Link) error {
 			a := l.Attrs()
 			return present(a.Index == peer && bytes.Equal(a.HardwareAddr, o.PodMAC) && (o.MTU == 0 || a.MTU == o.MTU))
+		})
+	})
+}
+
+// verifyIPVlan runs on the host. The mode is the parent's: who makes a link of another mode on it changes that of all.
+func (n namespaces) verifyIPVlan(o AddIPVlan) error {
+	var parent int
+	if err := withLink(o.Parent, func(l netlink.Link) error { parent = l.Attrs().Index; return nil }); err != nil {
+		return err
+	}
+	return n.on(InPod, func() error {
+		return withLink(o.Name, func(l netlink.Link) error {
+			a := l.Attrs()
+			slave, ok := l.(*netlink.IPVlan)
+			return present(ok && slave.Mode == netlink.IPVLAN_MODE_L2 && a.ParentIndex == parent && a.Alias == o.Alias && (o.MTU == 0 || a.MTU == o.MTU))
+		})
+	})
+}
+
+func (n namespaces) verifyMoved(o MoveLink) error {
+	return n.on(InPod, func() error {
+		return withLink(o.Name, func(l netlink.Link) error {
+			return present(isENI(l, o.MAC) && l.Attrs().Alias == o.Alias && (o.MTU == 0 || l.Attrs().MTU == o.MTU))
 		})
 	})
 }
@@ -111,7 +138,8 @@ func (o AddRoute) verify(l netlink.Link) error {
 	}
 	return present(slices.ContainsFunc(routes, func(r netlink.Route) bool {
 		gateway, _ := netip.AddrFromSlice(r.Gw)
-		return prefixOf(r.Dst) == o.Dst && gateway.Unmap() == o.Gateway
+		src, _ := netip.AddrFromSlice(r.Src)
+		return prefixOf(r.Dst) == o.Dst && gateway.Unmap() == o.Gateway && (!o.Src.IsValid() || src.Unmap() == o.Src)
 	}))
 }
 

@@ -1,0 +1,81 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/nearpath/nearpath/internal/hostnet"
+)
+
+// subscribe delivers a signal when something of the node changes that a pod may need, until stop is called.
+func (s *Server) subscribe() (events <-chan struct{}, stop func(), err error) {
+	var socket *nl.NetlinkSocket
+	err = s.host.Do(func(ns.NetNS) (err error) {
+		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+			unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE,
+			unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE)
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("subscribe to network changes: %w", err)
+	}
+	signal, stopped, ended := make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := receive(socket, signal, stopped); err != nil {
+			s.log.Error("changes to what pods need are no longer seen at once", "err", err)
+		}
+	}()
+	return signal, func() {
+		close(stopped)
+		socket.Close() // ends the reader
+		<-ended
+	}, nil
+}
+
+func receive(socket *nl.NetlinkSocket, signal chan<- struct{}, stopped <-chan struct{}) error {
+	for {
+		messages, _, err := socket.Receive()
+		select {
+		case <-stopped:
+			return nil
+		default:
+		}
+		full := errors.Is(err, unix.ENOBUFS) // an event too: something has changed
+		if err != nil && !full {
+			return err
+		}
+		if !full && !concerns(messages) {
+			continue
+		}
+		select {
+		case signal <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// concerns says whether messages tell of something that went, or of a change of the node's addresses. What is added harms
+// nobody, and every ADD adds.
+func concerns(messages []syscall.NetlinkMessage) bool {
+	for _, m := range messages {
+		switch m.Header.Type {
+		case unix.RTM_DELROUTE:
+			if len(m.Data) >= unix.SizeofRtMsg && nl.DeserializeRtMsg(m.Data).Protocol == hostnet.Protocol {
+				return true
+			}
+		case unix.RTM_NEWLINK:
+			if len(m.Data) >= unix.SizeofIfInfomsg && nl.DeserializeIfInfomsg(m.Data).Flags&unix.IFF_UP == 0 {
+				return true
+			}
+		case unix.RTM_DELNEIGH, unix.RTM_DELRULE, unix.RTM_NEWADDR, unix.RTM_DELADDR:
+			return true
+		}
+	}
+	return false
+}
