@@ -37,6 +37,7 @@ type Config struct {
 type Datapath struct {
 	Services *Services
 	Pods     *Pods
+	Flows    *Flows
 
 	objs     sockObjects
 	packet   packetPrograms
@@ -71,6 +72,7 @@ func Load(cfg Config) (*Datapath, error) {
 	if err := d.loadPacket(); err != nil {
 		return nil, errors.Join(err, d.objs.Close())
 	}
+	d.Flows = &Flows{flows: d.objs.Flows, counts: d.objs.PacketCounts}
 	d.Pods = &Pods{byCookie: d.objs.Pods, byAddress: d.objs.PodAddresses}
 	if d.Services, err = newServices(d.objs.Frontends, d.objs.Records, d.objs.Blocks); err != nil {
 		return nil, errors.Join(err, d.packet.Close(), d.objs.Close())
@@ -141,7 +143,7 @@ func (d *Datapath) loadPacket() error {
 	opts := &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
 		packetMapFrontends: o.Frontends, packetMapRecords: o.Records, packetMapBlocks: o.Blocks,
 		packetMapPodAddresses: o.PodAddresses, packetMapNodeAddresses: o.NodeAddresses, packetMapHostNetworks: o.HostNetworks,
-		packetMapFlows: o.Flows,
+		packetMapFlows: o.Flows, packetMapPacketCounts: o.PacketCounts,
 	}}
 	if err := spec.LoadAndAssign(&d.packet, opts); err != nil {
 		return fmt.Errorf("load the packet path: %w", err)

@@ -40,7 +40,6 @@ const (
 	packetFlowFlagsFLOW_SEEN  packetFlowFlags = 2
 	packetFlowFlagsFLOW_FIN   packetFlowFlags = 4
 	packetFlowFlagsFLOW_RST   packetFlowFlags = 8
-	packetFlowFlagsFLOW_LOCAL packetFlowFlags = 16
 )
 
 type packetFlowKey struct {
@@ -81,6 +80,15 @@ type packetNetwork struct {
 	PrefixBits uint32
 	Addr       [4]uint32
 }
+
+type packetPacketCount uint32
+
+const (
+	packetPacketCountCOUNT_FLOWS_FULL packetPacketCount = 0
+	packetPacketCountCOUNT_NO_PORT    packetPacketCount = 1
+	packetPacketCountCOUNT_LOST_FLOW  packetPacketCount = 2
+	packetPacketCountPACKET_COUNTS    packetPacketCount = 3
+)
 
 type packetPins struct {
 	_   structs.HostLayout
@@ -140,6 +148,7 @@ const (
 	packetMapHostNetworks  = "host_networks"
 	packetMapLifelines     = "lifelines"
 	packetMapNodeAddresses = "node_addresses"
+	packetMapPacketCounts  = "packet_counts"
 	packetMapPodAddresses  = "pod_addresses"
 	packetMapPods          = "pods"
 	packetMapRecords       = "records"
@@ -150,6 +159,7 @@ const (
 	packetProgToOutside    = "to_outside"
 	packetProgToVpc        = "to_vpc"
 	packetVarGoFlowFlags   = "go_flow_flags"
+	packetVarGoPacketCount = "go_packet_count"
 	packetVarGoWay         = "go_way"
 )
 
@@ -212,6 +222,7 @@ type packetMapSpecs struct {
 	HostNetworks  *ebpf.MapSpec `ebpf:"host_networks"`
 	Lifelines     *ebpf.MapSpec `ebpf:"lifelines"`
 	NodeAddresses *ebpf.MapSpec `ebpf:"node_addresses"`
+	PacketCounts  *ebpf.MapSpec `ebpf:"packet_counts"`
 	PodAddresses  *ebpf.MapSpec `ebpf:"pod_addresses"`
 	Pods          *ebpf.MapSpec `ebpf:"pods"`
 	Records       *ebpf.MapSpec `ebpf:"records"`
@@ -222,8 +233,9 @@ type packetMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetVariableSpecs struct {
-	GoFlowFlags *ebpf.VariableSpec `ebpf:"go_flow_flags"`
-	GoWay       *ebpf.VariableSpec `ebpf:"go_way"`
+	GoFlowFlags   *ebpf.VariableSpec `ebpf:"go_flow_flags"`
+	GoPacketCount *ebpf.VariableSpec `ebpf:"go_packet_count"`
+	GoWay         *ebpf.VariableSpec `ebpf:"go_way"`
 }
 
 // packetObjects contains all objects after they have been loaded into the kernel.
@@ -252,6 +264,7 @@ type packetMaps struct {
 	HostNetworks  *ebpf.Map `ebpf:"host_networks"`
 	Lifelines     *ebpf.Map `ebpf:"lifelines"`
 	NodeAddresses *ebpf.Map `ebpf:"node_addresses"`
+	PacketCounts  *ebpf.Map `ebpf:"packet_counts"`
 	PodAddresses  *ebpf.Map `ebpf:"pod_addresses"`
 	Pods          *ebpf.Map `ebpf:"pods"`
 	Records       *ebpf.Map `ebpf:"records"`
@@ -266,6 +279,7 @@ func (m *packetMaps) Close() error {
 		m.HostNetworks,
 		m.Lifelines,
 		m.NodeAddresses,
+		m.PacketCounts,
 		m.PodAddresses,
 		m.Pods,
 		m.Records,
@@ -277,8 +291,9 @@ func (m *packetMaps) Close() error {
 //
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetVariables struct {
-	GoFlowFlags *ebpf.Variable `ebpf:"go_flow_flags"`
-	GoWay       *ebpf.Variable `ebpf:"go_way"`
+	GoFlowFlags   *ebpf.Variable `ebpf:"go_flow_flags"`
+	GoPacketCount *ebpf.Variable `ebpf:"go_packet_count"`
+	GoWay         *ebpf.Variable `ebpf:"go_way"`
 }
 
 // packetPrograms contains all programs after they have been loaded into the kernel.

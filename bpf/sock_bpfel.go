@@ -163,6 +163,7 @@ const (
 	sockMapHostNetworks    = "host_networks"
 	sockMapLifelines       = "lifelines"
 	sockMapNodeAddresses   = "node_addresses"
+	sockMapPacketCounts    = "packet_counts"
 	sockMapPodAddresses    = "pod_addresses"
 	sockMapPods            = "pods"
 	sockMapRecords         = "records"
@@ -247,6 +248,7 @@ type sockMapSpecs struct {
 	HostNetworks  *ebpf.MapSpec `ebpf:"host_networks"`
 	Lifelines     *ebpf.MapSpec `ebpf:"lifelines"`
 	NodeAddresses *ebpf.MapSpec `ebpf:"node_addresses"`
+	PacketCounts  *ebpf.MapSpec `ebpf:"packet_counts"`
 	PodAddresses  *ebpf.MapSpec `ebpf:"pod_addresses"`
 	Pods          *ebpf.MapSpec `ebpf:"pods"`
 	Records       *ebpf.MapSpec `ebpf:"records"`
@@ -293,6 +295,7 @@ type sockMaps struct {
 	HostNetworks  *ebpf.Map `ebpf:"host_networks"`
 	Lifelines     *ebpf.Map `ebpf:"lifelines"`
 	NodeAddresses *ebpf.Map `ebpf:"node_addresses"`
+	PacketCounts  *ebpf.Map `ebpf:"packet_counts"`
 	PodAddresses  *ebpf.Map `ebpf:"pod_addresses"`
 	Pods          *ebpf.Map `ebpf:"pods"`
 	Records       *ebpf.Map `ebpf:"records"`
@@ -307,6 +310,7 @@ func (m *sockMaps) Close() error {
 		m.HostNetworks,
 		m.Lifelines,
 		m.NodeAddresses,
+		m.PacketCounts,
 		m.PodAddresses,
 		m.Pods,
 		m.Records,

@@ -26,6 +26,12 @@
 
 #define DNS_PORT 53
 
+/* Ports that stand for clients outside when the backend is to see the node's address. They are above those that Linux
+ * gives to sockets by itself (net.ipv4.ip_local_port_range ends at 60999). */
+#define FIRST_CLAIMED_PORT 61000
+#define CLAIMED_PORTS (65536 - FIRST_CLAIMED_PORT)
+#define CLAIM_TRIES 16
+
 /* Packets of pods carry the slot of their ENI in skb->mark, by which the node's rules choose the ENI's table. The bits
  * are those of internal/hostnet, and cmd/nearpath holds the two equal. */
 #define POD_MARK 0x0800

@@ -83,6 +83,14 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } flows SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PACKET_COUNTS);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} packet_counts SEC(".maps");
+
 /* Freed by the kernel together with the socket, so nothing here can be evicted or leak. Pinned like the rest: a
  * restarted agent's programs must find the pins of sockets that live on. */
 struct {

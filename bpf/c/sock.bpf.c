@@ -86,24 +86,30 @@ static __always_inline bool node_dns(struct bpf_sock_addr *ctx, struct backend *
 	return true;
 }
 
-static __always_inline bool find(const struct peer *peer, __u8 proto, struct service *svc)
+static __always_inline bool find(struct bpf_sock_addr *ctx, const struct peer *peer, struct service *svc)
 {
 	struct frontend_key key = {
 		.addr = { peer->addr[0], peer->addr[1], peer->addr[2], peer->addr[3] },
 		.port = peer->port,
-		.proto = proto,
+		.proto = ctx->protocol,
 	};
 
-	return find_service(&key, svc);
+	/* A pod's loopback is its own, though the node answers on one, too. */
+	if (is_loopback(key.addr) && bpf_get_netns_cookie(ctx) != host_netns_cookie)
+		return false;
+	if (!find_service(&key, svc))
+		return false;
+	use_internal(svc);
+	return true;
 }
 
 static __always_inline enum verdict choose(struct bpf_sock_addr *ctx, const struct service *svc, struct backend *b)
 {
 	if ((svc->policy.flags & BLOCK_NODE_DNS) && svc->policy.backend_cells == BACKEND_CELLS_V4 && node_dns(ctx, b))
 		return TRANSLATE;
-	if (pick_internal(svc, b))
+	if (pick(svc, b))
 		return TRANSLATE;
-	return svc->policy.flags & BLOCK_INTERNAL_DROP ? PASS : REJECT;
+	return svc->kind == FRONTEND_CLUSTER_IP && (svc->policy.flags & BLOCK_INTERNAL_DROP) ? PASS : REJECT;
 }
 
 /* The slot of the socket's pin for this frontend, or PINS_PER_SOCKET. */
@@ -193,7 +199,7 @@ static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct 
 	struct backend b = {};
 	enum verdict v;
 
-	if (!find(peer, ctx->protocol, &svc)) {
+	if (!find(ctx, peer, &svc)) {
 		if (ctx->protocol == IPPROTO_UDP)
 			forget(ctx, peer);
 		return PASS;
@@ -267,7 +273,7 @@ static __always_inline bool refuse(struct peer *peer)
 		bpf_set_retval(-ECONNREFUSED);
 		return true;
 	}
-	if (peer->addr[2] == bpf_htonl(0xffff) && !peer->addr[0] && !peer->addr[1]) {
+	if (is_v4(peer->addr)) {
 		peer->addr[3] = bpf_htonl(INADDR_LOOPBACK);
 	} else {
 		peer->addr[0] = peer->addr[1] = peer->addr[2] = 0;

@@ -127,7 +127,6 @@ enum flow_flags {
 	FLOW_SEEN = 1 << 1,  /* a packet has matched the entry */
 	FLOW_FIN = 1 << 2,   /* this side has sent FIN */
 	FLOW_RST = 1 << 3,   /* the last packet of this side was RST */
-	FLOW_LOCAL = 1 << 4, /* the connection is of a block with BLOCK_EXTERNAL_LOCAL */
 };
 
 struct flow {
@@ -144,6 +143,14 @@ struct flow {
 	__u32 pad;
 };
 _Static_assert(sizeof(struct flow) == 72, "flow");
+
+/* packet_counts: what the packet path could not do, by reason and CPU. */
+enum packet_count {
+	COUNT_FLOWS_FULL, /* connections refused because flows has no room */
+	COUNT_NO_PORT,	  /* connections refused because the node has no port left to the backend */
+	COUNT_LOST_FLOW,  /* packets dropped because they could not be translated */
+	PACKET_COUNTS,
+};
 
 /* lifeline: one futex word (linux/futex.h) that the agent holds by a robust list while its DNS listener serves. The
  * kernel clears the thread id and sets FUTEX_OWNER_DIED first thing when the agent dies, several milliseconds before

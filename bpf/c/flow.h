@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Dual MIT/GPL */
+/* The connections that packets are translated for. */
+#pragma once
+
+#include <linux/errno.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+
+#include "lb.h"
+#include "parse.h"
+
+#define SECOND 1000000000ULL
+
+static __always_inline void count(__u32 what)
+{
+	__u64 *n = bpf_map_lookup_elem(&packet_counts, &what);
+
+	if (n)
+		++*n;
+}
+
+static __always_inline __u32 fold_key(const struct flow_key *key)
+{
+	const __u32 *w = (const __u32 *)key;
+
+	return w[0] ^ w[1] ^ w[2] ^ w[3] ^ w[4] ^ w[5] ^ w[6] ^ w[7] ^ w[8] ^ w[9];
+}
+
+/* The flow a packet belongs to, and what it says, whole: see struct frontend for why that takes a copy. */
+static __always_inline struct flow *find_flow(const struct flow_key *key, struct flow *copy)
+{
+	struct flow *f = bpf_map_lookup_elem(&flows, key);
+
+	if (!f)
+		return NULL;
+	*copy = *f;
+	asm volatile("" ::: "memory");
+	return f->echo == fold_key(key) ? f : NULL;
+}
+
+/* The key of the connection's other entry. */
+static __always_inline void turn(const struct flow *f, const struct flow_key *from, struct flow_key *key)
+{
+	__builtin_memcpy(key->saddr, f->daddr, sizeof(key->saddr));
+	__builtin_memcpy(key->daddr, f->saddr, sizeof(key->daddr));
+	key->sport = f->dport;
+	key->dport = f->sport;
+	key->proto = from->proto;
+	__builtin_memset(key->pad, 0, sizeof(key->pad));
+}
+
+/* Each side writes its own entry only; the agent judges a connection by both. A reset may be forged or stale: whoever
+ * sends on has not ended. */
+static __always_inline void touch(struct flow *f, const struct packet *p)
+{
+	__u64 now = bpf_ktime_get_ns();
+	__u32 had = f->flags, has = (had | FLOW_SEEN) & ~FLOW_RST;
+
+	if (p->tcp_flags & TCP_FIN)
+		has |= FLOW_FIN;
+	if (p->tcp_flags & TCP_RST)
+		has |= FLOW_RST;
+	if (has != had)
+		f->flags = has;
+	if (now - f->last_seen > SECOND)
+		f->last_seen = now;
+}
+
+/* Both sides have closed, or one has reset. */
+static __always_inline bool closed(const struct flow *f, const struct flow_key *other)
+{
+	const struct flow *o = bpf_map_lookup_elem(&flows, other);
+	__u32 flags = o ? o->flags : FLOW_RST;
+
+	return ((flags | f->flags) & FLOW_RST) || (flags & f->flags & FLOW_FIN);
+}
+
+/* Whether new datagrams of a client may still go to the backend they went to. */
+static __always_inline bool still_offered(struct flow *f, const struct flow *copy)
+{
+	struct service svc = {};
+	__u32 record = copy->record;
+	const volatile __u64 *word = bpf_map_lookup_elem(&records, &record);
+	union {
+		__u64 cell;
+		struct record published;
+	} u;
+
+	if (!word)
+		return false;
+	u.cell = *word;
+	if (u.published.block == copy->published.block && u.published.sequence == copy->published.sequence)
+		return true;
+	if (!read_block(record, &svc))
+		return false;
+	use_external(&svc);
+	if (!offers(&svc, copy->daddr, copy->dport))
+		return false;
+	f->published = svc.published;
+	return true;
+}
+
+/* A client's packet that has a flow opens a new connection all the same when it could not go on with the old one. */
+static __always_inline bool outlived(struct flow *f, const struct flow *copy, const struct packet *p)
+{
+	struct flow_key other;
+
+	if ((copy->flags & FLOW_REPLY) || !opens(p))
+		return false;
+	turn(copy, &p->tuple, &other);
+	if (p->tuple.proto == IPPROTO_UDP ? still_offered(f, copy) : !closed(copy, &other))
+		return false;
+	bpf_map_delete_elem(&flows, &p->tuple);
+	bpf_map_delete_elem(&flows, &other);
+	return true;
+}
+
+static __always_inline __be16 random_port(void)
+{
+	return bpf_htons(FIRST_CLAIMED_PORT + (__u32)(((__u64)bpf_get_prandom_u32() * CLAIMED_PORTS) >> 32));
+}
+
+/* Takes the place of a connection that has ended but not been swept. */
+static __always_inline long take_over(const struct flow_key *key, const struct flow *value)
+{
+	struct flow *old = bpf_map_lookup_elem(&flows, key);
+	struct flow_key other;
+
+	if (old) {
+		turn(old, key, &other);
+		if (!closed(old, &other))
+			return -EEXIST;
+		bpf_map_delete_elem(&flows, &other);
+		bpf_map_delete_elem(&flows, key);
+	}
+	return bpf_map_update_elem(&flows, key, value, BPF_NOEXIST);
+}
+
+/* Finds the port that the client has for the backend, and with it the key of the backend's packets. The first try is
+ * the port that is in the key, if keep says so. Whoever adds the entry first has the port. */
+static __always_inline long claim(struct flow_key *key, struct flow *value, bool keep)
+{
+	long err = -EEXIST;
+
+	for (__u32 i = 0; i < CLAIM_TRIES && err == -EEXIST; i++) {
+		if (i || !keep)
+			key->dport = random_port();
+		value->echo = fold_key(key);
+		err = bpf_map_update_elem(&flows, key, value, BPF_NOEXIST);
+	}
+	return err == -EEXIST ? take_over(key, value) : err;
+}
