@@ -19,8 +19,8 @@ func newMetrics() metrics {
 	}
 	return metrics{
 		frontends:   gauge("frontends", "Frontends (address, port, protocol) in the kernel."),
-		records:     gauge("records", "Service ports, per address family, that have a record in the kernel."),
-		refused:     gauge("refused_ports", "Service ports that could not be served at the last change, for lack of room or because an older Service has their address."),
+		records:     gauge("records", "Service ports, per address family, and host ports that have a record in the kernel."),
+		refused:     gauge("refused_ports", "Ports that could not be served at the last change, for lack of room or because another one has their address."),
 		lastSuccess: gauge("last_sync_timestamp_seconds", "When the kernel last agreed with the newest Snapshot, in seconds since 1970."),
 		syncs: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "nearpath", Subsystem: "service", Name: "sync_duration_seconds",
@@ -37,19 +37,25 @@ func (m *metrics) register(r prometheus.Registerer) error {
 	return errors.Join(errs...)
 }
 
-func (m *metrics) observe(started time.Time, t *table, refused []error, err error) {
+// observe notes a sync. A conflict is no error: the kernel has what the Snapshot means.
+func (m *metrics) observe(started time.Time, t *table, o outcome) {
 	result := "ok"
-	if err != nil || len(refused) > 0 {
+	if o.failure() != nil {
 		result = "error"
 	}
 	m.syncs.WithLabelValues(result).Observe(time.Since(started).Seconds())
-	m.refused.Set(float64(len(refused)))
+	m.refused.Set(float64(len(o.conflicts) + len(o.full)))
+	m.count(t)
+	if result == "ok" {
+		m.lastSuccess.SetToCurrentTime()
+	}
+}
+
+// count notes how much there is; a nil table is unknown.
+func (m *metrics) count(t *table) {
 	if t == nil {
 		return
 	}
 	m.frontends.Set(float64(len(t.frontends)))
 	m.records.Set(float64(len(t.records)))
-	if result == "ok" {
-		m.lastSuccess.SetToCurrentTime()
-	}
 }

@@ -27,7 +27,7 @@ type Publish struct {
 
 // Put points a frontend to a record.
 type Put struct {
-	Frontend bpf.Frontend
+	Frontend Frontend
 	Record   uint32
 }
 
@@ -41,7 +41,7 @@ func (o Publish) String() string {
 	return fmt.Sprintf("publish record %d (%s): %s", o.Record, o.Port, describe(o.Block))
 }
 func (o Put) String() string {
-	return fmt.Sprintf("put frontend %s -> record %d", o.Frontend, o.Record)
+	return fmt.Sprintf("put frontend %s (%s) -> record %d", o.Frontend, o.Frontend.Kind, o.Record)
 }
 func (o Delete) String() string { return fmt.Sprintf("delete frontend %s", o.Frontend) }
 func (o Retire) String() string { return fmt.Sprintf("retire record %d", o.Record) }
@@ -49,11 +49,19 @@ func (o Retire) String() string { return fmt.Sprintf("retire record %d", o.Recor
 func describe(b bpf.Block) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "cluster %v", b.Cluster)
-	if b.InternalLocal {
+	if b.InternalLocal || b.ExternalLocal {
 		fmt.Fprintf(&s, ", local %v", b.Local)
 	}
-	if b.InternalDrop {
-		s.WriteString(", drop")
+	for _, to := range []struct {
+		who         string
+		local, drop bool
+	}{{"inside", b.InternalLocal, b.InternalDrop}, {"outside", b.ExternalLocal, b.ExternalDrop}} {
+		switch {
+		case to.drop:
+			fmt.Fprintf(&s, ", dropped from %s", to.who)
+		case to.local:
+			fmt.Fprintf(&s, ", local from %s", to.who)
+		}
 	}
 	if b.NodeDNS {
 		s.WriteString(", node DNS first")
@@ -69,36 +77,47 @@ type Plan struct {
 	Shrink []Op
 }
 
-// A table is what the maps hold, and for whom.
+// A table is what the maps hold, and for whom: Services, and pods with host ports under the names of podName.
 type table struct {
-	frontends map[bpf.Frontend]uint32
+	frontends map[bpf.Frontend]entry
 	blocks    map[uint32]bpf.Block
 	services  map[cluster.Name][]Port
 	records   map[PortID]uint32
 	owners    map[bpf.Frontend]PortID
-	owned     map[uint32]bool // the numbers in records
-	free      []uint32        // numbers below next that nobody uses
+	owned     map[uint32]bool           // the numbers in records
+	adopted   map[uint32][]bpf.Frontend // until the first full plan: the frontends of each record that was found
+	waiting   []cluster.Name            // who does not have all of its frontends because of somebody else's claim
+	free      []uint32                  // numbers below next that nobody uses
 	next, max uint32
+}
+
+// An entry is what a frontend has in the maps.
+type entry struct {
+	record uint32
+	kind   bpf.FrontendKind
 }
 
 // plan computes the way from t to a state in which the given Services have exactly the given Ports; no Ports mean
 // that the Service is gone. With full, Services that are not named have none either, and what the maps hold for
-// nobody goes too. It changes t to the state after the plan, so a caller that fails to apply it must adopt anew.
+// nobody goes too; pods that are not named keep their host ports. It changes t to the state after the plan, so a caller
+// that fails to apply it must adopt anew.
 //
-// Each of the errors is a port that cannot be served: no record is left for it, or an older Service has its frontend.
-// Everything else is planned all the same, and a full plan serves the rest as soon as it can.
+// Each of the errors is a port that cannot be served whole: no record is left for it, or it is a [ConflictError]. What
+// lost a conflict is planned again with every plan, so it is served as soon as its frontend is free. Everything else is
+// planned all the same.
 func (t *table) plan(want map[cluster.Name][]Port, full bool) (p Plan, refused []error) {
 	if full {
 		want = t.widen(want)
 		clear(t.owners)
+	} else {
+		want = t.concerned(want)
 	}
-	names, claimed := byAge(want), map[bpf.Frontend]bool{}
+	t.waiting = nil
+	names, claimed := inOrder(want), map[bpf.Frontend]bool{}
 	for _, name := range names {
 		for _, port := range want[name] {
-			ops, err := t.grow(port, want, claimed)
-			if err != nil {
-				refused = append(refused, err)
-			}
+			ops, errs := t.grow(port, want, claimed)
+			refused = append(refused, errs...)
 			if len(ops) > 0 {
 				p.Grow = append(p.Grow, ops)
 			}
@@ -109,53 +128,87 @@ func (t *table) plan(want map[cluster.Name][]Port, full bool) (p Plan, refused [
 	}
 	if full {
 		p.Shrink = append(p.Shrink, t.dropStrangers(claimed)...)
+		t.adopted = nil
 	}
 	return p, refused
 }
 
-// widen adds the Services that are to go because nobody names them.
+// widen adds the Services that are to go because nobody names them, and the pods, which stay.
 func (t *table) widen(want map[cluster.Name][]Port) map[cluster.Name][]Port {
 	want = maps.Clone(want)
-	for name := range t.services {
-		if _, ok := want[name]; !ok {
-			want[name] = nil
+	for name, ports := range t.services {
+		if _, ok := want[name]; ok {
+			continue
+		}
+		if want[name] = nil; isPod(name) {
+			want[name] = ports
 		}
 	}
 	return want
 }
 
+// concerned adds those whose frontends the change may give or take: who has one that is claimed now, who waits for one,
+// and the pods, whose few host ports give way to any Service.
+func (t *table) concerned(want map[cluster.Name][]Port) map[cluster.Name][]Port {
+	all := t.pods()
+	for _, name := range t.waiting {
+		all[name] = t.services[name]
+	}
+	for _, ports := range want {
+		for _, port := range ports {
+			for _, f := range port.Frontends {
+				if owner, ok := t.owners[f.Frontend]; ok {
+					all[owner.Service] = t.services[owner.Service]
+				}
+			}
+		}
+	}
+	maps.Copy(all, want)
+	return all
+}
+
 // grow makes port served: its block first, then the frontends that point to it.
-func (t *table) grow(port Port, want map[cluster.Name][]Port, claimed map[bpf.Frontend]bool) (ops []Op, err error) {
+func (t *table) grow(port Port, want map[cluster.Name][]Port, claimed map[bpf.Frontend]bool) (ops []Op, refused []error) {
 	record, err := t.recordOf(port)
 	if err != nil {
-		return nil, err
+		return nil, []error{err}
 	}
 	if have, ok := t.blocks[record]; !ok || !sameBlock(have, port.Block) {
 		ops = append(ops, Publish{record, port.ID, port.Block})
 		t.blocks[record] = port.Block
 	}
 	for _, f := range port.Frontends {
-		if owner, ok := t.owners[f]; ok && owner != port.ID && t.keeps(owner, f, want, claimed) {
-			err = fmt.Errorf("serve %s at %s: %s has it and is older", port.ID, f, owner)
+		if owner, ok := t.holder(port.ID, f.Frontend, want, claimed); ok {
+			refused = append(refused, &ConflictError{Wanted: port.ID, Frontend: f.Frontend, Owner: owner})
+			t.waiting = append(t.waiting, port.ID.Service)
 			continue
 		}
-		claimed[f] = true
-		t.owners[f] = port.ID
-		if have, ok := t.frontends[f]; !ok || have != record {
+		claimed[f.Frontend] = true
+		t.owners[f.Frontend] = port.ID
+		if put := (entry{record, f.Kind}); t.frontends[f.Frontend] != put {
 			ops = append(ops, Put{f, record})
-			t.frontends[f] = record
+			t.frontends[f.Frontend] = put
 		}
 	}
-	return ops, err
+	return ops, refused
 }
 
-// keeps reports whether the owner of a frontend still has it: it claimed it in this plan, or is not part of it.
-func (t *table) keeps(owner PortID, f bpf.Frontend, want map[cluster.Name][]Port, claimed map[bpf.Frontend]bool) bool {
-	if claimed[f] {
-		return true
+// holder finds who keeps a frontend from a port, if anybody does. A host port also gives way to a Service that has the
+// port on all addresses of the node.
+func (t *table) holder(id PortID, f bpf.Frontend, want map[cluster.Name][]Port, claimed map[bpf.Frontend]bool) (PortID, bool) {
+	keeps := func(f bpf.Frontend) (PortID, bool) {
+		owner, ok := t.owners[f]
+		if !ok || owner == id {
+			return PortID{}, false
+		}
+		_, planned := want[owner.Service]
+		return owner, claimed[f] || !planned
 	}
-	_, planned := want[owner.Service]
-	return !planned
+	if owner, ok := keeps(f); ok || !isPod(id.Service) {
+		return owner, ok
+	}
+	owner, ok := keeps(anyAddress(f))
+	return owner, ok && !isPod(owner.Service)
 }
 
 // recordOf finds the port's record: the one it has, the one an earlier agent gave its frontends, or a new one.
@@ -180,9 +233,18 @@ func (t *table) recordOf(port Port) (uint32, error) {
 	return record, nil
 }
 
+// inherited finds a record that an earlier agent gave this port and nobody else: another's frontends, or those of
+// another kind, would get the port's backends before their time. The records of host ports are known already.
 func (t *table) inherited(port Port) (uint32, bool) {
+	if isPod(port.ID.Service) {
+		return 0, false
+	}
+	foreign := func(f bpf.Frontend) bool {
+		return !slices.Contains(port.Frontends, Frontend{f, t.frontends[f].kind})
+	}
 	for _, f := range port.Frontends {
-		if record, ok := t.frontends[f]; ok && !t.owned[record] {
+		record := t.frontends[f.Frontend].record
+		if found := t.adopted[record]; slices.Contains(found, f.Frontend) && !t.owned[record] && !slices.ContainsFunc(found, foreign) {
 			return record, true
 		}
 	}
@@ -218,10 +280,10 @@ func (t *table) releaseFrontends(port Port, claimed map[bpf.Frontend]bool) (ops 
 		return nil
 	}
 	for _, f := range port.Frontends {
-		if have, ok := t.frontends[f]; ok && have == record && !claimed[f] {
-			ops = append(ops, Delete{f})
-			delete(t.frontends, f)
-			delete(t.owners, f)
+		if have, ok := t.frontends[f.Frontend]; ok && have.record == record && !claimed[f.Frontend] {
+			ops = append(ops, Delete{f.Frontend})
+			delete(t.frontends, f.Frontend)
+			delete(t.owners, f.Frontend)
 		}
 	}
 	return ops
@@ -257,8 +319,14 @@ func sameBlock(a, b bpf.Block) bool {
 		a.ExternalLocal == b.ExternalLocal && a.ExternalDrop == b.ExternalDrop && a.NodeDNS == b.NodeDNS
 }
 
-// byAge orders Services by creation, the oldest first, so that it has the first claim on a frontend.
-func byAge(m map[cluster.Name][]Port) []cluster.Name {
+// inOrder lists who has the first claim on a frontend first: Services by creation, the oldest first, then pods.
+func inOrder(m map[cluster.Name][]Port) []cluster.Name {
+	pod := func(name cluster.Name) int {
+		if isPod(name) {
+			return 1
+		}
+		return 0
+	}
 	created := func(name cluster.Name) (t time.Time) {
 		if ports := m[name]; len(ports) > 0 {
 			t = ports[0].Created
@@ -266,6 +334,6 @@ func byAge(m map[cluster.Name][]Port) []cluster.Name {
 		return t
 	}
 	return slices.SortedFunc(maps.Keys(m), func(a, b cluster.Name) int {
-		return cmp.Or(created(a).Compare(created(b)), strings.Compare(a.String(), b.String()))
+		return cmp.Or(pod(a)-pod(b), created(a).Compare(created(b)), compareNames(a, b))
 	})
 }

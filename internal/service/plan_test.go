@@ -22,7 +22,7 @@ import (
 
 // fakeMaps is a working Maps without a kernel.
 type fakeMaps struct {
-	frontends map[bpf.Frontend]uint32
+	frontends map[bpf.Frontend]entry
 	blocks    map[uint32]bpf.Block
 	records   uint32
 	room      int // for frontends
@@ -30,7 +30,7 @@ type fakeMaps struct {
 }
 
 func newFakeMaps() *fakeMaps {
-	return &fakeMaps{frontends: map[bpf.Frontend]uint32{}, blocks: map[uint32]bpf.Block{}, records: 64, room: 64}
+	return &fakeMaps{frontends: map[bpf.Frontend]entry{}, blocks: map[uint32]bpf.Block{}, records: 64, room: 64}
 }
 
 var errInjected = errors.New("injected")
@@ -52,14 +52,14 @@ func (m *fakeMaps) Publish(r uint32, b bpf.Block) error {
 	return nil
 }
 
-func (m *fakeMaps) PutFrontend(f bpf.Frontend, _ bpf.FrontendKind, r uint32) error {
+func (m *fakeMaps) PutFrontend(f bpf.Frontend, kind bpf.FrontendKind, r uint32) error {
 	if err := m.write(); err != nil {
 		return err
 	}
 	if _, ok := m.frontends[f]; !ok && len(m.frontends) >= m.room {
 		return bpf.ErrFull
 	}
-	m.frontends[f] = r
+	m.frontends[f] = entry{r, kind}
 	return nil
 }
 
@@ -77,8 +77,8 @@ func (m *fakeMaps) MaxRecords() uint32                    { return m.records }
 func (m *fakeMaps) Block(r uint32) (b bpf.Block, ok bool) { b, ok = m.blocks[r]; return b, ok }
 
 func (m *fakeMaps) Entries() (out []bpf.Entry, err error) {
-	for f, r := range m.frontends {
-		out = append(out, bpf.Entry{Frontend: f, Record: r})
+	for f, e := range m.frontends {
+		out = append(out, bpf.Entry{Frontend: f, Kind: e.kind, Record: e.record})
 	}
 	return out, nil
 }
@@ -93,24 +93,35 @@ func (m *fakeMaps) Records() (out []uint32) {
 // serves renders what clients see: every frontend with the block behind it.
 func (m *fakeMaps) serves() map[string]string {
 	out := map[string]string{}
-	for f, r := range m.frontends {
-		b, ok := m.blocks[r]
+	for f, e := range m.frontends {
+		b, ok := m.blocks[e.record]
 		if !ok {
 			out[f.String()] = "nothing"
 			continue
 		}
-		out[f.String()] = describe(b)
+		out[f.String()] = shown(e.kind, b)
 	}
 	return out
 }
 
-// wanted renders what clients should see: of Services that claim one frontend, the oldest has it.
+func shown(kind bpf.FrontendKind, b bpf.Block) string {
+	return fmt.Sprintf("%s, %s", kind, describe(b))
+}
+
+// wanted renders what clients should see: of Services that claim one frontend, the oldest has it, and what a Service
+// has, a pod has not.
 func wanted(want map[cluster.Name][]Port) map[string]string {
 	out := map[string]string{}
-	for _, name := range slices.Backward(byAge(want)) {
+	for _, name := range inOrder(want) {
 		for _, p := range want[name] {
 			for _, f := range p.Frontends {
-				out[f.String()] = describe(p.Block)
+				_, taken := out[f.String()]
+				if isPod(name) {
+					taken = taken || strings.HasPrefix(out[anyAddress(f.Frontend).String()], bpf.NodePort.String())
+				}
+				if !taken {
+					out[f.String()] = shown(f.Kind, p.Block)
+				}
 			}
 		}
 	}
@@ -127,20 +138,51 @@ func drawServices(t *rapid.T) map[cluster.Name][]Port {
 		}
 		created := time.Unix(int64(rapid.IntRange(1, 3).Draw(t, "created")), 0)
 		ip := netip.MustParseAddr(rapid.SampledFrom([]string{"10.96.0.1", "10.96.0.2", "10.96.0.3", "fd00:96::1"}).Draw(t, "address"))
+		nodePorts := map[uint16]bool{}
 		for _, port := range rapid.SliceOfNDistinct(rapid.Uint16Range(80, 83), 1, 3, rapid.ID).Draw(t, "ports") {
-			want[name] = append(want[name], Port{
+			p := Port{
 				ID:        PortID{Service: name, Protocol: cluster.TCP, Port: port, IPv6: ip.Is6()},
 				Created:   created,
-				Frontends: []bpf.Frontend{{Addr: netip.AddrPortFrom(ip, port), Protocol: 6}},
+				Frontends: []Frontend{{bpf.Frontend{Addr: netip.AddrPortFrom(ip, port), Protocol: 6}, bpf.ClusterIP}},
 				Block:     bpf.Block{Cluster: backends(fmt.Sprintf("10.0.0.%d:80", rapid.IntRange(1, 3).Draw(t, "backend")))},
-			})
+			}
+			at := rapid.Uint16Range(30000, 30005).Draw(t, "nodePort")
+			if at < 30004 && !nodePorts[at] { // one Service does not claim one twice
+				nodePorts[at] = true
+				f := bpf.Frontend{Addr: netip.AddrPortFrom(wildcard(ip.Is6()), at), Protocol: 6}
+				p.Frontends = append(p.Frontends, Frontend{f, bpf.NodePort})
+			}
+			want[name] = append(want[name], p)
+		}
+	}
+	return want
+}
+
+// drawPods makes pods whose host ports collide with Services' frontends and not with each other's, as SetHostPorts
+// allows them.
+func drawPods(t *rapid.T) map[cluster.Name][]Port {
+	want := map[cluster.Name][]Port{}
+	for _, n := range rapid.SliceOfNDistinct(rapid.Uint16Range(1, 3), 0, 3, rapid.ID).Draw(t, "pods") {
+		pod := netip.MustParseAddr(fmt.Sprintf(rapid.SampledFrom([]string{"10.0.1.%d", "fd00:1::%d"}).Draw(t, "pod"), n))
+		at := rapid.SampledFrom([]string{"", "127.0.0.1", "10.96.0.1", "fd00:96::1", "::1"})
+		ports := rapid.SliceOfNDistinct(rapid.Custom(func(t *rapid.T) HostPort {
+			h := HostPort{HostPort: rapid.SampledFrom([]uint16{80, 30000}).Draw(t, "port") + n, ContainerPort: 8080, Protocol: 6}
+			h.HostIP, _ = netip.ParseAddr(at.Draw(t, "hostIP"))
+			return h
+		}), 1, 3, rapid.ID).Draw(t, "hostPorts")
+		list, err := hostPorts(pod, ports)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list) > 0 {
+			want[podName(pod)] = list
 		}
 	}
 	return want
 }
 
 // TestPlanProperties: applied plans lead where they should, every prefix is safe, nothing is planned twice, and the
-// incremental plan serves what a plan from scratch serves.
+// incremental plan serves what a plan from scratch serves, conflicts and their end included.
 func TestPlanProperties(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -153,25 +195,28 @@ func TestPlanProperties(t *testing.T) {
 				tab, full = must(adopt(m)), true
 			}
 			next := drawServices(t)
+			maps.Copy(next, drawPods(t))
 			changed := maps.Clone(next)
-			for name := range world {
-				if _, ok := next[name]; !ok {
-					changed[name] = nil
+			for _, old := range []map[cluster.Name][]Port{world, tab.pods()} {
+				for name := range old {
+					if _, ok := next[name]; !ok {
+						changed[name] = nil
+					}
 				}
 			}
 			world = next
-			// What a plan refuses, the next one makes good if it is full, as the Reconciler does.
-			if full = apply(t, m, tab, changed, full); full {
-				tab = must(adopt(m))
-				full = apply(t, m, tab, world, true)
-			}
+			refused := apply(t, m, tab, changed, full)
+			full = false
 			if diff := cmp.Diff(wanted(world), m.serves()); diff != "" {
 				t.Fatalf("served differs (-want +got):\n%s", diff)
+			}
+			if got, want := len(refused), countFrontends(world)-len(m.frontends); got != want {
+				t.Fatalf("%d conflicts reported, want %d: %v", got, want, refused)
 			}
 			if len(m.blocks) != countPorts(world) {
 				t.Fatalf("%d blocks for %d ports", len(m.blocks), countPorts(world))
 			}
-			if again, _ := tab.plan(world, true); len(again.Grow)+len(again.Shrink) > 0 {
+			if again, _ := tab.plan(world, rapid.Bool().Draw(t, "full")); len(again.Grow)+len(again.Shrink) > 0 {
 				t.Fatalf("planned again: %v", again)
 			}
 		}
@@ -180,19 +225,21 @@ func TestPlanProperties(t *testing.T) {
 
 // apply checks after each op that every frontend serves what it served before, what it is to serve, or the new
 // backends of the port it still belongs to.
-func apply(t *rapid.T, m *fakeMaps, tab *table, want map[cluster.Name][]Port, full bool) (refused bool) {
+func apply(t *rapid.T, m *fakeMaps, tab *table, want map[cluster.Name][]Port, full bool) (refused []error) {
 	before, after := m.serves(), wanted(want)
 	moved := map[string]string{}
 	for name, old := range tab.services {
 		for _, p := range old {
 			for _, q := range want[name] {
-				if p.ID == q.ID && tab.owners[p.Frontends[0]] == p.ID { // another may have been refused the frontend
-					moved[p.Frontends[0].String()] = describe(q.Block)
+				for _, f := range p.Frontends {
+					if p.ID == q.ID && tab.owners[f.Frontend] == p.ID { // another may have been refused the frontend
+						moved[f.String()] = shown(f.Kind, q.Block)
+					}
 				}
 			}
 		}
 	}
-	plan, errs := tab.plan(want, full)
+	plan, refused := tab.plan(want, full)
 	for _, op := range append(slices.Concat(plan.Grow...), plan.Shrink...) {
 		if err := op.apply(m); err != nil {
 			t.Fatal(err)
@@ -203,7 +250,16 @@ func apply(t *rapid.T, m *fakeMaps, tab *table, want map[cluster.Name][]Port, fu
 			}
 		}
 	}
-	return len(errs) > 0
+	return refused
+}
+
+func countFrontends(want map[cluster.Name][]Port) (n int) {
+	for _, ports := range want {
+		for _, p := range ports {
+			n += len(p.Frontends)
+		}
+	}
+	return n
 }
 
 func countPorts(want map[cluster.Name][]Port) (n int) {
@@ -231,7 +287,7 @@ func TestPlanText(t *testing.T) {
 		fmt.Fprintln(&got, op)
 	}
 	want := `publish record 0 (shop/web:80/TCP IPv4): cluster [10.0.0.1:8080]
-put frontend 10.96.0.1:80/6 -> record 0
+put frontend 10.96.0.1:80/6 (ClusterIP) -> record 0
 delete frontend 10.96.0.1:80/6
 retire record 0
 `
@@ -304,7 +360,7 @@ func TestReconcilerRetries(t *testing.T) {
 				<-r.Ready()
 				<-served
 				synctest.Wait()
-				want := map[string]string{"10.96.0.1:80/6": "cluster [10.0.0.1:8080]"}
+				want := map[string]string{"10.96.0.1:80/6": "ClusterIP, cluster [10.0.0.1:8080]"}
 				if diff := cmp.Diff(want, m.serves()); diff != "" {
 					t.Errorf("served differs (-want +got):\n%s", diff)
 				}
@@ -338,7 +394,7 @@ func TestReconcilerFullMap(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		want := map[string]string{"10.96.0.1:80/6": "cluster [10.0.0.7:8080]"}
+		want := map[string]string{"10.96.0.1:80/6": "ClusterIP, cluster [10.0.0.7:8080]"}
 		if diff := cmp.Diff(want, m.serves()); diff != "" {
 			t.Errorf("with a full map, served differs (-want +got):\n%s", diff)
 		}
@@ -349,7 +405,7 @@ func TestReconcilerFullMap(t *testing.T) {
 		store.Update(func(e *cluster.Edit) { e.DeleteService(web) })
 		time.Sleep(lastRetry)
 		synctest.Wait()
-		if diff := cmp.Diff(map[string]string{"10.96.0.2:80/6": "cluster []"}, m.serves()); diff != "" {
+		if diff := cmp.Diff(map[string]string{"10.96.0.2:80/6": "ClusterIP, cluster []"}, m.serves()); diff != "" {
 			t.Errorf("with room again, served differs (-want +got):\n%s", diff)
 		}
 	})
@@ -380,7 +436,7 @@ func TestPlanOldestHasTheAddress(t *testing.T) {
 	}
 	serves := func(when, backend string) {
 		t.Helper()
-		if got := m.serves()["10.96.0.1:80/6"]; got != "cluster ["+backend+":8080]" {
+		if got := m.serves()["10.96.0.1:80/6"]; got != "ClusterIP, cluster ["+backend+":8080]" {
 			t.Errorf("%s: the address serves %s, want %s", when, got, backend)
 		}
 	}
@@ -400,7 +456,7 @@ func TestPlanKeepsRecords(t *testing.T) {
 	t.Parallel()
 	m := newFakeMaps()
 	want := map[cluster.Name][]Port{web: Select(webService(), []*cluster.EndpointSlice{slice(endpoint("10.0.0.1"))}, thisNode)}
-	m.frontends[want[web][0].Frontends[0]] = 5
+	m.frontends[want[web][0].Frontends[0].Frontend] = entry{5, bpf.ClusterIP}
 	m.blocks[5] = want[web][0].Block
 	if plan, refused := must(adopt(m)).plan(want, true); len(plan.Grow)+len(plan.Shrink)+len(refused) > 0 {
 		t.Errorf("a new agent plans %v and refuses %v, want nothing", plan, refused)

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nearpath/nearpath/bpf"
@@ -27,9 +30,11 @@ type Maps interface {
 }
 
 func (o Publish) apply(m Maps) error { return m.Publish(o.Record, o.Block) }
-func (o Put) apply(m Maps) error     { return m.PutFrontend(o.Frontend, bpf.ClusterIP, o.Record) }
-func (o Delete) apply(m Maps) error  { return m.DeleteFrontend(o.Frontend) }
-func (o Retire) apply(m Maps) error  { m.Retire(o.Record); return nil }
+func (o Put) apply(m Maps) error {
+	return m.PutFrontend(o.Frontend.Frontend, o.Frontend.Kind, o.Record)
+}
+func (o Delete) apply(m Maps) error { return m.DeleteFrontend(o.Frontend) }
+func (o Retire) apply(m Maps) error { m.Retire(o.Record); return nil }
 
 // Changes is where Snapshots come from; *cluster.Subscription is one.
 type Changes interface {
@@ -48,14 +53,22 @@ type Config struct {
 	Served func(*cluster.Snapshot)
 }
 
-// A Reconciler keeps the maps equal to the newest Snapshot. It is a Task.
+// A Reconciler keeps the maps equal to the newest Snapshot and to the host ports of this node's pods. It is a Task; its
+// methods are safe for concurrent use.
 type Reconciler struct {
 	cfg     Config
 	metrics metrics
 	ready   chan struct{}
+	hosting atomic.Pointer[map[cluster.Name]bool] // names of pods with host ports, nil: unknown
 
-	table *table        // nil: unknown, adopt and plan in full
-	retry time.Duration // until the next try of what the last sync left out, 0: nothing
+	// Of Run alone.
+	retry     time.Duration   // until the next try of what the last sync left out, 0: nothing
+	conflicts map[string]bool // those that have been logged and still stand
+
+	mu    sync.Mutex              // guards the rest, and orders writes to the maps
+	table *table                  // nil: unknown, to be adopted
+	stale bool                    // the table has seen no full plan
+	pods  map[cluster.Name][]Port // what pods had in the table that was given up, nil: the maps know
 }
 
 // What could not be written is tried again after firstRetry, then at intervals that double up to lastRetry: a full map
@@ -98,25 +111,37 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			return err
 		}
 		last = change
-		started := time.Now()
-		refused, err := r.sync(change)
-		r.metrics.observe(started, r.table, refused, err)
-		r.after(refused, err)
+		r.after(r.sync(change))
 	}
 }
 
+// An outcome is what came of a sync. Conflicts are of ports whose frontend somebody else has, full of those that do not
+// fit; err is of the maps themselves.
+type outcome struct {
+	conflicts, full []error
+	err             error
+}
+
+// failure is what another try may mend. A conflict ends when its winner goes, which is a Change.
+func (o outcome) failure() error { return errors.Join(append(o.full, o.err)...) }
+
 // after draws the consequences of a sync.
-func (r *Reconciler) after(refused []error, err error) {
-	if err := errors.Join(append(refused, err)...); err != nil {
-		r.cfg.Log.Error("serve Services", "err", err)
+func (r *Reconciler) after(o outcome) {
+	standing := map[string]bool{}
+	for _, err := range o.conflicts {
+		text := err.Error()
+		if standing[text] = true; !r.conflicts[text] {
+			r.cfg.Log.Warn("port is not served", "err", err)
+		}
 	}
-	if len(refused) > 0 || err != nil {
-		r.table = nil // the maps are somewhere on the way: read them before the next plan
+	r.conflicts = standing
+	if err := o.failure(); err != nil {
+		r.cfg.Log.Error("serve Services", "err", err)
 		r.retry = min(max(2*r.retry, firstRetry), lastRetry)
 	} else {
 		r.retry = 0
 	}
-	if err == nil {
+	if o.err == nil {
 		r.markReady()
 	}
 }
@@ -139,27 +164,82 @@ func (r *Reconciler) next(ctx context.Context) (cluster.Change, error) {
 	return r.cfg.Changes.Next(ctx)
 }
 
-// sync brings the maps to the Change. Refused are the ports that cannot be served, for lack of room or because another
-// Service has their address; the error is of the maps themselves. Neither keeps the rest from being done: what goes
-// away makes room.
-func (r *Reconciler) sync(change cluster.Change) ([]error, error) {
-	if r.table == nil {
-		var err error
-		if r.table, err = adopt(r.cfg.Maps); err != nil {
-			return nil, err
-		}
-		change.Full = true
+// sync brings the maps to the Change. No failure keeps the rest from being done: what goes away makes room.
+func (r *Reconciler) sync(change cluster.Change) outcome {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	started := time.Now()
+	o := r.change(change)
+	r.metrics.observe(started, r.table, o)
+	if o.failure() != nil {
+		r.giveUp()
 	}
-	plan, refused := r.table.plan(r.selectPorts(change), change.Full)
+	return o
+}
+
+// change is sync for a caller that holds mu and gives the table up after a failure.
+func (r *Reconciler) change(change cluster.Change) (o outcome) {
+	if o.err = r.adopt(); o.err != nil {
+		return o
+	}
+	change.Full = change.Full || r.stale
+	want := r.selectPorts(change)
+	maps.Copy(want, r.wantPods())
+	plan, refused := r.table.plan(want, change.Full)
+	for _, err := range refused {
+		if errors.Is(err, ErrConflict) {
+			o.conflicts = append(o.conflicts, err)
+		} else {
+			o.full = append(o.full, err)
+		}
+	}
 	for _, port := range plan.Grow {
 		if err := r.apply(port); errors.Is(err, bpf.ErrFull) {
-			refused = append(refused, err)
+			o.full = append(o.full, err)
 		} else if err != nil {
-			return refused, errors.Join(err, r.cfg.Maps.Reclaim())
+			o.err = errors.Join(err, r.cfg.Maps.Reclaim())
+			return o
 		}
 	}
 	r.cfg.Served(change.Snapshot)
-	return refused, errors.Join(r.apply(plan.Shrink), r.cfg.Maps.Reclaim())
+	r.pods, r.stale = nil, r.stale && !change.Full
+	o.err = errors.Join(r.apply(plan.Shrink), r.cfg.Maps.Reclaim())
+	return o
+}
+
+// adopt learns what the maps hold unless that is known. The caller holds mu.
+func (r *Reconciler) adopt() (err error) {
+	if r.table != nil {
+		return nil
+	}
+	if r.table, err = adopt(r.cfg.Maps); err != nil {
+		return err
+	}
+	r.stale = true
+	r.publishHosting()
+	return nil
+}
+
+// giveUp forgets the table: the maps are somewhere on the way, and read before the next plan. The caller holds mu.
+func (r *Reconciler) giveUp() {
+	if r.table == nil {
+		return
+	}
+	r.pods = r.table.pods()
+	r.table = nil
+}
+
+// wantPods is what pods had before the table was given up: among what the maps hold there may be too little, and what
+// was on its way out. The caller holds mu.
+func (r *Reconciler) wantPods() map[cluster.Name][]Port {
+	if r.pods == nil {
+		return nil
+	}
+	want := maps.Clone(r.pods)
+	for name := range r.table.pods() {
+		want[name] = r.pods[name]
+	}
+	return want
 }
 
 func (r *Reconciler) selectPorts(change cluster.Change) map[cluster.Name][]Port {
@@ -195,7 +275,8 @@ func adopt(m Maps) (*table, error) {
 	t := newTable(m.MaxRecords())
 	used := map[uint32]bool{}
 	for _, e := range entries {
-		t.frontends[e.Frontend] = e.Record
+		t.frontends[e.Frontend] = entry{e.Record, e.Kind}
+		t.adopted[e.Record] = append(t.adopted[e.Record], e.Frontend)
 		used[e.Record] = true
 	}
 	for _, record := range m.Records() {
@@ -210,12 +291,14 @@ func adopt(m Maps) (*table, error) {
 			t.free = append(t.free, record)
 		}
 	}
+	t.adoptHostPorts()
 	return t, nil
 }
 
 func newTable(records uint32) *table {
 	return &table{
-		frontends: map[bpf.Frontend]uint32{}, blocks: map[uint32]bpf.Block{}, services: map[cluster.Name][]Port{},
-		records: map[PortID]uint32{}, owners: map[bpf.Frontend]PortID{}, owned: map[uint32]bool{}, max: records,
+		frontends: map[bpf.Frontend]entry{}, blocks: map[uint32]bpf.Block{}, services: map[cluster.Name][]Port{},
+		records: map[PortID]uint32{}, owners: map[bpf.Frontend]PortID{}, owned: map[uint32]bool{},
+		adopted: map[uint32][]bpf.Frontend{}, max: records,
 	}
 }

@@ -23,13 +23,18 @@ type Node struct {
 // A PortID identifies a Service port in one address family: the unit that has a record of its own. Families are
 // independent, so a dual-stack Service without IPv6 endpoints rejects IPv6 and serves IPv4.
 type PortID struct {
-	Service  cluster.Name
+	Service  cluster.Name // of a host port: podName
 	Protocol cluster.Protocol
 	Port     uint16 // host order
 	IPv6     bool
+	// Host is where a host port is reached, unspecified for the whole node; the zero value for ports of Services.
+	Host netip.Addr
 }
 
 func (id PortID) String() string {
+	if id.Host.IsValid() {
+		return fmt.Sprintf("host port %s/%s of pod %s", netip.AddrPortFrom(id.Host, id.Port), id.Protocol, id.Service.Name)
+	}
 	family := "IPv4"
 	if id.IPv6 {
 		family = "IPv6"
@@ -41,8 +46,14 @@ func (id PortID) String() string {
 type Port struct {
 	ID        PortID
 	Created   time.Time // of the Service: of two that claim one frontend the older has it
-	Frontends []bpf.Frontend
+	Frontends []Frontend
 	Block     bpf.Block
+}
+
+// A Frontend is where a Port is reached, and as what.
+type Frontend struct {
+	bpf.Frontend
+	Kind bpf.FrontendKind
 }
 
 // Select computes the Ports of a Service, ordered by port, protocol and family. A nil, headless, ExternalName or
@@ -74,37 +85,59 @@ func compareID(a, b PortID) int {
 		return 0
 	}
 	return cmp.Or(
-		cmp.Compare(a.Service.Namespace, b.Service.Namespace), cmp.Compare(a.Service.Name, b.Service.Name),
-		cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(v6(a), v6(b)))
+		compareNames(a.Service, b.Service),
+		cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(v6(a), v6(b)),
+		a.Host.Compare(b.Host))
 }
 
 func selectPort(svc *cluster.Service, sp cluster.ServicePort, v6 bool, slices []*cluster.EndpointSlice, node Node) Port {
 	p := Port{ID: PortID{Service: svc.Name, Protocol: sp.Protocol, Port: sp.Port, IPv6: v6}, Created: svc.Created}
-	for _, ip := range svc.ClusterIPs {
-		if ip.Is6() == v6 {
-			p.Frontends = append(p.Frontends, bpf.Frontend{Addr: netip.AddrPortFrom(ip, sp.Port), Protocol: uint8(sp.Protocol)})
-		}
-	}
+	p.Frontends = frontends(svc, sp, v6)
 	if len(p.Frontends) == 0 {
 		return p
 	}
-	p.Block = selectBackends(collect(slices, sp, v6, node.Name), svc.InternalLocal)
+	p.Block = selectBackends(collect(slices, sp, v6, node.Name), svc.InternalLocal, svc.ExternalLocal, external(p.Frontends))
 	p.Block.NodeDNS = svc.Name == node.DNS && sp.Port == 53 && !v6
 	return p
 }
 
-// selectBackends makes the two lists. Each falls back to terminating endpoints that still serve on its own (KEP-1669):
-// the local list may do so while the cluster list does not.
-func selectBackends(candidates []candidate, internalLocal bool) bpf.Block {
-	all := func(candidate) bool { return true }
-	local := func(c candidate) bool { return c.local }
-	cluster := usable(candidates, all)
-	if !internalLocal {
-		return bpf.Block{Cluster: cluster}
+// frontends are where a Service port is reached in one family. The Service's families are those of its cluster IPs.
+func frontends(svc *cluster.Service, sp cluster.ServicePort, v6 bool) (out []Frontend) {
+	add := func(kind bpf.FrontendKind, addr netip.Addr, port uint16) {
+		out = append(out, Frontend{bpf.Frontend{Addr: netip.AddrPortFrom(addr, port), Protocol: uint8(sp.Protocol)}, kind})
 	}
-	b := bpf.Block{Local: usable(candidates, local), InternalLocal: true}
+	for _, ip := range svc.ClusterIPs {
+		if ip.Is6() == v6 {
+			add(bpf.ClusterIP, ip, sp.Port)
+		}
+	}
+	if len(out) > 0 && sp.NodePort != 0 {
+		add(bpf.NodePort, wildcard(v6), sp.NodePort)
+	}
+	return out
+}
+
+// external reports whether clients outside the cluster are to reach one of the frontends.
+func external(frontends []Frontend) bool {
+	return slices.ContainsFunc(frontends, func(f Frontend) bool { return f.Kind != bpf.ClusterIP })
+}
+
+// selectBackends makes the two lists and says who uses which. Each falls back to terminating endpoints that still serve
+// on its own (KEP-1669): the local list may do so while the cluster list does not. Clients inside the cluster use the
+// cluster list of what is reachable from outside, whatever the policies, as kube-proxy short-circuits them; only on the
+// cluster IP the internal policy binds them.
+func selectBackends(candidates []candidate, internalLocal, externalLocal, external bool) (b bpf.Block) {
+	cluster := usable(candidates, func(candidate) bool { return true })
+	b.InternalLocal, b.ExternalLocal = internalLocal, externalLocal && external
+	if !internalLocal || external {
+		b.Cluster = cluster
+	}
+	if b.InternalLocal || b.ExternalLocal {
+		b.Local = usable(candidates, func(c candidate) bool { return c.local })
+	}
 	// Traffic that a Local policy cannot serve is lost, not refused, as long as somebody could have served it.
-	b.InternalDrop = len(b.Local) == 0 && len(cluster) > 0
+	lost := len(b.Local) == 0 && len(cluster) > 0
+	b.InternalDrop, b.ExternalDrop = b.InternalLocal && lost, b.ExternalLocal && lost
 	return b
 }
 

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -36,6 +37,17 @@ func endpoint(addr string, change ...func(*cluster.Endpoint)) cluster.Endpoint {
 	return e
 }
 
+func dualStack(s *cluster.Service) {
+	s.ClusterIPs = append(s.ClusterIPs, netip.MustParseAddr("fd00:96::1"))
+}
+
+func nodePort(port uint16) func(*cluster.Service) {
+	return func(s *cluster.Service) { s.Ports[0].NodePort = port }
+}
+
+func internalLocal(s *cluster.Service) { s.InternalLocal = true }
+func externalLocal(s *cluster.Service) { s.ExternalLocal = true }
+
 func local(e *cluster.Endpoint)    { e.NodeName = "node-a" }
 func draining(e *cluster.Endpoint) { e.Ready, e.Terminating = false, true }
 func dead(e *cluster.Endpoint)     { e.Ready, e.Serving = false, false }
@@ -55,7 +67,6 @@ func backends(addrs ...string) (out []netip.AddrPort) {
 
 func TestSelectBackends(t *testing.T) {
 	t.Parallel()
-	internalLocal := func(s *cluster.Service) { s.InternalLocal = true }
 	for name, tt := range map[string]struct {
 		svc    *cluster.Service
 		slices []*cluster.EndpointSlice
@@ -121,6 +132,138 @@ func TestSelectBackends(t *testing.T) {
 			}
 			if diff := cmp.Diff(tt.want, ports[0].Block, equal); diff != "" {
 				t.Errorf("block differs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestSelect holds the lists and verdicts of every combination against kube-proxy's rows (pkg/proxy/topology.go,
+// CategorizeEndpoints); the names are those of the reference.
+func TestSelect(t *testing.T) {
+	t.Parallel()
+	here, there := endpoint("10.0.0.9", local), endpoint("10.0.0.1")
+	hereDrains, thereDrains := endpoint("10.0.0.9", local, draining), endpoint("10.0.0.1", draining)
+	node := nodePort(30080)
+	for name, tt := range map[string]struct {
+		svc       *cluster.Service
+		endpoints []cluster.Endpoint
+		want      bpf.Block
+	}{
+		"C1/cluster list": {
+			webService(node), []cluster.Endpoint{here, there, endpoint("10.0.0.2", draining)},
+			bpf.Block{Cluster: backends("10.0.0.9:8080", "10.0.0.1:8080")},
+		},
+		"C1/cluster list falls back": {
+			webService(node), []cluster.Endpoint{thereDrains, endpoint("10.0.0.2", dead)},
+			bpf.Block{Cluster: backends("10.0.0.1:8080")},
+		},
+		"C1/local list": {
+			webService(node, externalLocal), []cluster.Endpoint{here, there, endpoint("10.0.0.8", local, draining)},
+			bpf.Block{Cluster: backends("10.0.0.9:8080", "10.0.0.1:8080"), Local: backends("10.0.0.9:8080"), ExternalLocal: true},
+		},
+		"C2/local falls back alone": {
+			webService(node, externalLocal), []cluster.Endpoint{hereDrains, there},
+			bpf.Block{Cluster: backends("10.0.0.1:8080"), Local: backends("10.0.0.9:8080"), ExternalLocal: true},
+		},
+		"C2/cluster does not fall back for it": {
+			webService(node, externalLocal), []cluster.Endpoint{hereDrains, here, thereDrains},
+			bpf.Block{Cluster: backends("10.0.0.9:8080"), Local: backends("10.0.0.9:8080"), ExternalLocal: true},
+		},
+		"C5/no local list without a Local policy": {
+			webService(node), []cluster.Endpoint{here}, bpf.Block{Cluster: backends("10.0.0.9:8080")},
+		},
+		"C5/no local list for a policy nobody can use": {
+			webService(externalLocal), []cluster.Endpoint{here, there},
+			bpf.Block{Cluster: backends("10.0.0.9:8080", "10.0.0.1:8080")},
+		},
+		"C5/no cluster list when only local clients come": {
+			webService(internalLocal), []cluster.Endpoint{here, there},
+			bpf.Block{Local: backends("10.0.0.9:8080"), InternalLocal: true},
+		},
+		"C5/cluster list for clients outside": {
+			webService(node, internalLocal), []cluster.Endpoint{here, there},
+			bpf.Block{Cluster: backends("10.0.0.9:8080", "10.0.0.1:8080"), Local: backends("10.0.0.9:8080"), InternalLocal: true},
+		},
+		"C5/both policies Local": {
+			webService(node, internalLocal, externalLocal), []cluster.Endpoint{here, there},
+			bpf.Block{
+				Cluster: backends("10.0.0.9:8080", "10.0.0.1:8080"), Local: backends("10.0.0.9:8080"),
+				InternalLocal: true, ExternalLocal: true,
+			},
+		},
+		"D1/nobody anywhere": {
+			webService(node, internalLocal, externalLocal), []cluster.Endpoint{endpoint("10.0.0.1", dead)},
+			bpf.Block{InternalLocal: true, ExternalLocal: true},
+		},
+		"D2/internal Local, nobody here": {
+			webService(node, internalLocal), []cluster.Endpoint{there},
+			bpf.Block{Cluster: backends("10.0.0.1:8080"), InternalLocal: true, InternalDrop: true},
+		},
+		"D3/external Local, nobody here": {
+			webService(node, externalLocal), []cluster.Endpoint{there},
+			bpf.Block{Cluster: backends("10.0.0.1:8080"), ExternalLocal: true, ExternalDrop: true},
+		},
+		"D3/external Local, one terminates elsewhere": {
+			webService(node, externalLocal), []cluster.Endpoint{thereDrains},
+			bpf.Block{Cluster: backends("10.0.0.1:8080"), ExternalLocal: true, ExternalDrop: true},
+		},
+		"E3/internal Local does not bind clients outside": {
+			webService(node, internalLocal), []cluster.Endpoint{here},
+			bpf.Block{Cluster: backends("10.0.0.9:8080"), Local: backends("10.0.0.9:8080"), InternalLocal: true},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ports := Select(tt.svc, []*cluster.EndpointSlice{slice(tt.endpoints...)}, thisNode)
+			if len(ports) != 1 {
+				t.Fatalf("selected %d ports, want 1", len(ports))
+			}
+			if diff := cmp.Diff(tt.want, ports[0].Block, equal); diff != "" {
+				t.Errorf("block differs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestSelectFrontends: rows B1, B3 and A7.
+func TestSelectFrontends(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		svc  *cluster.Service
+		want map[string][]string // by port
+	}{
+		"B1/cluster IP alone": {webService(), map[string][]string{"shop/web:80/TCP IPv4": {"10.96.0.1:80/6 ClusterIP"}}},
+		"B3/node port": {
+			webService(nodePort(30080)),
+			map[string][]string{"shop/web:80/TCP IPv4": {"10.96.0.1:80/6 ClusterIP", "0.0.0.0:30080/6 NodePort"}},
+		},
+		"A7/node port of each family of the Service": {
+			webService(nodePort(30080), dualStack), map[string][]string{
+				"shop/web:80/TCP IPv4": {"10.96.0.1:80/6 ClusterIP", "0.0.0.0:30080/6 NodePort"},
+				"shop/web:80/TCP IPv6": {"[fd00:96::1]:80/6 ClusterIP", "[::]:30080/6 NodePort"},
+			},
+		},
+		"B3/each port has its own": {
+			webService(nodePort(30080), func(s *cluster.Service) {
+				s.Ports = append(s.Ports, cluster.ServicePort{Name: "dns", Protocol: cluster.UDP, Port: 53, NodePort: 30053})
+			}),
+			map[string][]string{
+				"shop/web:53/UDP IPv4": {"10.96.0.1:53/17 ClusterIP", "0.0.0.0:30053/17 NodePort"},
+				"shop/web:80/TCP IPv4": {"10.96.0.1:80/6 ClusterIP", "0.0.0.0:30080/6 NodePort"},
+			},
+		},
+		"headless": {webService(nodePort(30080), func(s *cluster.Service) { s.Headless, s.ClusterIPs = true, nil }), map[string][]string{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := map[string][]string{}
+			for _, p := range Select(tt.svc, nil, thisNode) {
+				for _, f := range p.Frontends {
+					got[p.ID.String()] = append(got[p.ID.String()], fmt.Sprint(f, " ", f.Kind))
+				}
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("frontends differ (-want +got):\n%s", diff)
 			}
 		})
 	}

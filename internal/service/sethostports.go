@@ -1,0 +1,124 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/nearpath/nearpath/internal/cluster"
+)
+
+// SetHostPorts makes these the host ports of the pod with these addresses, instead of those it had; when it returns nil
+// they are served. Host ports of the kernel's maps are known again after the agent's restart. A host port whose address
+// is of a family the pod does not have is left out.
+//
+// It changes nothing when it fails. A [ConflictError] says that a Service or another pod has one of the ports: a
+// Service always comes first, and takes a port from a pod that has it already until the Service goes. bpf.ErrFull
+// matches when the maps have no room.
+func (r *Reconciler) SetHostPorts(ctx context.Context, pod []netip.Addr, ports []HostPort) error {
+	want := map[cluster.Name][]Port{}
+	for _, addr := range pod {
+		list, err := hostPorts(addr.Unmap().WithZone(""), ports)
+		if err != nil {
+			return err
+		}
+		want[podName(addr.Unmap().WithZone(""))] = list
+	}
+	if len(ports) == 0 && r.hostsNone(want) {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := errors.Join(ctx.Err(), r.adopt()); err != nil {
+		return err
+	}
+	defer r.publishHosting()
+	for _, name := range slices.SortedFunc(maps.Keys(want), compareNames) {
+		if err := r.table.conflict(want[name]); err != nil {
+			return err
+		}
+	}
+	before := r.table.pods()
+	err := r.setPods(want)
+	if err == nil {
+		return nil
+	}
+	undo := map[cluster.Name][]Port{}
+	for name := range want {
+		undo[name] = before[name]
+	}
+	return errors.Join(err, r.setPods(undo))
+}
+
+// RemoveHostPorts ends the host ports of the pod with these addresses; there may be none.
+func (r *Reconciler) RemoveHostPorts(ctx context.Context, pod []netip.Addr) error {
+	return r.SetHostPorts(ctx, pod, nil)
+}
+
+// hostsNone reports whether none of the pods has host ports, without waiting for a sync that is on its way.
+func (r *Reconciler) hostsNone(pods map[cluster.Name][]Port) bool {
+	hosting := r.hosting.Load()
+	if hosting == nil {
+		return false
+	}
+	for name := range pods {
+		if (*hosting)[name] {
+			return false
+		}
+	}
+	return true
+}
+
+// publishHosting is for hostsNone: who has host ports in the maps or is to have them. The caller holds mu.
+func (r *Reconciler) publishHosting() {
+	hosting := map[cluster.Name]bool{}
+	for name := range r.pods {
+		hosting[name] = true
+	}
+	if r.table != nil {
+		for name := range r.table.pods() {
+			hosting[name] = true
+		}
+	}
+	r.hosting.Store(&hosting)
+}
+
+// setPods gives pods these ports. After a failure the maps are anywhere between before and after. The caller holds mu.
+func (r *Reconciler) setPods(want map[cluster.Name][]Port) error {
+	if err := r.adopt(); err != nil {
+		return err
+	}
+	all := r.wantPods()
+	if all == nil {
+		all = map[cluster.Name][]Port{}
+	}
+	maps.Copy(all, want)
+	plan, refused := r.table.plan(all, false) // writes nothing for Services: they wait for no pod
+	r.pods = nil
+	err := r.apply(slices.Concat(plan.Grow...))
+	if err == nil && len(plan.Shrink) > 0 {
+		err = errors.Join(r.apply(plan.Shrink), r.cfg.Maps.Reclaim())
+	}
+	r.metrics.count(r.table)
+	if err != nil {
+		r.giveUp()
+	}
+	return errors.Join(err, ofPods(refused, want))
+}
+
+// ofPods joins the errors that are of these pods: others may go on waiting for their ports.
+func ofPods(refused []error, pods map[cluster.Name][]Port) error {
+	var mine []error
+	for _, err := range refused {
+		var conflict *ConflictError
+		if errors.As(err, &conflict) {
+			if _, ok := pods[conflict.Wanted.Service]; !ok {
+				continue
+			}
+		}
+		mine = append(mine, err)
+	}
+	return errors.Join(mine...)
+}
