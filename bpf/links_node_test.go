@@ -70,7 +70,11 @@ func TestAttachLink(t *testing.T) {
 			cfg := node(t)
 			old := start(t, cfg)
 			if tcx && !old.tcx {
-				return // the kernel has none
+				t.Log("vm: clsact")
+				return // the kernel has no tcx
+			}
+			if tcx {
+				t.Log("vm: tcx")
 			}
 			old.tcx = tcx
 			left, right := veth(t, "left", "right")

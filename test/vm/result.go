@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"regexp"
@@ -15,6 +16,8 @@ import (
 type result struct {
 	kernel installed
 	tests  map[string]outcome // by <package's dir>.<top-level test>
+	says   map[string]string  // what a test has logged for the table
+	last   string             // the test that printed last, while its package runs
 	wrong  []string           // what else makes the kernel fail: packages, modules, the guest
 }
 
@@ -26,7 +29,12 @@ const (
 	skipped outcome = "SKIP" // a test that skips proves nothing
 )
 
-func newResult(k installed) *result { return &result{kernel: k, tests: map[string]outcome{}} }
+func newResult(k installed) *result { return &result{kernel: k, tests: map[string]outcome{}, says: map[string]string{}} }
+
+// said is what a test logs to have its own words in the table instead of "yes": t.Log("vm: fallback").
+var said = regexp.MustCompile(`^\s+\S+_test\.go:\d+: vm: (.+)$`)
+
+var begun = regexp.MustCompile(`^=== (?:RUN|CONT|NAME) +([^/\s]+)`)
 
 var verdict = regexp.MustCompile(`^--- (PASS|FAIL|SKIP): (\S+) `)
 
@@ -40,7 +48,11 @@ func (r *result) add(e plan.Event) {
 			r.wrong = append(r.wrong, ended(e))
 		}
 	case e.Run != "":
-		if m := verdict.FindStringSubmatch(e.Line); m != nil {
+		if m := begun.FindStringSubmatch(e.Line); m != nil {
+			r.last = e.Run + "." + m[1]
+		} else if m := said.FindStringSubmatch(e.Line); m != nil {
+			r.says[r.last] = m[1]
+		} else if m := verdict.FindStringSubmatch(e.Line); m != nil {
 			r.tests[e.Run+"."+m[2]] = map[string]outcome{"PASS": passed, "FAIL": failed, "SKIP": skipped}[m[1]]
 		}
 	}
@@ -81,6 +93,7 @@ func (r *result) cell(f feature) (text, reason string, ok bool) {
 		case o != passed:
 			return string(o), test, false
 		}
+		text = cmp.Or(r.says[test], text)
 	}
 	return text, "", true
 }

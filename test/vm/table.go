@@ -34,7 +34,13 @@ type without struct {
 }
 
 var packages = []testPackage{
-	{dir: "bpf", seconds: 240},
+	{dir: "test/vm/parts", seconds: 60},
+	{dir: "bpf", seconds: 300},
+	{dir: "cni", seconds: 300, without: []without{
+		{tests: "TestPlugin.*", why: "builds the plugin, and the guests have no Go"},
+	}},
+	{dir: "internal/hostnet", seconds: 120},
+	{dir: "test/matrix", seconds: 600, needsPrograms: true},
 }
 
 // appliesTo says whether the tests are left out on a kernel.
@@ -70,10 +76,20 @@ type feature struct {
 }
 
 var features = []feature{
-	{"programs load", []string{"bpf.TestConnectTCP", "bpf.TestSourceGuard"}},
+	{"programs load", []string{"bpf.TestConnectTCP", "bpf.TestAttachLink", "bpf.TestSourceGuard"}},
 	{"socket hooks: TCP", []string{"bpf.TestConnectTCP", "bpf.TestMappedConnect", "bpf.TestRejectWithoutEndpoints"}},
 	{"socket hooks: UDP", []string{"bpf.TestUDP", "bpf.TestMappedUDP", "bpf.TestGetpeernameUDP"}},
 	{"Services change under load", []string{"bpf.TestAtomicPublish", "bpf.TestRestart", "bpf.TestRoomOfReplacedBlocks"}},
+	{"programs on links", []string{"bpf.TestAttachLink"}},
+	{"marks of pods' packets", []string{"bpf.TestPodMark"}},
 	{"node DNS", []string{"bpf.TestNodeDNS", "bpf.TestNodeDNSAgentKilled"}},
-	{"netns cookie", []string{"bpf.TestPods"}},
+	{"netns cookie", []string{"test/vm/parts.TestNetNSCookie", "bpf.TestPods"}},
+	{"node network", []string{"internal/hostnet.TestHostIsBroughtIntoStateAndKept", "internal/hostnet.TestWaitersShareComparisons"}},
+	{"SNAT of the node", []string{"internal/hostnet.TestNodeSNATByFamily", "internal/hostnet.TestNodeSNATIsKept"}},
+	{"veth datapath", []string{"cni.TestPodsTalk", "cni.TestDualStack", "cni.TestCollectorPutsBack"}},
+	{"who can talk to whom", []string{"test/matrix.TestMatrix"}},
+	{"ipvlan", []string{"test/vm/parts.TestIPVlan"}},
+	{"fq", []string{"test/vm/parts.TestFQ"}},
+	{"SCTP", []string{"test/vm/parts.TestSCTP"}},
+	{"IPVS", []string{"test/vm/parts.TestIPVS"}},
 }
