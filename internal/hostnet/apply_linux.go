@@ -85,6 +85,12 @@ func readRoutes(wanted Wanted, found *Found, f Family) error {
 			found.Routes = append(found.Routes, Route{Table: r.Table, Link: r.LinkIndex, Gateway: gateway.Unmap()})
 		}
 	}
+	for _, r := range all {
+		if r.Table == tableMain && found.isENI(wanted, r.LinkIndex) { // not one of several paths
+			gateway, _ := netip.AddrFromSlice(r.Gw)
+			found.ENIDefaults = append(found.ENIDefaults, MainRoute{f, r.LinkIndex, gateway.Unmap(), r.Priority, int(r.Protocol)})
+		}
+	}
 	if uplinks := uplinksOf(all, func(index int) bool { return found.isENI(wanted, index) }); len(uplinks) > 0 {
 		found.Uplinks[f] = uplinks
 	}
@@ -216,6 +222,8 @@ func applyOne(op Op, programs Programs) error {
 		return netlink.RouteReplace(kernelRoute(o.Route))
 	case DeleteRoute:
 		return ignore(netlink.RouteDel(kernelRoute(o.Route)), unix.ESRCH)
+	case DeleteMainRoute:
+		return ignore(netlink.RouteDel(kernelMainRoute(o.Route)), unix.ESRCH)
 	case AddRule:
 		return ignore(netlink.RuleAdd(kernelRule(o.Rule)), unix.EEXIST)
 	case DeleteRule:
@@ -266,6 +274,14 @@ func kernelRoute(r Route) *netlink.Route {
 	return &netlink.Route{
 		Table: r.Table, LinkIndex: r.Link, Gw: r.Gateway.AsSlice(), Protocol: Protocol,
 		Flags: int(netlink.FLAG_ONLINK), Dst: &net.IPNet{IP: make(net.IP, bits/8), Mask: net.CIDRMask(0, bits)},
+	}
+}
+
+func kernelMainRoute(r MainRoute) *netlink.Route {
+	e := everything(r.Family)
+	return &netlink.Route{
+		Table: tableMain, LinkIndex: r.Link, Gw: r.Gateway.AsSlice(), Priority: r.Priority, Protocol: netlink.RouteProtocol(r.Protocol),
+		Dst: &net.IPNet{IP: e.Addr().AsSlice(), Mask: net.CIDRMask(0, e.Addr().BitLen())}, Scope: netlink.SCOPE_NOWHERE,
 	}
 }
 

@@ -1,7 +1,6 @@
 package hostnet
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"syscall"
@@ -11,13 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// subscribe delivers a signal when links, routes, rules or our nftables table change, until stop is called.
+// subscribe delivers a signal when something of interest changes or our nftables table does, until stop is called. Of
+// settings the kernel tells forwarding and rp_filter (netconf); others make a difference with what they let happen, such
+// as the route of a router advertisement.
 func (h *Host) subscribe() (events <-chan struct{}, stop func(), err error) {
 	var route, nft *nl.NetlinkSocket
 	err = h.netns.Do(func(ns.NetNS) (err error) {
 		route, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK,
 			unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE,
-			unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE)
+			unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE,
+			unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF)
 		if err != nil {
 			return err
 		}
@@ -34,7 +36,7 @@ func (h *Host) subscribe() (events <-chan struct{}, stop func(), err error) {
 		return nil, nil, fmt.Errorf("subscribe to network changes: %w", err)
 	}
 	signal, stopped := make(chan struct{}, 1), make(chan struct{})
-	endRoute := h.follow(route, anyChange, signal, stopped)
+	endRoute := h.follow(route, h.concerns, signal, stopped)
 	endNFT := func() {}
 	if nft != nil {
 		endNFT = h.follow(nft, changesNAT, signal, stopped)
@@ -93,35 +95,32 @@ func (h *Host) announce() {
 	h.changed = make(chan struct{})
 }
 
-func anyChange([]syscall.NetlinkMessage) bool { return true }
-
-// changesNAT says whether a message is about our table. Others write theirs often: kube-proxy with every Service.
-func changesNAT(messages []syscall.NetlinkMessage) bool {
-	for _, m := range messages {
-		if tableOf(m.Data) == natTable {
-			return true
-		}
+// concerns says whether the messages are of interest now.
+func (h *Host) concerns(messages []syscall.NetlinkMessage) bool {
+	h.mu.Lock()
+	i := interest{links: h.links, enis: h.eniLinks, macs: map[string]bool{}}
+	for mac := range h.enis {
+		i.macs[mac] = true
 	}
-	return false
+	h.mu.Unlock()
+	return i.of(messages)
 }
 
-// tableOf is the name of the table of family inet that an nftables message is about, empty if there is none. After the
-// header (struct nfgenmsg) come attributes, and number 1 is the table's name in all kinds of messages that have one
-// (NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE, NFTA_SET_ELEM_LIST_TABLE).
-func tableOf(message []byte) string {
-	const header, attrHeader = 4, 4
-	if len(message) < header || message[0] != unix.NFPROTO_INET {
-		return ""
-	}
-	for rest := message[header:]; len(rest) >= attrHeader; {
-		length, kind := int(binary.NativeEndian.Uint16(rest)), binary.NativeEndian.Uint16(rest[2:])
-		if length < attrHeader || length > len(rest) {
-			return ""
+// interestIn needs h.mu.
+func (h *Host) interestIn(found Found) {
+	links, enis := map[int]bool{}, map[int]bool{}
+	for _, e := range h.enis {
+		if l, ok := found.eniLink(e); ok {
+			enis[l.Index], links[l.Index] = true, true
 		}
-		if kind == unix.NFTA_TABLE_NAME {
-			return unix.ByteSliceToString(rest[attrHeader:length])
-		}
-		rest = rest[min((length+3)&^3, len(rest)):] // attributes are aligned to 4 bytes
 	}
-	return ""
+	for _, l := range found.uplinks() {
+		links[l.Index] = true
+	}
+	for _, l := range found.Links {
+		if _, companion := l.companionSlot(); companion || l.Name == "lo" {
+			links[l.Index] = true
+		}
+	}
+	h.links, h.eniLinks = links, enis
 }

@@ -51,6 +51,7 @@ type Host struct {
 	ready    chan struct{}
 
 	programs     Programs
+	report       func(reason, message string)
 	hostNetworks []netip.Prefix
 	spreadIRQs   bool
 	root         string // of the files that Spread is about
@@ -61,6 +62,7 @@ type Host struct {
 	spreadLinks []int        // indices of links whose interrupts were spread
 	node        *SetNode     // what the programs were told
 	nodeTold    time.Time
+	memory      memory
 
 	mu         sync.Mutex // guards what follows
 	enis       map[string]ENI
@@ -70,6 +72,8 @@ type Host struct {
 	egress     Egress
 	mtu        int
 	addrs      []netip.Addr
+	links      map[int]bool  // indices of links whose changes are of interest; nil before the first comparison
+	eniLinks   map[int]bool  // those of ENIs
 	changed    chan struct{} // closed and replaced after an event
 }
 
@@ -88,7 +92,7 @@ func New(c Config) (*Host, error) {
 	}
 	return &Host{
 		netns: netns, interval: cmp.Or(c.Interval, 10*time.Second), log: c.Log, ready: make(chan struct{}),
-		programs: c.Programs, hostNetworks: c.HostNetworks, spreadIRQs: c.SpreadIRQs, root: "/", enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}),
+		programs: c.Programs, report: c.Report, hostNetworks: c.HostNetworks, spreadIRQs: c.SpreadIRQs, root: "/", enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}),
 	}, nil
 }
 
@@ -247,13 +251,13 @@ func (h *Host) compareOnce() (o outcome) {
 	wanted := h.wanted()
 	err := h.netns.Do(func(ns.NetNS) error {
 		for range maxRounds {
-			o = outcome{}
-			found, added, err := h.round(wanted, &o)
+			found, steps, last, err := h.round(wanted)
 			if err != nil {
 				return err
 			}
-			o.companions = found.companions(wanted.ENIs)
-			if !added {
+			h.tell(wanted, found, steps, last)
+			last.companions = found.companions(wanted.ENIs)
+			if o = last; !o.added(steps) {
 				h.note(found, &o)
 				h.spread(wanted, found)
 				return nil
@@ -267,33 +271,38 @@ func (h *Host) compareOnce() (o outcome) {
 	return o
 }
 
-// round reads, builds and applies. added says that there is a link now that was not there when it read.
-func (h *Host) round(wanted Wanted, o *outcome) (found Found, added bool, err error) {
+// round reads, builds and applies once.
+func (h *Host) round(wanted Wanted) (found Found, steps []Step, o outcome, err error) {
 	if found, err = read(wanted); err != nil {
-		return found, false, err
+		return found, nil, o, err
 	}
 	if found.NAT, err = readNAT(); err != nil {
 		o.add(Step{Part: PartEgress}, err)
 		wanted.Egress = Egress{} // what it would replace is not known
 	}
-	h.readPrograms(wanted, &found, o)
-	var steps []Step
+	h.readPrograms(wanted, &found, &o)
 	steps, o.absent = Build(wanted, found)
 	for _, s := range steps {
 		h.log.Info("host network change", "op", s.String())
 	}
-	apply(steps, h.programs, o)
+	apply(steps, h.programs, &o)
 	for _, s := range steps {
-		switch op := s.Op.(type) {
-		case AddCompanion:
-			added = added || o.ofStep(s) == nil
-		case SetNode:
-			if o.ofStep(s) == nil {
-				h.node, h.nodeTold = &op, time.Now()
-			}
+		if op, ok := s.Op.(SetNode); ok && o.ofStep(s) == nil {
+			h.node, h.nodeTold = &op, time.Now()
 		}
 	}
-	return found, added, nil
+	return found, steps, o, nil
+}
+
+// tell reports what others changed and what became of that.
+func (h *Host) tell(wanted Wanted, found Found, steps []Step, o outcome) {
+	reports := h.memory.judge(wanted, found, steps, o, time.Now())
+	for _, r := range reports {
+		h.log.Warn("host network changed by others", "reason", r.reason, "message", r.message)
+		if h.report != nil {
+			h.report(r.reason, r.message)
+		}
+	}
 }
 
 // readPrograms asks which programs are attached. What cannot be told counts as missing: attaching says why.
@@ -309,9 +318,13 @@ func (h *Host) readPrograms(wanted Wanted, found *Found, o *outcome) {
 		}
 		found.Attached[a] = ok
 	}
-	if h.node != nil && time.Since(h.nodeTold) < h.interval { // now and then again, should somebody have changed the maps
-		found.Node = h.node
+	if h.node != nil && time.Since(h.nodeTold) >= h.interval { // somebody may have changed the maps, which cannot be seen
+		if err := h.programs.SetNode(h.node.Addrs, h.node.Networks); err != nil {
+			o.add(Step{Part: PartRest}, fmt.Errorf("%s: %w", h.node, err))
+		}
+		h.nodeTold = time.Now()
 	}
+	found.Node = h.node
 }
 
 func (h *Host) wanted() Wanted {
@@ -331,6 +344,7 @@ func (h *Host) note(found Found, o *outcome) {
 	if addrs := found.nodeAddrs(); len(addrs) > 0 && !slices.Equal(addrs, h.addrs) {
 		h.addrs = addrs
 	}
+	h.interestIn(found)
 	h.companions = map[string]Companion{}
 	for mac, c := range o.companions {
 		if _, wanted := h.enis[mac]; wanted && o.ofParent(mac) == nil {

@@ -65,3 +65,11 @@ func (o *outcome) which(match func(failure) bool) error {
 func (o *outcome) ofStep(s Step) error {
 	return o.which(func(f failure) bool { return f.Op != nil && f.MAC == s.MAC && f.String() == s.String() })
 }
+
+// added says whether one of the steps has made a link that was not there when the kernel was read.
+func (o *outcome) added(steps []Step) bool {
+	return slices.ContainsFunc(steps, func(s Step) bool {
+		_, adds := s.Op.(AddCompanion)
+		return adds && o.ofStep(s) == nil
+	})
+}

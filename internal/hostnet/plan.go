@@ -74,11 +74,13 @@ type Found struct {
 	Links    []Link
 	// Uplinks are the indices of the links with the main table's default routes, the best first, wanted ENIs left out. A
 	// family without one is not in it.
-	Uplinks  map[Family][]int
-	Rules    []Rule  // ours only, without those for an address
-	Routes   []Route // ours only
-	Sysctls  map[string]string
-	Loopback []netip.Prefix // addresses of lo
+	Uplinks map[Family][]int
+	// ENIDefaults are the main table's default routes by links of wanted ENIs alone.
+	ENIDefaults []MainRoute
+	Rules       []Rule  // ours only, without those for an address
+	Routes      []Route // ours only
+	Sysctls     map[string]string
+	Loopback    []netip.Prefix // addresses of lo
 	// Addrs are the addresses of the uplinks and the companions, by index.
 	Addrs map[int][]netip.Prefix
 	// Attached are the programs that links have; nil if no programs are to be attached.
@@ -345,6 +347,7 @@ func (b *builder) eni(e ENI, link Link) {
 	if !link.Up {
 		b.add(SetUp{link})
 	}
+	b.mainRoutes(link)
 	b.defaultRoutes(e, link)
 }
 

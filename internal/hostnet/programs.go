@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Programs are the datapath's programs on the node's links. They are called in the node's network namespace, one call
@@ -81,15 +82,12 @@ type (
 func (o Attach) String() string { return fmt.Sprintf("attach program %s to dev %s", o.Role, o.Dev) }
 func (o Detach) String() string { return fmt.Sprintf("detach program %s from dev %s", o.Role, o.Dev) }
 func (o SetNode) String() string {
-	s := fmt.Sprintf("set node addresses %v, by the node", o.Addrs)
+	var b strings.Builder
+	fmt.Fprintf(&b, "set node addresses %v, by the node", o.Addrs)
 	for _, n := range o.Networks {
-		if n.ByNode {
-			s += " " + n.Prefix.String()
-		} else {
-			s += " !" + n.Prefix.String()
-		}
+		b.WriteString(map[bool]string{true: " ", false: " !"}[n.ByNode] + n.Prefix.String())
 	}
-	return s
+	return b.String()
 }
 
 func (o SetNode) equal(p SetNode) bool {

@@ -57,11 +57,25 @@ type Route struct {
 	Gateway netip.Addr
 }
 
+// A MainRoute is a default route of the main table.
+type MainRoute struct {
+	Family             Family
+	Link               int // index
+	Gateway            netip.Addr
+	Priority, Protocol int
+}
+
 // The changes to routing that Build asks for.
 type (
 	// SetRoute sets the default route of a table by the link Dev, for the gateway's family.
 	SetRoute struct {
 		Route Route
+		Dev   string
+	}
+	// DeleteMainRoute deletes a default route by an ENI's link from the main table. The node's own packets would leave by
+	// that ENI with the address of the uplink, which a VPC drops; what a pod sends outside with EgressNodeSNAT, too.
+	DeleteMainRoute struct {
+		Route MainRoute
 		Dev   string
 	}
 	// DeleteRoute deletes a default route of ours.
@@ -79,6 +93,13 @@ func (o SetRoute) String() string {
 func (o DeleteRoute) String() string {
 	return fmt.Sprintf("%s route del default via %s table %d proto %d",
 		familyOf(o.Route.Gateway).command(), o.Route.Gateway, o.Route.Table, Protocol)
+}
+func (o DeleteMainRoute) String() string {
+	via := ""
+	if o.Route.Gateway.IsValid() {
+		via = " via " + o.Route.Gateway.String()
+	}
+	return fmt.Sprintf("%s route del default%s dev %s metric %d proto %d", o.Route.Family.command(), via, o.Dev, o.Route.Priority, o.Route.Protocol)
 }
 func (o AddRule) String() string {
 	return fmt.Sprintf("%s rule add %s", o.Rule.Family.command(), o.Rule)
@@ -138,6 +159,16 @@ func (b *builder) defaultRoutes(e ENI, link Link) {
 		// A route of a link that is down is gone, or goes with the next event; it is set again after the link is up.
 		if !link.Up || !slices.Contains(b.found.Routes, route) {
 			b.add(SetRoute{route, link.Name})
+		}
+	}
+}
+
+// mainRoutes deletes what a DHCP client or a router advertisement has made of the ENI for the node itself. While the node
+// has no other default route in the family it stays.
+func (b *builder) mainRoutes(link Link) {
+	for _, r := range b.found.ENIDefaults {
+		if r.Link == link.Index && len(b.found.Uplinks[r.Family]) > 0 {
+			b.add(DeleteMainRoute{r, link.Name})
 		}
 	}
 }

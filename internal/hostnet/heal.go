@@ -1,0 +1,176 @@
+package hostnet
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Reasons of reports.
+const (
+	// ReasonUndone says that a change by others was undone.
+	ReasonUndone = "HostNetworkRestored"
+	// ReasonNotUndone says that one cannot be undone.
+	ReasonNotUndone = "HostNetworkBroken"
+)
+
+const (
+	// reportAgain is how long the same change is not reported again: two programs that disagree would else report for
+	// ever.
+	reportAgain = time.Minute
+	// reportLimit is a little less than the bytes that an event's note may have.
+	reportLimit = 1000
+)
+
+type report struct{ reason, message string }
+
+// A scope is what becomes as wanted by itself.
+type scope struct {
+	part Part
+	mac  string
+}
+
+// A memory tells changes by others from what is being set up: what was as wanted once, and is so no more while the same
+// is wanted on the same links, somebody has changed. The zero value remembers nothing.
+type memory struct {
+	settled  map[scope]string     // what was wanted when there was nothing to do
+	reported map[string]time.Time // by Op
+}
+
+// judge says what is to be reported after steps were made with the outcome o.
+func (m *memory) judge(wanted Wanted, found Found, steps []Step, o outcome, now time.Time) (reports []report) {
+	touched := map[scope]bool{}
+	for _, s := range steps {
+		touched[scope{s.Part, s.MAC}] = true
+	}
+	var undone, failed []string
+	bases := found.bases(wanted)
+	maps.DeleteFunc(m.reported, func(_ string, at time.Time) bool { return now.Sub(at) >= reportAgain })
+	for _, s := range steps {
+		basis, ok := bases[scope{s.Part, s.MAC}]
+		if _, recent := m.reported[s.String()]; recent || !ok || m.settled[scope{s.Part, s.MAC}] != basis {
+			continue
+		}
+		if m.reported == nil {
+			m.reported = map[string]time.Time{}
+		}
+		m.reported[s.String()] = now
+		if err := o.ofStep(s); err != nil {
+			failed = append(failed, fmt.Sprintf("%s: %v", found.was(s.Op), err))
+		} else {
+			undone = append(undone, fmt.Sprintf("%s: %s", found.was(s.Op), s))
+		}
+	}
+	for sc := range m.settled {
+		if _, ok := bases[sc]; !ok {
+			delete(m.settled, sc)
+		}
+	}
+	for sc, basis := range bases {
+		switch {
+		case !touched[sc]:
+			if m.settled == nil {
+				m.settled = map[scope]string{}
+			}
+			m.settled[sc] = basis
+		case m.settled[sc] != basis:
+			delete(m.settled, sc)
+		}
+	}
+	if len(undone) > 0 {
+		reports = append(reports, report{ReasonUndone, "changed by others and put back: " + joined(undone)})
+	}
+	if len(failed) > 0 {
+		reports = append(reports, report{ReasonNotUndone, "changed by others and cannot be put back: " + joined(failed)})
+	}
+	return reports
+}
+
+// joined leaves out what does not fit into one event.
+func joined(texts []string) string {
+	var b strings.Builder
+	for i, t := range texts {
+		if b.Len()+len(t) > reportLimit && i > 0 {
+			fmt.Fprintf(&b, "; and %d more", len(texts)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(t)
+	}
+	return b.String()
+}
+
+// bases say of each scope for what it is to be as wanted: while that is the same, nothing but others can change the scope.
+func (f Found) bases(wanted Wanted) map[scope]string {
+	node := fmt.Sprint(wanted.ENIs, wanted.Parents, wanted.NodeDNS, wanted.Egress, wanted.HostNetworks, f.Families, f.Uplinks, f.nodeAddrs())
+	bases := map[scope]string{{part: PartNode}: node, {part: PartEgress}: node, {part: PartRest}: node}
+	for _, e := range wanted.ENIs {
+		link, ok := f.eniLink(e)
+		if !ok {
+			continue
+		}
+		eni := fmt.Sprint(e, link.Index, f.mtu(), f.Families)
+		bases[scope{PartENI, e.MAC}] = eni
+		if wanted.isParent(e, f) {
+			bases[scope{PartIPVlan, e.MAC}] = eni + fmt.Sprint(f.nodeAddrs())
+		}
+	}
+	return bases
+}
+
+// was says how what an Op changes was found.
+func (f Found) was(op Op) string {
+	switch o := op.(type) {
+	case SetSysctl:
+		return o.Key + " was " + f.Sysctls[o.Key]
+	case SetGroup:
+		return fmt.Sprintf("%s was in group %d", o.Link.Name, o.Link.Group)
+	case SetMTU:
+		return fmt.Sprintf("%s had MTU %d", o.Link.Name, o.Link.MTU)
+	case SetUp:
+		return o.Link.Name + " was down"
+	case SetNoARP:
+		return o.Link.Name + " asked for neighbours"
+	case SetIPVlanPort:
+		return fmt.Sprintf("the ipvlan links of %s were in %s", f.nameOf(o.Link.Parent), o.Link.IPVlan)
+	case SetRoute:
+		return f.wasRoute(o)
+	case DeleteMainRoute:
+		return fmt.Sprintf("%s had a default route in the main table", o.Dev)
+	case SetNAT:
+		if f.NAT == nil {
+			return "nftables table inet " + natTable + " was missing"
+		}
+		return "nftables table inet " + natTable + " was another"
+	case AddRule:
+		return "a rule was missing"
+	case AddLoopback, AddAddr:
+		return "an address was missing"
+	case AddCompanion:
+		return o.Name + " was missing"
+	case Attach:
+		return fmt.Sprintf("%s was without its program", o.Dev)
+	default:
+		return "there was something else"
+	}
+}
+
+func (f Found) wasRoute(o SetRoute) string {
+	family := familyOf(o.Route.Gateway)
+	i := slices.IndexFunc(f.Routes, func(r Route) bool { return r.Table == o.Route.Table && familyOf(r.Gateway) == family })
+	if i < 0 || f.Routes[i] == o.Route {
+		return fmt.Sprintf("table %d had no IPv%d default route", o.Route.Table, family)
+	}
+	return fmt.Sprintf("table %d had its IPv%d default route via %s dev %s", o.Route.Table, family, f.Routes[i].Gateway, f.nameOf(f.Routes[i].Link))
+}
+
+func (f Found) nameOf(index int) string {
+	if l, ok := f.link(func(l Link) bool { return l.Index == index }); ok {
+		return l.Name
+	}
+	return fmt.Sprint("link ", index)
+}
