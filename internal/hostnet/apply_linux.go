@@ -37,7 +37,7 @@ func read(wanted Wanted) (Found, error) {
 			return Found{}, err
 		}
 	}
-	if err := readAddrs(&found); err != nil {
+	if err := readAddrs(wanted, &found); err != nil {
 		return Found{}, err
 	}
 	found.Sysctls, err = readSysctls(sysctlKeys(wanted, found))
@@ -156,7 +156,7 @@ func maskOf(r netlink.Rule) uint32 {
 }
 
 // readAddrs leaves out addresses that cannot be used (yet) because another machine may have them.
-func readAddrs(found *Found) error {
+func readAddrs(wanted Wanted, found *Found) error {
 	addrs, err := netlinksafe.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
@@ -174,7 +174,9 @@ func readAddrs(found *Found) error {
 		if link.Name == "lo" {
 			found.Loopback = append(found.Loopback, prefix)
 		}
-		if _, companion := link.companionSlot(); companion || slices.Contains(uplinks, link) {
+		_, companion := link.companionSlot()
+		ofENI := a.Scope == unix.RT_SCOPE_HOST && familyOf(prefix.Addr()) == IPv4 && found.isENI(wanted, link.Index)
+		if companion || ofENI || slices.Contains(uplinks, link) {
 			found.Addrs[link.Index] = append(found.Addrs[link.Index], prefix)
 		}
 	}

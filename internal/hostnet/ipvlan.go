@@ -172,7 +172,9 @@ func (b *builder) parent(e ENI, link Link) {
 	if mtu := b.found.mtu(); mtu != 0 && c.MTU != mtu {
 		b.add(SetMTU{c, mtu})
 	}
-	b.companionAddrs(c)
+	if nodes := b.found.nodePrefixes(); len(nodes) > 0 { // while they are not known those that are there stay
+		b.addrs(c, nodes, b.found.Addrs[c.Index])
+	}
 	if !c.Up {
 		b.add(SetUp{c})
 	}
@@ -205,25 +207,6 @@ func (f Found) masterOf(link Link) string {
 		return ""
 	}
 	return above.Name
-}
-
-// companionAddrs are the node's own. While they are not known those that are there stay.
-func (b *builder) companionAddrs(c Link) {
-	nodes := b.found.nodeAddrs()
-	if len(nodes) == 0 {
-		return
-	}
-	have := b.found.Addrs[c.Index]
-	for _, a := range nodes {
-		if p := netip.PrefixFrom(a, a.BitLen()); slices.Contains(b.found.Families, familyOf(a)) && !slices.Contains(have, p) {
-			b.add(AddAddr{c, p})
-		}
-	}
-	for _, p := range have {
-		if !p.Addr().IsLinkLocalUnicast() && !slices.Contains(nodes, p.Addr()) {
-			b.add(DeleteAddr{c, p})
-		}
-	}
 }
 
 // staleCompanions deletes those of ENIs that nobody wants.

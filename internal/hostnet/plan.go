@@ -81,7 +81,7 @@ type Found struct {
 	Routes      []Route // ours only
 	Sysctls     map[string]string
 	Loopback    []netip.Prefix // addresses of lo
-	// Addrs are the addresses of the uplinks and the companions, by index.
+	// Addrs are the addresses of the uplinks and the companions, and those of scope host of wanted ENIs, by index.
 	Addrs map[int][]netip.Prefix
 	// Attached are the programs that links have; nil if no programs are to be attached.
 	Attached map[Attachment]bool
@@ -344,11 +344,42 @@ func (b *builder) eni(e ENI, link Link) {
 	if mtu := b.found.mtu(); mtu != 0 && link.MTU != mtu {
 		b.add(SetMTU{link, mtu})
 	}
+	b.eniAddr(link)
 	if !link.Up {
 		b.add(SetUp{link})
 	}
 	b.mainRoutes(link)
 	b.defaultRoutes(e, link)
+}
+
+// noAddr is what an ENI's link has while no address of the node is known.
+var noAddr = netip.MustParseAddr("169.254.1.1")
+
+// eniAddr gives the ENI's link an IPv4 address: without one the kernel's loose filtering drops what the main table
+// would send elsewhere, that is everything (fib_validate_source). It is the node's, so that requests for neighbours come
+// from an address that the VPC knows.
+func (b *builder) eniAddr(link Link) {
+	have := b.found.Addrs[link.Index]
+	nodes := of(IPv4, b.found.nodePrefixes())
+	if len(nodes) == 0 && len(have) > 0 {
+		return
+	}
+	want := append(nodes, netip.PrefixFrom(noAddr, noAddr.BitLen()))[0]
+	b.addrs(link, []netip.Prefix{want}, have)
+}
+
+// addrs makes the link's addresses what is wanted.
+func (b *builder) addrs(link Link, wanted, have []netip.Prefix) {
+	for _, p := range wanted {
+		if slices.Contains(b.found.Families, familyOf(p.Addr())) && !slices.Contains(have, p) {
+			b.add(AddAddr{link, p})
+		}
+	}
+	for _, p := range have {
+		if !p.Addr().IsLinkLocalUnicast() && !slices.Contains(wanted, p) || p.Addr() == noAddr && !slices.Contains(wanted, p) {
+			b.add(DeleteAddr{link, p})
+		}
+	}
 }
 
 // linkSysctls are the settings of an ENI's link. Reverse path filtering is loose, because a packet to a pod may come in

@@ -2,6 +2,7 @@ package hostnet
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,7 +32,7 @@ func bareNode() Found {
 			"net/ipv6/conf/all/forwarding": "0", "net/ipv6/conf/eth0/accept_ra": "1", "net/ipv6/conf/eth1/disable_ipv6": "1",
 			"net/ipv6/conf/eth1/accept_ra": "1", // no IPv6 forwarding key of the link: not every kernel has it
 		},
-		Loopback: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8")},
+		Loopback: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8")}, Addrs: map[int][]netip.Prefix{},
 	}
 }
 
@@ -63,6 +64,7 @@ sysctl -w net/ipv6/conf/eth1/accept_ra=0
 sysctl -w net/ipv6/conf/eth1/disable_ipv6=0
 ip link set dev eth1 group 28272
 ip link set dev eth1 mtu 1400
+ip address add 169.254.1.1/32 dev eth1 scope host nodad
 ip link set dev eth1 up
 ip route replace default via 10.1.0.253 dev eth1 onlink table 1001 proto 110
 ip -6 route replace default via fd00:1::253 dev eth1 onlink table 1001 proto 110
@@ -179,6 +181,10 @@ func carry(found *Found, ops []Step) {
 					break
 				}
 			}
+		case AddAddr:
+			found.Addrs[o.Link.Index] = append(found.Addrs[o.Link.Index], o.Addr)
+		case DeleteAddr:
+			found.Addrs[o.Link.Index] = slices.DeleteFunc(found.Addrs[o.Link.Index], func(p netip.Prefix) bool { return p == o.Addr })
 		case AddLoopback:
 			found.Loopback = append(found.Loopback, o.Addr)
 		case SetNAT:

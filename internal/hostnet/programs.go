@@ -147,13 +147,18 @@ func (f Found) nodeAddrs() (addrs []netip.Addr) {
 	return addrs
 }
 
+// nodePrefixes are the node's addresses, each as a network of its own.
+func (f Found) nodePrefixes() (prefixes []netip.Prefix) {
+	for _, a := range f.nodeAddrs() {
+		prefixes = append(prefixes, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return prefixes
+}
+
 // hostNetworks are, by the node, its own addresses, the node DNS address, the configured ones and, where the node
 // translates what pods send outside, all that is outside. The NAT of an earlier process counts until the mode is known.
 func (f Found) hostNetworks(wanted Wanted) (networks []HostNetwork) {
-	byNode := slices.Clone(wanted.HostNetworks)
-	for _, a := range f.nodeAddrs() {
-		byNode = append(byNode, netip.PrefixFrom(a, a.BitLen()))
-	}
+	byNode := slices.Concat(wanted.HostNetworks, f.nodePrefixes())
 	if a := wanted.NodeDNS; a.IsValid() {
 		byNode = append(byNode, netip.PrefixFrom(a, a.BitLen()))
 	}

@@ -15,6 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -46,6 +49,28 @@ type site struct {
 	far, node, pod *netlab.NetNS
 	host           *Host
 	stop           func() // ends the host's Run; again does nothing
+
+	mu      sync.Mutex
+	reports []report
+}
+
+// datapath is the nftables table that does here what the program on a pod's link does.
+const datapath = "datapath"
+
+// markPods marks what comes from the pod's link as of slot 1.
+func markPods() error {
+	c := &nftables.Conn{}
+	table := c.AddTable(&nftables.Table{Name: datapath, Family: nftables.TableFamilyINet})
+	chain := c.AddChain(&nftables.Chain{
+		Name: "mark", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
+	})
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: append([]byte("np0"), make([]byte, 13)...)},
+		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(PodMark(1))},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
+	}})
+	return c.Flush()
 }
 
 func newSite(t *testing.T) *site {
@@ -68,10 +93,14 @@ func newSite(t *testing.T) *site {
 	}
 	// The strictest setting that a distribution may have.
 	inside(t, s.node, func() error {
-		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("1"), 0o644),
+		return errors.Join(markPods(), os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("1"), 0o644),
 			os.WriteFile("/proc/sys/net/ipv4/conf/np0/rp_filter", []byte("2"), 0o644))
 	})
-	s.host, err = New(Config{NetNS: s.node.Path(), Log: slog.New(slog.DiscardHandler)})
+	s.host, err = New(Config{NetNS: s.node.Path(), Log: slog.New(slog.DiscardHandler), Report: func(reason, message string) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.reports = append(s.reports, report{reason, message})
+	}})
 	check(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -138,9 +167,7 @@ func (s *site) addresses(t *testing.T, p places) {
 			netlink.RuleAdd(drop), netlink.RuleAdd(local(drop.Family, 20)), netlink.RuleDel(local(drop.Family, 0)))
 	})
 	inside(t, s.node, func() error {
-		from := netlink.NewRule()
-		from.Family, from.Priority, from.Table, from.Src = familyOf(pod).kernel(), PriorityPod, Table(1), ipNet(netip.PrefixFrom(pod, pod.BitLen()))
-		return errors.Join(address("eth0", p.node), route("eth0", everything, p.uplink), route("np0", host(pod.String()), ""), netlink.RuleAdd(from),
+		return errors.Join(address("eth0", p.node), route("eth0", everything, p.uplink), route("np0", host(pod.String()), ""),
 			neighbour("np0", pod, "02:16:3e:00:00:0a"))
 	})
 	inside(t, s.pod, func() error {
@@ -188,6 +215,7 @@ func route(link, dst, gateway string) error {
 	}
 	r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(netip.MustParsePrefix(dst)), Scope: netlink.SCOPE_LINK}
 	if gateway != "" {
+		r.Priority = 100
 		r.Gw, r.Flags, r.Scope = netip.MustParseAddr(gateway).AsSlice(), int(netlink.FLAG_ONLINK), netlink.SCOPE_UNIVERSE
 	}
 	return netlink.RouteAdd(r)
