@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"github.com/nearpath/nearpath/cni"
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/ipam"
 )
@@ -34,7 +35,8 @@ func (a *agent) buildReports(restConfig *rest.Config) error {
 	a.nodes = func(ctx context.Context) (map[string]bool, error) { return cluster.NodeInstances(ctx, restConfig) }
 	a.tasks = append(a.tasks, events, reporter, &poolReport{
 		read: func() poolState {
-			return poolState{a.instance.ZoneID, a.pool.Stats(), a.pool.Capacity(), a.pool.VSwitches()}
+			c := a.live.Load()
+			return poolState{a.instance.ZoneID, a.pool.Stats(), capacityOf(*c, a.pool.Capacity()), a.pool.VSwitches(), c.Network.Datapath == cni.Exclusive}
 		},
 		set: reporter.Set, warn: a.events.Warn, ready: make(chan struct{}),
 	})
@@ -43,7 +45,8 @@ func (a *agent) buildReports(restConfig *rest.Config) error {
 
 // Names of what a node shows of its addresses.
 const (
-	resourceIP    = "nearpath.io/ip" // pods on shared ENIs
+	resourceIP    = "nearpath.io/ip"  // pods on shared ENIs
+	resourceENI   = "nearpath.io/eni" // pods with an ENI of their own
 	annotationMax = "k8s.aliyun.com/max-available-ip"
 	reportEvery   = 2 * time.Second
 )
@@ -54,13 +57,30 @@ type poolState struct {
 	stats     ipam.Stats
 	capacity  ipam.Capacity
 	vSwitches []ipam.VSwitchView
+	exclusive bool // pods that ask for nothing get an ENI of their own
+}
+
+// capacityOf is what of the pool's capacity pods may have. Nothing but the configuration keeps pods from ENIs of their own.
+func capacityOf(c config, have ipam.Capacity) ipam.Capacity {
+	if most := c.Pool.Exclusive.Max; most > 0 {
+		have.Exclusive = min(have.Exclusive, most)
+	}
+	return have
+}
+
+// pods is how many pods fit that ask for nothing.
+func (s poolState) pods() int {
+	if s.exclusive {
+		return s.capacity.Exclusive
+	}
+	return s.capacity.Shared
 }
 
 // report says what the scheduler and people should know of the node's addresses.
 func (s poolState) report() cluster.NodeReport {
 	r := cluster.NodeReport{
-		Resources:   map[string]int64{resourceIP: int64(s.capacity.Shared)},
-		Annotations: map[string]string{annotationMax: strconv.Itoa(s.capacity.Shared)},
+		Resources:   map[string]int64{resourceIP: int64(s.capacity.Shared), resourceENI: int64(s.capacity.Exclusive)},
+		Annotations: map[string]string{annotationMax: strconv.Itoa(s.pods())},
 		Conditions:  []cluster.NodeCondition{s.condition()},
 	}
 	return r
@@ -70,6 +90,9 @@ func (s poolState) report() cluster.NodeReport {
 func (s poolState) condition() cluster.NodeCondition {
 	c := cluster.NodeCondition{Type: cluster.ConditionSufficientIP}
 	full, blocked := s.blocked()
+	if s.exclusive {
+		return s.exclusiveCondition(c, full, blocked)
+	}
 	switch {
 	case s.stats.Used+s.stats.Kept >= s.stats.Capacity:
 		c.Reason = "CapacityReached"
@@ -83,6 +106,26 @@ func (s poolState) condition() cluster.NodeCondition {
 	default:
 		c.OK, c.Reason = true, "SufficientIP"
 		c.Message = fmt.Sprintf("%d of %d addresses are in use", s.stats.Used, s.stats.Capacity)
+	}
+	return c
+}
+
+// exclusiveCondition is that of a node whose pods get ENIs of their own.
+func (s poolState) exclusiveCondition(c cluster.NodeCondition, full string, blocked bool) cluster.NodeCondition {
+	x := s.stats.Exclusive
+	switch most := s.capacity.Exclusive; {
+	case x.Used+x.Kept >= most:
+		c.Reason = "CapacityReached"
+		c.Message = fmt.Sprintf("all %d ENIs that pods of the node can have are in use: use a larger instance type, or fewer pods on the node", most)
+	case x.Idle+x.Pending == 0 && blocked:
+		c.Reason = "VSwitchFull"
+		c.Message = fmt.Sprintf("no idle ENI is left and vSwitch %s has no address: add a vSwitch of the zone to cloud.vSwitches", full)
+	case x.Waiting > x.Idle+x.Pending:
+		c.Reason = "InsufficientIP"
+		c.Message = fmt.Sprintf("%d pods wait for an ENI", x.Waiting)
+	default:
+		c.OK, c.Reason = true, "SufficientIP"
+		c.Message = fmt.Sprintf("%d of %d ENIs are in use", x.Used, most)
 	}
 	return c
 }

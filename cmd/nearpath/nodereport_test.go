@@ -37,7 +37,7 @@ func TestNodeReport(t *testing.T) {
 		"pods wait":        {ipam.Stats{Used: 3, Waiting: 4, Pending: 2, Capacity: 10}, nil, "InsufficientIP", "4 pods"},
 		"pods will be had": {ipam.Stats{Used: 3, Waiting: 2, Pending: 2, Capacity: 10}, nil, "SufficientIP", ""},
 	} {
-		s := poolState{"a", tt.stats, ipam.Capacity{Shared: 10, Exclusive: 2}, tt.vSwitches}
+		s := poolState{"a", tt.stats, ipam.Capacity{Shared: 10, Exclusive: 2}, tt.vSwitches, false}
 		r := s.report()
 		c := r.Conditions[0]
 		if c.Reason != tt.reason || c.OK != (tt.reason == "SufficientIP") || !strings.Contains(c.Message, tt.names) {

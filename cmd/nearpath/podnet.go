@@ -3,17 +3,27 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/nearpath/nearpath/cni"
 	"github.com/nearpath/nearpath/internal/agentapi"
+	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
 func (a *agent) buildCNI(context.Context) (err error) {
+	wishes := &wisher{
+		config: func() networkConfig { return a.live.Load().Network },
+		pods:   podFinder{store: a.store, manifests: a.cfg.Manifests != ""},
+		ipvlan: hostnet.SupportsIPVlan, warn: a.events.Warn,
+	}
 	a.cni, err = cni.NewServer(cni.Config{
-		Addresses: poolAddresses{a.pool, a.keepFor}, Pods: kernelPods{programs: a.datapath, pods: a.datapath.Pods}, Status: a.cniStatus, MTU: a.host.MTU, Log: a.log,
-		Records: cni.RecordsDir(a.cfg.Socket), NodeDNS: a.cfg.DNS.Address,
+		Addresses: poolAddresses{a.pool, a.keepFor, func() int { return a.live.Load().Pool.Exclusive.Max }, make(chan struct{}, 1)},
+		Pods:      kernelPods{programs: a.datapath, pods: a.datapath.Pods},
+		Wish:      wishes.Wish, ENIs: a.host, Records: cni.RecordsDir(a.cfg.Socket), NodeDNS: a.cfg.DNS.Address,
+		HostNetworks: func() []netip.Prefix { return a.cfg.Network.HostNetworks }, Report: a.warnNode,
+		Status: a.cniStatus, MTU: a.host.MTU, Log: a.log,
 	})
 	if err != nil {
 		return err

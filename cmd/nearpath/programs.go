@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/internal/hostnet"
@@ -36,8 +37,10 @@ func (p nodePrograms) Detach(r hostnet.Role, index int) error {
 	return p.datapath.DetachLink(roleOf(r), index)
 }
 
+// SetNode has ports of the node answer on the loopback addresses, too, which only the node's own sockets reach.
 func (p nodePrograms) SetNode(addrs []netip.Addr, networks []hostnet.HostNetwork) error {
-	if err := p.datapath.SetNodeAddresses(addrs); err != nil {
+	loopback := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+	if err := p.datapath.SetNodeAddresses(slices.Concat(addrs, loopback)); err != nil {
 		return err
 	}
 	list := make([]bpf.HostNetwork, 0, len(networks))
