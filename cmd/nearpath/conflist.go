@@ -44,7 +44,7 @@ var cniVersions = []string{"1.0.0", "1.1.0"}
 
 // capabilities are what the runtime is asked to tell of each pod.
 var capabilities = map[string]bool{
-	"io.kubernetes.cri.pod-annotations": true,
+	"portMappings": true, "bandwidth": true, "dns": true, "io.kubernetes.cri.pod-annotations": true,
 }
 
 // A conflist is a network configuration list (CNI specification 1.1.0, section 1).

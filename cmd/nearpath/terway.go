@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/nearpath/nearpath/cni"
 	"github.com/nearpath/nearpath/internal/strict"
 )
 
@@ -46,6 +47,10 @@ type terwayConfig struct {
 	ReclaimBatch    *int      `json:"idle_ip_reclaim_batch_size"`
 	ReclaimJitter   *fraction `json:"idle_ip_reclaim_jitter_factor"`
 	StatefulKinds   []string  `json:"custom_stateful_workload_kinds"`
+
+	// These two are of the plugin's own file there, 10-terway.conf, and are taken from here, too.
+	VirtualType string   `json:"eniip_virtual_type"`
+	HostStack   []string `json:"host_stack_cidrs"`
 
 	terwayIdle
 	terwayRefused
@@ -103,11 +108,14 @@ func (c *config) layTerway(path string) error {
 	c.notes = append(c.notes, t.notes()...)
 	t.layCloud(c)
 	t.layPool(&c.Pool)
+	t.layNetwork(&c.Network)
 	return nil
 }
 
 func (t *terwayConfig) check() error {
-	_, cidrErr := t.serviceCIDRs()
+	_, cidrErr := parseCIDRs(strings.Split(t.ServiceCIDR, ","))
+	_, hostErr := parseCIDRs(t.HostStack)
+	_, knownType := virtualTypes[strings.ToLower(t.VirtualType)]
 	absent := "is not supported: remove the key"
 	return strict.Check([]strict.Rule{
 		{OK: t.Version == "" || t.Version == "1", Path: "version", Value: t.Version, Fix: "use 1"},
@@ -115,6 +123,8 @@ func (t *terwayConfig) check() error {
 		{OK: t.IPStack == "" || t.IPStack == "ipv4" || t.IPStack == "dual", Path: "ip_stack", Value: t.IPStack, Fix: "use ipv4 or dual"},
 		{OK: vSwitchPolicies[t.VSwitchPolicy] != "", Path: "vswitch_selection_policy", Value: t.VSwitchPolicy, Fix: "use most, ordered or random"},
 		{OK: eniPolicies[t.ENIPolicy] != "", Path: "eni_selection_policy", Value: t.ENIPolicy, Fix: "use most_ips or least_ips"},
+		{OK: knownType, Path: "eniip_virtual_type", Value: t.VirtualType, Fix: "use Veth, IPVlan or datapathv2"},
+		{OK: hostErr == nil, Path: "host_stack_cidrs", Value: t.HostStack, Fix: "use networks such as 169.254.20.10/32"},
 		{OK: t.SecurityGroup == "" || len(t.SecurityGroups) == 0, Path: "security_group", Value: t.SecurityGroup, Fix: "set it or security_groups, not both"},
 		{OK: !t.EnableENITrunking, Path: "enable_eni_trunking", Value: t.EnableENITrunking, Fix: absent},
 		{OK: !t.EnableERDMA, Path: "enable_erdma", Value: t.EnableERDMA, Fix: absent},
@@ -146,8 +156,9 @@ func (t *terwayConfig) notes() (notes []string) {
 	return notes
 }
 
-func (t *terwayConfig) serviceCIDRs() (cidrs []netip.Prefix, err error) {
-	for text := range strings.SplitSeq(t.ServiceCIDR, ",") {
+// parseCIDRs passes over empty texts.
+func parseCIDRs(texts []string) (cidrs []netip.Prefix, err error) {
+	for _, text := range texts {
 		if text = strings.TrimSpace(text); text == "" {
 			continue
 		}
@@ -155,7 +166,7 @@ func (t *terwayConfig) serviceCIDRs() (cidrs []netip.Prefix, err error) {
 		if err != nil {
 			return nil, err
 		}
-		cidrs = append(cidrs, p)
+		cidrs = append(cidrs, p.Masked())
 	}
 	return cidrs, nil
 }
@@ -165,10 +176,17 @@ func (t *terwayConfig) serviceCIDRs() (cidrs []netip.Prefix, err error) {
 var (
 	vSwitchPolicies = map[string]string{"": "random", "random": "random", "ordered": "most-free", "most": "most-free"}
 	eniPolicies     = map[string]string{"": "most-ips", "most_ips": "most-ips", "least_ips": "least-ips"}
+	virtualTypes    = map[string]cni.Datapath{"": cni.Veth, "veth": cni.Veth, "datapathv2": cni.Veth, "ipvlan": cni.IPVlan}
 )
 
+// layNetwork translates how pods are wired. There, datapathv2 is veth with Services in eBPF, which veth is here.
+func (t *terwayConfig) layNetwork(to *networkConfig) {
+	to.Datapath = virtualTypes[strings.ToLower(t.VirtualType)]
+	to.HostNetworks, _ = parseCIDRs(t.HostStack) // checked
+}
+
 func (t *terwayConfig) layCloud(c *config) {
-	c.ServiceCIDRs, _ = t.serviceCIDRs() // checked
+	c.ServiceCIDRs, _ = parseCIDRs(strings.Split(t.ServiceCIDR, ",")) // checked
 	to := &c.Cloud
 	to.Region, to.AccessKeyID, to.AccessKeySecret, to.CredentialFile = t.RegionID, t.AccessKey, t.AccessSecret, t.CredentialPath
 	to.ResourceGroup, to.ENITags, to.ENITagFilter, to.ENITagBlock = t.ResourceGroup, t.ENITags, t.ENITagFilter, t.ENITagBlock

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/nearpath/nearpath/cni"
 )
 
 // terwayExample has every key that is taken over.
@@ -23,7 +24,8 @@ const terwayExample = `{
   "max_pool_size": 7, "min_pool_size": 3, "ip_warm_up_size": 12, "min_eni": 1, "max_eni": 4, "eni_cap_ratio": 0.5, "eni_cap_shift": 1,
   "eni_selection_policy": "least_ips", "idle_ip_reclaim_after": "30m", "idle_ip_reclaim_interval": "2m",
   "idle_ip_reclaim_batch_size": 3, "idle_ip_reclaim_jitter_factor": "0.2",
-  "custom_stateful_workload_kinds": ["CloneSet"], "ip_pool_sync_period": "120s"
+  "custom_stateful_workload_kinds": ["CloneSet"], "ip_pool_sync_period": "120s",
+  "eniip_virtual_type": "IPVlan", "host_stack_cidrs": ["169.254.20.10/32", "10.9.0.0/16"]
 }`
 
 func TestTerwayKeys(t *testing.T) {
@@ -54,6 +56,13 @@ func TestTerwayKeys(t *testing.T) {
 	}
 	if diff := cmp.Diff(pool, c.Pool); diff != "" {
 		t.Errorf("pool (-want +got):\n%s", diff)
+	}
+	network := networkConfig{
+		Datapath: cni.IPVlan, Sandboxed: sandboxedByDefault,
+		HostNetworks: []netip.Prefix{netip.MustParsePrefix("169.254.20.10/32"), netip.MustParsePrefix("10.9.0.0/16")},
+	}
+	if diff := cmp.Diff(network, c.Network, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+		t.Errorf("network (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(services, c.ServiceCIDRs, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("Service CIDRs (-want +got):\n%s", diff)
@@ -89,6 +98,8 @@ func TestTerwayRefusals(t *testing.T) {
 		"wrong type":   {`{"max_pool_size": "five", "vswitches": ["vsw-1"]}`, []string{"max_pool_size", "five", "vswitches", "mapping"}},
 		"two groups":   {`{"security_group": "a", "security_groups": ["b"]}`, []string{"security_group", "not both"}},
 		"bad CIDR":     {`{"service_cidr": "172.16/16"}`, []string{"service_cidr", "172.16/16"}},
+		"datapath":     {`{"eniip_virtual_type": "vlan"}`, []string{"eniip_virtual_type", "vlan", "IPVlan"}},
+		"host stack":   {`{"host_stack_cidrs": ["node"]}`, []string{"host_stack_cidrs", "node"}},
 		"both at once": {`{"version": "2", "enable_erdma": true}`, []string{"version", "enable_erdma"}},
 	} {
 		t.Run(name, func(t *testing.T) {
