@@ -89,6 +89,7 @@ type agent struct {
 	recheck  func()                                         // looks at the network around the node soon
 	egress   *egress
 	datapath *bpf.Datapath
+	services *service.Reconciler
 	host     *hostnet.Host
 	pool     *ipam.Pool
 	cni      *cni.Server
@@ -200,7 +201,7 @@ func (a *agent) buildDatapath(context.Context) error {
 	}
 	// Programs come after the first full sync: until then whatever was attached before goes on.
 	attach := &after{name: "socket programs", first: services.Ready(), do: a.datapath.Attach, ready: make(chan struct{})}
-	a.synced = services.Ready()
+	a.services, a.synced = services, services.Ready()
 	a.tasks = append(a.tasks, services, attach, newFlowSweeper(sweepFlows(a.datapath.Flows), a.log, a.metrics))
 	a.forADD = append(a.forADD, attach)
 	return nil

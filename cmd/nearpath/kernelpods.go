@@ -6,11 +6,16 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/cni"
+	"github.com/nearpath/nearpath/internal/agentapi"
+	"github.com/nearpath/nearpath/internal/cluster"
+	"github.com/nearpath/nearpath/internal/service"
+	"github.com/nearpath/nearpath/ipam"
 )
 
 // linkPrograms is what attaches programs to links of the calling thread's network namespace; *bpf.Datapath does.
@@ -27,30 +32,54 @@ type podMap interface {
 	Lookup(netip.Addr) (bpf.Pod, bool, error)
 }
 
+// hostPorts serves ports of the node; *service.Reconciler does.
+type hostPorts interface {
+	SetHostPorts(ctx context.Context, pod []netip.Addr, ports []service.HostPort) error
+	RemoveHostPorts(ctx context.Context, pod []netip.Addr) error
+}
+
 // kernelPods lets CNI tell the datapath of pods.
 type kernelPods struct {
 	programs linkPrograms
 	pods     podMap
+	ports    hostPorts
+	// warn tells the pod that has the addresses of what it does not get.
+	warn func(addrs []netip.Addr, reason, message string)
 }
 
-// Add puts the pod into the map before its links get programs: these look it up.
-func (p kernelPods) Add(_ context.Context, e cni.PodEntry) error {
+// Add puts the pod into the map before its links get programs, which look it up, and leads ports of the node to it when
+// it can answer.
+func (p kernelPods) Add(ctx context.Context, e cni.PodEntry) error {
 	err := p.pods.Put(bpf.Pod{
 		Addrs: e.Addrs, NetNSCookie: e.NetNSCookie, HostNSID: e.HostNSID, Link: e.Link, Side: e.Side, Slot: e.Slot,
 	})
 	if err != nil {
 		return err
 	}
-	return p.eachLink(e, p.programs.AttachLink)
+	if err := p.eachLink(e, p.programs.AttachLink); err != nil {
+		return err
+	}
+	ports := make([]service.HostPort, 0, len(e.HostPorts))
+	for _, h := range e.HostPorts {
+		ports = append(ports, service.HostPort(h))
+	}
+	err = p.ports.SetHostPorts(ctx, e.Addrs, ports)
+	if errors.Is(err, service.ErrConflict) {
+		p.warn(e.Addrs, "HostPortConflict", err.Error())
+		// Whoever has the port may go; until then the pod must not seem to serve it.
+		return &agentapi.CNIError{Code: tryAgainLater, Msg: "a port of the node is taken", Details: err.Error()}
+	}
+	return err
 }
 
 // Remove tries all of it, so that as little as possible is left.
-func (p kernelPods) Remove(_ context.Context, e cni.PodEntry) error {
+func (p kernelPods) Remove(ctx context.Context, e cni.PodEntry) error {
+	portsErr := p.ports.RemoveHostPorts(ctx, e.Addrs)
 	err := p.eachLink(e, p.programs.DetachLink)
 	if errors.As(err, new(ns.NSPathNotExistErr)) || errors.As(err, new(ns.NSPathNotNSErr)) || errors.Is(err, fs.ErrNotExist) {
 		err = nil // the links are gone with the namespace
 	}
-	return errors.Join(err, p.pods.Delete(e.Addrs))
+	return errors.Join(portsErr, err, p.pods.Delete(e.Addrs))
 }
 
 func (p kernelPods) Has(_ context.Context, e cni.PodEntry) (bool, error) {
@@ -90,4 +119,14 @@ func (p kernelPods) eachLink(e cni.PodEntry, f func(bpf.Role, int) error) error 
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// podWith is the pod that has an address, the node if none has.
+func podWith(leases []ipam.Lease, addrs []netip.Addr) cluster.Object {
+	for _, l := range leases {
+		if l.Pod.Name != "" && slices.ContainsFunc(l.Addrs, func(a netip.Addr) bool { return slices.Contains(addrs, a) }) {
+			return cluster.Object{Kind: "Pod", Name: cluster.Name{Namespace: l.Pod.Namespace, Name: l.Pod.Name}, UID: l.Pod.UID}
+		}
+	}
+	return cluster.Object{}
 }

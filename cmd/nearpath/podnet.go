@@ -13,6 +13,11 @@ import (
 )
 
 func (a *agent) buildCNI(context.Context) (err error) {
+	shaper, err := cni.NewShaper("")
+	if err != nil {
+		return err
+	}
+	a.closers = append(a.closers, shaper.Close)
 	wishes := &wisher{
 		config: func() networkConfig { return a.live.Load().Network },
 		pods:   podFinder{store: a.store, manifests: a.cfg.Manifests != ""},
@@ -20,8 +25,13 @@ func (a *agent) buildCNI(context.Context) (err error) {
 	}
 	a.cni, err = cni.NewServer(cni.Config{
 		Addresses: poolAddresses{a.pool, a.keepFor, func() int { return a.live.Load().Pool.Exclusive.Max }, make(chan struct{}, 1)},
-		Pods:      kernelPods{programs: a.datapath, pods: a.datapath.Pods},
-		Wish:      wishes.Wish, ENIs: a.host, Records: cni.RecordsDir(a.cfg.Socket), NodeDNS: a.cfg.DNS.Address,
+		Pods: kernelPods{
+			programs: a.datapath, pods: a.datapath.Pods, ports: a.services,
+			warn: func(addrs []netip.Addr, reason, message string) {
+				a.events.Warn(podWith(a.pool.Leases(), addrs), reason, message)
+			},
+		},
+		Wish: wishes.Wish, ENIs: a.host, Shaper: shaper, Records: cni.RecordsDir(a.cfg.Socket), NodeDNS: a.cfg.DNS.Address,
 		HostNetworks: func() []netip.Prefix { return a.cfg.Network.HostNetworks }, Report: a.warnNode,
 		Status: a.cniStatus, MTU: a.host.MTU, Log: a.log,
 	})

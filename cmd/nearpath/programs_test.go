@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -10,7 +12,11 @@ import (
 
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/cni"
+	"github.com/nearpath/nearpath/internal/agentapi"
+	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/internal/hostnet"
+	"github.com/nearpath/nearpath/internal/service"
+	"github.com/nearpath/nearpath/ipam"
 )
 
 // TestMarksAgree: the programs mark packets of pods, and the node's rules choose the ENI by the mark.
@@ -48,6 +54,27 @@ type fakeDatapath struct {
 	links map[string]bool
 	pods  map[netip.Addr]bpf.Pod
 	order []string
+
+	ports    map[netip.Addr][]service.HostPort
+	conflict error
+}
+
+func newFakeDatapath() *fakeDatapath {
+	return &fakeDatapath{links: map[string]bool{}, pods: map[netip.Addr]bpf.Pod{}, ports: map[netip.Addr][]service.HostPort{}}
+}
+
+func (f *fakeDatapath) SetHostPorts(_ context.Context, pod []netip.Addr, ports []service.HostPort) error {
+	if f.conflict != nil {
+		return f.conflict
+	}
+	f.order = append(f.order, "ports")
+	f.ports[pod[0]] = ports
+	return nil
+}
+
+func (f *fakeDatapath) RemoveHostPorts(_ context.Context, pod []netip.Addr) error {
+	delete(f.ports, pod[0])
+	return nil
 }
 
 func (f *fakeDatapath) AttachLink(role bpf.Role, index int) error {
@@ -99,8 +126,9 @@ func TestKernelPods(t *testing.T) {
 	} {
 		t.Run(string(tt.entry.Datapath), func(t *testing.T) {
 			t.Parallel()
-			f := &fakeDatapath{links: map[string]bool{}, pods: map[netip.Addr]bpf.Pod{}}
-			p, e := kernelPods{programs: f, pods: f}, tt.entry
+			f := newFakeDatapath()
+			p, e := kernelPods{programs: f, pods: f, ports: f}, tt.entry
+			e.HostPorts = []cni.HostPort{{HostPort: 8080, ContainerPort: 80, Protocol: 6}}
 			e.Addrs, e.NetNSCookie, e.HostNSID, e.Slot = addrs, 5, 1, 3
 			if ok, err := p.Has(t.Context(), e); ok || err != nil {
 				t.Errorf("before ADD: %v, %v", ok, err)
@@ -113,7 +141,7 @@ func TestKernelPods(t *testing.T) {
 					t.Errorf("no program on %s: %v", link, f.links)
 				}
 			}
-			if len(f.links) != len(tt.want) || f.order[0] != "put" {
+			if len(f.links) != len(tt.want) || f.order[0] != "put" || f.order[len(f.order)-1] != "ports" || f.ports[addrs[0]][0].HostPort != 8080 {
 				t.Errorf("programs on %v, done in the order %v", f.links, f.order)
 			}
 			if ok, err := p.Has(t.Context(), e); !ok || err != nil {
@@ -139,8 +167,8 @@ func TestKernelPods(t *testing.T) {
 				break
 			}
 			for range 2 {
-				if err := p.Remove(t.Context(), e); err != nil || len(f.pods)+len(f.links) > 0 {
-					t.Errorf("%v; left: %v, %v", err, f.pods, f.links)
+				if err := p.Remove(t.Context(), e); err != nil || len(f.pods)+len(f.links)+len(f.ports) > 0 {
+					t.Errorf("%v; left: %v, %v, %v", err, f.pods, f.links, f.ports)
 				}
 			}
 		})
@@ -150,8 +178,9 @@ func TestKernelPods(t *testing.T) {
 // TestRemoveOfAGonePod: what was in a namespace that is gone is gone with it.
 func TestRemoveOfAGonePod(t *testing.T) {
 	t.Parallel()
-	f := &fakeDatapath{links: map[string]bool{}, pods: map[netip.Addr]bpf.Pod{netip.MustParseAddr("10.0.0.9"): {}}}
-	p := kernelPods{programs: f, pods: f}
+	f := newFakeDatapath()
+	f.pods[netip.MustParseAddr("10.0.0.9")] = bpf.Pod{}
+	p := kernelPods{programs: f, pods: f, ports: f}
 	e := cni.PodEntry{Datapath: cni.Exclusive, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.9")}, Link: 9, ENI: 2, NetNS: t.TempDir() + "/gone"}
 	if err := p.Remove(t.Context(), e); err != nil || len(f.pods) > 0 {
 		t.Errorf("%v; left: %v", err, f.pods)
@@ -161,5 +190,27 @@ func TestRemoveOfAGonePod(t *testing.T) {
 	}
 	if _, err := p.Has(t.Context(), e); err == nil {
 		t.Error("CHECK of a namespace that is gone succeeds")
+	}
+}
+
+// TestHostPortConflict: the pod is told, and its ADD is to be tried again.
+func TestHostPortConflict(t *testing.T) {
+	t.Parallel()
+	f, addr := newFakeDatapath(), netip.MustParseAddr("10.0.0.9")
+	f.conflict = &service.ConflictError{}
+	var told []string
+	leases := []ipam.Lease{{Pod: ipam.Pod{Name: "other"}, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.8")}}, {
+		Pod: ipam.Pod{Namespace: "shop", Name: "web", UID: "u"}, Addrs: []netip.Addr{addr},
+	}}
+	p := kernelPods{programs: f, pods: f, ports: f, warn: func(addrs []netip.Addr, reason, _ string) {
+		told = append(told, fmt.Sprint(podWith(leases, addrs), " ", reason))
+	}}
+	err := p.Add(t.Context(), cni.PodEntry{Addrs: []netip.Addr{addr}, HostPorts: []cni.HostPort{{HostPort: 80, ContainerPort: 80, Protocol: 6}}})
+	var coded *agentapi.CNIError
+	if !errors.As(err, &coded) || coded.Code != tryAgainLater || len(told) != 1 || told[0] != "{Pod shop/web u} HostPortConflict" {
+		t.Errorf("%v; told %q", err, told)
+	}
+	if got := podWith(leases[:1], []netip.Addr{addr}); got != (cluster.Object{}) {
+		t.Errorf("the pod with an address nobody has is %v", got)
 	}
 }
