@@ -24,13 +24,13 @@ import (
 // A node is an instance of the cloud with an agent and the part of a container runtime.
 type node struct {
 	*netlab.Node
-	rig     *rig
-	machine cloudlab.Machine
-	host    *peer // on the host network
-	api     *agentapi.Client
-	agent   *netlab.Process
-	cni     *libcni.CNIConfig
-	network *libcni.NetworkConfigList
+	rig      *rig
+	machine  cloudlab.Machine
+	host     *peer // on the host network
+	api      *agentapi.Client
+	agent    *netlab.Process
+	cni      *libcni.CNIConfig
+	conflist *libcni.NetworkConfigList
 }
 
 func (r *rig) newNode(ctx context.Context, name, egress string) (*node, error) {
@@ -128,7 +128,7 @@ func (n *node) installCNI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if n.network, err = libcni.NetworkConfFromBytes(text); err != nil {
+	if n.conflist, err = libcni.NetworkConfFromBytes(text); err != nil {
 		return err
 	}
 	n.cni = libcni.NewCNIConfigWithCacheDir([]string{n.cniBin()}, filepath.Join(n.Dir(), "cni", "cache"), onNode{n})

@@ -2,5 +2,10 @@
 
 package matrix
 
+import "time"
+
+// streamEvery is the time between requests of a stream.
+const streamEvery = 20 * time.Millisecond
+
 // datapaths are those that any kernel has: ipvlan is a module that not every machine has.
 var datapaths = []string{veth, exclusive}

@@ -33,24 +33,31 @@ type pods struct {
 
 // TestMatrix makes the field and tries every row.
 func TestMatrix(t *testing.T) {
-	r := newRig(t, spec{
-		name: "m", enis: 2 * len(datapaths) * 2, nodes: []string{"vpc", "node-snat"}, pool: "minIdle: 1, maxIdle: 2, cooldown: 1s",
-	})
-	f := &field{rig: r, n1: r.nodes[0], n2: r.nodes[1], of: map[string]*pods{}}
-	ok(t, f.build(t.Context()))
+	f := newField(t, "m")
 	table := &table{datapaths: datapaths}
 	defer func() { t.Logf("\n%s", table) }()
 	for _, row := range rows(datapaths) {
 		if row.name == "pod - internet, by the VPC" {
 			for _, p := range podSubnets { // the vSwitch gets its SNAT entry
-				ok(t, r.gateway.LetOut(p))
+				ok(t, f.gateway.LetOut(p))
 			}
 		}
 		t.Run(row.name, func(t *testing.T) { f.tryRow(t, row, table) })
 		for _, p := range podSubnets {
-			_ = r.gateway.KeepIn(p) // it is let out in one row only
+			_ = f.gateway.KeepIn(p) // it is let out in one row only
 		}
 	}
+}
+
+// newField makes one with all the datapaths' pods.
+func newField(t *testing.T, name string) *field {
+	t.Helper()
+	r := newRig(t, spec{
+		name: name, enis: 4 * len(datapaths), nodes: []string{"vpc", "node-snat"}, pool: "minIdle: 1, maxIdle: 2, cooldown: 1s",
+	})
+	f := &field{rig: r, n1: r.nodes[0], n2: r.nodes[1], of: map[string]*pods{}}
+	ok(t, f.build(t.Context()))
+	return f
 }
 
 func (f *field) tryRow(t *testing.T, row row, table *table) {

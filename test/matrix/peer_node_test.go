@@ -164,11 +164,8 @@ type stream struct {
 	to      netip.AddrPort
 }
 
-const (
-	streamEvery = 10 * time.Millisecond
-	// streamTimeout is shorter than the time after which TCP sends a SYN again: a lost one counts as lost.
-	streamTimeout = 700 * time.Millisecond
-)
+// streamTimeout is shorter than the time after which TCP sends a SYN again: a lost one counts as lost.
+const streamTimeout = 700 * time.Millisecond
 
 // stream begins one.
 func (p *peer) stream(network string, to netip.AddrPort) (*stream, error) {

@@ -98,7 +98,7 @@ func (w wish) sandboxOf(ctx context.Context) (*pod, error) {
 
 // add gives the pod its network.
 func (p *pod) add(ctx context.Context) error {
-	result, err := p.node.cni.AddNetworkList(ctx, p.node.network, p.runtime)
+	result, err := p.node.cni.AddNetworkList(ctx, p.node.conflist, p.runtime)
 	if err != nil {
 		return fmt.Errorf("CNI ADD of %s on %s: %w", p.name, p.node.Name(), err)
 	}
@@ -154,7 +154,7 @@ func (p *pod) checkDatapath() error {
 
 // del takes the pod's network.
 func (p *pod) del(ctx context.Context) error {
-	if err := p.node.cni.DelNetworkList(ctx, p.node.network, p.runtime); err != nil {
+	if err := p.node.cni.DelNetworkList(ctx, p.node.conflist, p.runtime); err != nil {
 		return fmt.Errorf("CNI DEL of %s on %s: %w", p.name, p.node.Name(), err)
 	}
 	return nil

@@ -8,7 +8,8 @@ umask 022
 read -r pid rest </proc/self/stat
 
 mount -t proc proc /proc
-umount -R -l /sys
+# Lazily, which takes along what is mounted below, and is what every umount can do.
+umount -l /sys
 mount -t sysfs sysfs /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
