@@ -9,14 +9,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+	"github.com/vishvananda/netlink"
 
 	"github.com/nearpath/nearpath/internal/agentapi"
+	"github.com/nearpath/nearpath/internal/aliyun"
+	"github.com/nearpath/nearpath/internal/hostnet"
 	"github.com/nearpath/nearpath/test/cloudlab"
 	"github.com/nearpath/nearpath/test/netlab"
 )
@@ -92,6 +96,44 @@ func (n *node) awaitAgent(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// awaitRest waits until the agent has finished with its ENIs: those that the cloud attached are wired.
+func (n *node) awaitRest() error {
+	return await(patience, "the ENIs of "+n.Name()+" to be wired", func() error {
+		links, err := n.linksByMAC()
+		if err != nil {
+			return err
+		}
+		for _, e := range n.rig.cloud.Sim().ENIs() {
+			if e.InstanceID != n.machine.ID || e.Type == aliyun.TypePrimary {
+				continue
+			}
+			if e.Status != aliyun.StatusInUse {
+				return fmt.Errorf("%s is %s", e.ID, e.Status)
+			}
+			// One that is not on the node is a pod's.
+			if l, there := links[strings.ToLower(e.MAC)]; there && (l.Group != hostnet.LinkGroup || l.OperState != netlink.OperUp) {
+				return fmt.Errorf("%s is %s in group %d", l.Name, l.OperState, l.Group)
+			}
+		}
+		return nil
+	})
+}
+
+// linksByMAC leaves out the slaves of ENIs, which have their MAC address.
+func (n *node) linksByMAC() (byMAC map[string]*netlink.LinkAttrs, err error) {
+	byMAC = map[string]*netlink.LinkAttrs{}
+	err = n.NetNS().Do(func() error {
+		links, err := netlink.LinkList()
+		for _, l := range links {
+			if l.Type() != "ipvlan" {
+				byMAC[l.Attrs().HardwareAddr.String()] = l.Attrs()
+			}
+		}
+		return err
+	})
+	return byMAC, err
 }
 
 // stopAgent ends the agent as the kernel would for lack of memory.

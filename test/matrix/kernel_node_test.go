@@ -72,6 +72,9 @@ func (n *node) network() (v view, err error) {
 		v = append(v, append(rules, routes...)...)
 		return err
 	})
+	for i, line := range v {
+		v[i] = strings.Join(strings.Fields(line), " ")
+	}
 	slices.Sort(v)
 	return v, err
 }
@@ -121,7 +124,11 @@ func nameOf(id ebpf.ProgramID) string {
 		return err.Error()
 	}
 	defer p.Close()
-	return p.String()
+	info, err := p.Info()
+	if err != nil {
+		return err.Error()
+	}
+	return info.Name
 }
 
 func rulesOf() (v view, err error) {
