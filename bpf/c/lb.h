@@ -87,6 +87,12 @@ static __always_inline bool is_loopback(const __be32 *addr)
 	return !addr[0] && !addr[1] && !addr[2] && addr[3] == bpf_htonl(1);
 }
 
+/* What wildcards are stored under. To a socket it means its own loopback, and to a packet nothing. */
+static __always_inline bool is_unspecified(const __be32 *addr)
+{
+	return !addr[0] && !addr[1] && !addr[3] && (!addr[2] || addr[2] == bpf_htonl(0xffff));
+}
+
 static __always_inline bool of_this_node(const __be32 *addr)
 {
 	struct address key = { .addr = { addr[0], addr[1], addr[2], addr[3] } };
@@ -104,6 +110,8 @@ static __always_inline bool find_exact(const struct frontend_key *key, struct se
  * manifest names the address of a host port: it must not get at the traffic of others by it. */
 static __always_inline bool find_service(struct frontend_key *key, struct service *svc)
 {
+	if (is_unspecified(key->addr))
+		return false;
 	if (find_exact(key, svc))
 		return svc->kind != FRONTEND_HOST_PORT || is_loopback(key->addr) || of_this_node(key->addr);
 	if (!of_this_node(key->addr))

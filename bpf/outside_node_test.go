@@ -1,0 +1,462 @@
+//go:build node
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A netns is a network namespace without a name: it is gone when its last link, socket and user are.
+type netns struct{ file *os.File }
+
+// in runs f on a thread of its own, after the thread has been brought to a namespace, and ends the thread.
+func in(enter, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread does not come back
+		err := enter()
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+func newNetns(t *testing.T) *netns {
+	t.Helper()
+	n := &netns{}
+	err := in(func() error { return unix.Unshare(unix.CLONE_NEWNET) }, func() (err error) {
+		n.file, err = os.Open("/proc/thread-self/ns/net")
+		return errors.Join(err, netlink.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo"}}))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.file.Close() })
+	return n
+}
+
+func (n *netns) do(t *testing.T, f func() error) {
+	t.Helper()
+	if err := in(func() error { return unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET) }, f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// plug makes a link named name in n, the other end of which is named peer in to. It returns both indexes.
+func (n *netns) plug(t *testing.T, name string, to *netns, peer string) (index, peerIndex int) {
+	t.Helper()
+	n.do(t, func() error {
+		v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer, PeerNamespace: netlink.NsFd(int(to.file.Fd()))}
+		if err := netlink.LinkAdd(v); err != nil {
+			return err
+		}
+		index = v.Index
+		return netlink.LinkSetUp(v)
+	})
+	to.do(t, func() error {
+		other, err := netlink.LinkByName(peer)
+		if err != nil {
+			return err
+		}
+		peerIndex = other.Attrs().Index
+		return netlink.LinkSetUp(other)
+	})
+	return index, peerIndex
+}
+
+// address gives link addresses, which are usable at once.
+func (n *netns) address(t *testing.T, link string, prefixes ...string) {
+	t.Helper()
+	n.do(t, func() error {
+		l, err := netlink.LinkByName(link)
+		for _, p := range prefixes {
+			addr, parseErr := netlink.ParseAddr(p)
+			if err = errors.Join(err, parseErr); err != nil {
+				return err
+			}
+			addr.Flags = unix.IFA_F_NODAD
+			err = netlink.AddrAdd(l, addr)
+		}
+		return err
+	})
+}
+
+func (n *netns) sysctl(t *testing.T, settings ...string) {
+	t.Helper()
+	n.do(t, func() error {
+		for _, s := range settings {
+			name, value, _ := strings.Cut(s, "=")
+			if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// route adds a route by a link, with a permanent neighbour when the destination is one address.
+func (n *netns) route(t *testing.T, link, to, via string, mac net.HardwareAddr) {
+	t.Helper()
+	n.do(t, func() error {
+		l, err := netlink.LinkByName(link)
+		if err != nil {
+			return err
+		}
+		dst, err := netlink.ParseIPNet(to)
+		if err != nil {
+			return err
+		}
+		r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: dst, Scope: netlink.SCOPE_LINK}
+		next := dst.IP
+		if via != "" {
+			next = net.ParseIP(via)
+			r.Gw, r.Scope, r.Flags = next, netlink.SCOPE_UNIVERSE, int(netlink.FLAG_ONLINK)
+		}
+		return errors.Join(netlink.NeighSet(&netlink.Neigh{
+			LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, IP: next, HardwareAddr: mac,
+		}), netlink.RouteAdd(r))
+	})
+}
+
+func (n *netns) mac(t *testing.T, link string) (mac net.HardwareAddr) {
+	t.Helper()
+	n.do(t, func() error {
+		l, err := netlink.LinkByName(link)
+		if err == nil {
+			mac = l.Attrs().HardwareAddr
+		}
+		return err
+	})
+	return mac
+}
+
+// The addresses of the world, IPv4 and IPv6.
+var (
+	nodeAddrs   = []string{"192.0.2.1", "fd02::1"}
+	clientAddrs = []string{"192.0.2.2", "fd02::2"}
+	remoteAddrs = []string{"192.0.2.3", "fd02::3"}
+	podAddrs    = []string{"10.1.0.5", "fd01::5"}
+)
+
+// A world is a node with a pod, and a client and another node's backend in the same network. None of its sockets are
+// translated by the socket hooks.
+type world struct {
+	*Datapath
+	node, pod, client, remote *netns
+	uplink, podLink           int
+}
+
+func newWorld(t *testing.T, cfg Config) *world {
+	t.Helper()
+	d, err := Load(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	w := &world{Datapath: d, node: newNetns(t), pod: newNetns(t), client: newNetns(t), remote: newNetns(t)}
+	wire := newNetns(t)
+	wire.do(t, func() error {
+		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br"}}
+		return errors.Join(netlink.LinkAdd(br), netlink.LinkSetUp(br))
+	})
+	for name, n := range map[string]*netns{"node": w.node, "client": w.client, "remote": w.remote} {
+		_, index := wire.plug(t, name, n, "eth0")
+		if n == w.node {
+			w.uplink = index
+		}
+	}
+	wire.do(t, func() error {
+		br, err := netlink.LinkByName("br")
+		if err != nil {
+			return err
+		}
+		for _, name := range []string{"node", "client", "remote"} {
+			port, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			if err := netlink.LinkSetMasterByIndex(port, br.Attrs().Index); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	w.client.address(t, "eth0", clientAddrs[0]+"/24", clientAddrs[1]+"/64")
+	w.remote.address(t, "eth0", remoteAddrs[0]+"/24", remoteAddrs[1]+"/64")
+	w.node.address(t, "eth0", nodeAddrs[0]+"/24", nodeAddrs[1]+"/64")
+	w.node.sysctl(t, "ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1")
+	w.podLink, _ = w.node.plug(t, "pod", w.pod, "eth0")
+	w.pod.address(t, "eth0", podAddrs[0]+"/32", podAddrs[1]+"/128")
+	w.pod.route(t, "eth0", "0.0.0.0/0", "169.254.1.1", w.node.mac(t, "pod"))
+	w.pod.route(t, "eth0", "::/0", "fe80::1:1", w.node.mac(t, "pod"))
+	for _, a := range []string{podAddrs[0] + "/32", podAddrs[1] + "/128"} {
+		w.node.route(t, "pod", a, "", w.pod.mac(t, "eth0"))
+	}
+	w.node.do(t, func() error {
+		return errors.Join(w.AttachLink(Uplink, w.uplink), w.AttachLink(PodLink, w.podLink), w.SetNodeAddresses(addrs(nodeAddrs)))
+	})
+	if err := w.Pods.Put(Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: w.podLink, Slot: 1}); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func addrs(texts []string) (out []netip.Addr) {
+	for _, a := range texts {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out
+}
+
+func at(addr string, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr(addr), port)
+}
+
+// serve answers TCP connections and datagrams with a name and the client's address as the server sees it.
+func (n *netns) serve(t *testing.T, addr netip.AddrPort, name string) {
+	t.Helper()
+	n.do(t, func() error {
+		l, err := net.Listen("tcp", addr.String())
+		if err != nil {
+			return err
+		}
+		c, err := net.ListenPacket("udp", addr.String())
+		if err != nil {
+			return errors.Join(err, l.Close())
+		}
+		t.Cleanup(func() { l.Close(); c.Close() })
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer conn.Close()
+					buf := make([]byte, 1<<16)
+					for {
+						n, err := conn.Read(buf)
+						if err != nil {
+							return
+						}
+						_, _ = fmt.Fprintf(conn, "%s %s %d\n", name, conn.RemoteAddr(), n)
+					}
+				}()
+			}
+		}()
+		go func() {
+			buf := make([]byte, 1<<16)
+			for {
+				n, from, err := c.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				_, _ = c.WriteTo(fmt.Appendf(nil, "%s %s %d\n", name, from, n), from)
+			}
+		}()
+		return nil
+	})
+}
+
+func network(proto uint8) string {
+	if proto == udp {
+		return "udp"
+	}
+	return "tcp"
+}
+
+// dial connects from a namespace; within is how long it may take.
+func (n *netns) dial(t *testing.T, proto uint8, to netip.AddrPort, within time.Duration) (conn net.Conn, err error) {
+	t.Helper()
+	n.do(t, func() error {
+		conn, err = net.DialTimeout(network(proto), to.String(), within)
+		return nil
+	})
+	if err == nil {
+		t.Cleanup(func() { conn.Close() })
+	}
+	return conn, err
+}
+
+// ask says something and returns who answered, and which client's address that one saw.
+func ask(conn net.Conn, within time.Duration) (name string, seen netip.AddrPort, err error) {
+	if err := conn.SetDeadline(time.Now().Add(within)); err != nil {
+		return "", seen, err
+	}
+	if _, err := io.WriteString(conn, "hello"); err != nil {
+		return "", seen, err
+	}
+	buf := make([]byte, 1500)
+	n, err := conn.Read(buf)
+	if err != nil {
+		return "", seen, err
+	}
+	var text string
+	if _, err := fmt.Sscan(string(buf[:n]), &name, &text); err != nil {
+		return "", seen, err
+	}
+	seen, err = netip.ParseAddrPort(text)
+	return name, netip.AddrPortFrom(seen.Addr().Unmap(), seen.Port()), err
+}
+
+const (
+	patience = 2 * time.Second
+	silence  = 300 * time.Millisecond
+)
+
+// TestFromOutside holds what a client outside gets from a frontend to the reference rows: who answers, and whether that
+// one sees the client or the node.
+func TestFromOutside(t *testing.T) {
+	w := newWorld(t, node(t))
+	const backendPort, nodePort = 8080, 30080
+	for i, family := range []string{"v4", "v6"} {
+		pod, remote, own := at(podAddrs[i], backendPort), at(remoteAddrs[i], backendPort), at(nodeAddrs[i], backendPort)
+		w.pod.serve(t, pod, "pod")
+		w.remote.serve(t, remote, "remote")
+		w.node.serve(t, own, "own")
+		wild, exact := netip.AddrPortFrom(unspecified(pod.Addr()), nodePort), at(nodeAddrs[i], nodePort)
+		for name, tt := range map[string]struct {
+			kind     FrontendKind
+			frontend netip.AddrPort
+			block    Block
+			answers  string
+			sees     string
+		}{
+			"Cluster, on the node":    {NodePort, wild, Block{Cluster: []netip.AddrPort{pod}}, "pod", nodeAddrs[i]},
+			"Cluster, on another":     {NodePort, wild, Block{Cluster: []netip.AddrPort{remote}}, "remote", nodeAddrs[i]},
+			"Cluster, the node's own": {NodePort, wild, Block{Cluster: []netip.AddrPort{own}}, "own", clientAddrs[i]},
+			"Local": {NodePort, wild, Block{
+				Cluster: []netip.AddrPort{remote, pod}, Local: []netip.AddrPort{pod}, ExternalLocal: true,
+			}, "pod", clientAddrs[i]},
+			"Local, the node's own": {NodePort, wild, Block{
+				Cluster: []netip.AddrPort{remote, own}, Local: []netip.AddrPort{own}, ExternalLocal: true,
+			}, "own", clientAddrs[i]},
+			"Local, only elsewhere": {NodePort, wild, Block{
+				Cluster: []netip.AddrPort{remote}, ExternalLocal: true, ExternalDrop: true,
+			}, "silence", ""},
+			"nobody":               {NodePort, wild, Block{ExternalLocal: true}, "refusal", ""},
+			"internal policy":      {NodePort, wild, Block{Cluster: []netip.AddrPort{remote}, InternalLocal: true, InternalDrop: true}, "remote", nodeAddrs[i]},
+			"host port":            {HostPort, wild, Block{Cluster: []netip.AddrPort{pod}, Local: []netip.AddrPort{pod}, ExternalLocal: true}, "pod", clientAddrs[i]},
+			"host port at address": {HostPort, exact, Block{Cluster: []netip.AddrPort{pod}, Local: []netip.AddrPort{pod}, ExternalLocal: true}, "pod", clientAddrs[i]},
+			"a ClusterIP":          {ClusterIP, exact, Block{Cluster: []netip.AddrPort{pod}}, "refusal", ""},
+		} {
+			for _, proto := range []uint8{tcp, udp} {
+				t.Run(strings.Join([]string{family, network(proto), name}, " "), func(t *testing.T) {
+					f := Frontend{Addr: tt.frontend, Protocol: proto}
+					if err := errors.Join(w.Services.Publish(7, tt.block), w.Services.PutFrontend(f, tt.kind, 7)); err != nil {
+						t.Fatal(err)
+					}
+					defer func() {
+						if err := w.Services.DeleteFrontend(f); err != nil {
+							t.Error(err)
+						}
+					}()
+					w.expect(t, proto, exact, tt.answers, tt.sees)
+				})
+			}
+		}
+	}
+	w.noLoss(t)
+}
+
+// expect lets the client ask twice at an address.
+func (w *world) expect(t *testing.T, proto uint8, to netip.AddrPort, answers, sees string) {
+	t.Helper()
+	within := patience
+	if answers == "silence" {
+		within = silence
+	}
+	conn, err := w.client.dial(t, proto, to, within)
+	for range 2 {
+		if err != nil {
+			break
+		}
+		var name string
+		var seen netip.AddrPort
+		if name, seen, err = ask(conn, within); err == nil && (name != answers || seen.Addr().String() != sees) {
+			t.Errorf("%s answered and saw %s, want %s and %s", name, seen, answers, sees)
+		}
+	}
+	switch {
+	case answers == "silence" && isTimeout(err):
+	case answers == "refusal" && errors.Is(err, unix.ECONNREFUSED):
+	case err != nil:
+		t.Errorf("%v, want %s", err, answers)
+	case answers == "silence" || answers == "refusal":
+		t.Errorf("somebody answered, want %s", answers)
+	}
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// noLoss checks that nothing had to be dropped.
+func (w *world) noLoss(t *testing.T) {
+	t.Helper()
+	now, err := Clock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := w.Flows.Sweep(now); err != nil || s.Full+s.NoPort+s.Lost != 0 {
+		t.Errorf("the packet path counts %+v, %v", s, err)
+	}
+}
+
+func unspecified(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+func netlinkIndex(name string) (int, error) {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return 0, err
+	}
+	return l.Attrs().Index, nil
+}
+
+// moveDefault makes the default routes go by another link, to a gateway that is never asked for its MAC.
+func (n *netns) moveDefault(t *testing.T, from, to string) {
+	t.Helper()
+	n.do(t, func() error {
+		index, err := netlinkIndex(from)
+		if err != nil {
+			return err
+		}
+		for _, dst := range []string{"0.0.0.0/0", "::/0"} {
+			prefix, err := netlink.ParseIPNet(dst)
+			if err != nil {
+				return err
+			}
+			if err := netlink.RouteDel(&netlink.Route{LinkIndex: index, Dst: prefix}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	gateway := net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	n.route(t, to, "0.0.0.0/0", "169.254.1.1", gateway)
+	n.route(t, to, "::/0", "fe80::1:1", gateway)
+}
