@@ -17,7 +17,7 @@ PACKAGES_VM := qemu-system-x86 busybox-static debian-archive-keyring
 export CGO_ENABLED := 0
 
 .DEFAULT_GOAL := build
-.PHONY: help setup build generate verify fmt lint test test-unit test-node test-vm test-cluster demo bench bench-check clean
+.PHONY: help setup build generate verify fmt lint test test-unit test-node test-vm test-cluster fuzz demo bench bench-check clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,12 +33,13 @@ generate: ## rebuild the BPF objects and their Go types with clang 19
 	@command -v clang-19 llvm-strip-19 >/dev/null || { echo "generate: clang-19 and llvm-19 are missing: sudo make setup"; exit 1; }
 	BPF2GO_CFLAGS="-I/usr/include/$(shell uname -m)-linux-gnu" $(GO) generate ./bpf
 
-verify: generate ## fail if generated files, go.mod or formatting are stale, or a test could be skipped
+verify: generate ## fail if generated files, go.mod or formatting are stale, or a test does not compile or could be skipped
 	$(GO) mod tidy -diff
 	$(GO) -C bench mod tidy -diff
 	@unformatted=$$($(GOFMT) -l $$(git ls-files '*.go')) || exit 1; \
 		[ -z "$$unformatted" ] || { echo "verify: run make fmt: $$unformatted"; exit 1; }
 	@# rapid discards a draw with Skip, too; there its T is called rt.
+	$(GO) vet -tags node,cluster,vm ./...
 	@git ls-files '*_test.go' | xargs grep -nE '\bt\.Skip(f|Now)?\(' /dev/null; \
 		[ $$? -ne 0 ] || { echo "verify: a skipped test proves nothing"; exit 1; }
 	@stale=$$(git status --porcelain -- bpf go.mod go.sum) || exit 1; \
@@ -67,6 +68,11 @@ test-node: ## (root) this machine's kernel: BPF, namespaces, the simulated cloud
 
 test-vm: ## Debian's 5.10, 6.1 and 6.12 kernels in QEMU, with what this machine's kernel lacks
 	NEARPATH_CACHE=$(CACHE) $(GO) run ./test/vm
+
+fuzz: ## every fuzz target for FUZZTIME (10s); the seeds run with the unit tests
+	@for target in $$(git grep -hoE '^func Fuzz[A-Za-z]+' -- '*_test.go' | cut -d' ' -f2); do \
+		dir=$$(dirname $$(git grep -lE "^func $$target\(" -- '*_test.go')); echo "$$dir $$target"; \
+		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(or $(FUZZTIME),10s) ./$$dir || exit 1; done
 
 test-cluster: build ## (root) a real control plane and two kubelets on this machine
 	@[ "$$(id -u)" = 0 ] || { echo "test-cluster: needs root: sudo make test-cluster"; exit 2; }

@@ -127,7 +127,7 @@ func run(ctx context.Context, args []string, to io.Writer) (bool, error) {
 		return false, err
 	}
 	if !o.show {
-		return report(to, results), nil
+		return lane{packages, features}.report(to, results), nil
 	}
 	ok := true
 	for _, r := range results {

@@ -29,7 +29,9 @@ const (
 	skipped outcome = "SKIP" // a test that skips proves nothing
 )
 
-func newResult(k installed) *result { return &result{kernel: k, tests: map[string]outcome{}, says: map[string]string{}} }
+func newResult(k installed) *result {
+	return &result{kernel: k, tests: map[string]outcome{}, says: map[string]string{}}
+}
 
 // said is what a test logs to have its own words in the table instead of "yes": t.Log("vm: fallback").
 var said = regexp.MustCompile(`^\s+\S+_test\.go:\d+: vm: (.+)$`)
@@ -77,13 +79,13 @@ func (r *result) passed() int {
 func (r *result) green() bool { return len(r.wrong) == 0 && r.passed() == len(r.tests) }
 
 // cell says whether a feature works on the kernel; the reason belongs below the table.
-func (r *result) cell(f feature) (text, reason string, ok bool) {
+func (l lane) cell(r *result, f feature) (text, reason string, ok bool) {
 	text = "yes"
 	for _, test := range f.tests {
 		dir, name, _ := strings.Cut(test, ".")
-		i := slices.IndexFunc(packages, func(p testPackage) bool { return p.dir == dir })
+		i := slices.IndexFunc(l.packages, func(p testPackage) bool { return p.dir == dir })
 		if i >= 0 {
-			if why, is := packages[i].whyNot(name, r.kernel.name); is {
+			if why, is := l.packages[i].whyNot(name, r.kernel.name); is {
 				return "not here", why, true
 			}
 		}
@@ -99,7 +101,7 @@ func (r *result) cell(f feature) (text, reason string, ok bool) {
 }
 
 // report prints the table of features by kernels and what went wrong, and says whether all is well.
-func report(to io.Writer, results []*result) bool {
+func (l lane) report(to io.Writer, results []*result) bool {
 	ok := true
 	notes := []string{}
 	note := func(text string) int {
@@ -114,10 +116,10 @@ func report(to io.Writer, results []*result) bool {
 	for _, r := range results {
 		fmt.Fprintf(table, "\t%s", r.kernel.name)
 	}
-	for _, f := range features {
+	for _, f := range l.features {
 		fmt.Fprintf(table, "\n%s", f.name)
 		for _, r := range results {
-			text, reason, good := r.cell(f)
+			text, reason, good := l.cell(r, f)
 			ok = ok && good
 			if reason != "" {
 				text = fmt.Sprintf("%s (%d)", text, note(reason))

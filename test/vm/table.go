@@ -17,6 +17,12 @@ var modules = []string{
 	"nft_reject", "nft_reject_inet", "nft_limit", "nft_log", "nft_fib_inet", "nft_compat", "xt_conntrack", "xt_mark",
 }
 
+// A lane is what runs in the guests and what it proves.
+type lane struct {
+	packages []testPackage
+	features []feature
+}
+
 // A testPackage is a package of which tests run in the guests, all but those left out.
 type testPackage struct {
 	dir     string // below the module's root

@@ -121,19 +121,18 @@ type (
 		addr      [4]byte
 		port      [2]byte
 		_         [2]byte
-		fwmark    uint32
+		_         uint32 // fwmark
 		scheduler [16]byte
-		flags     uint32
-		timeout   uint32
+		_         [2]uint32 // flags, timeout
 		netmask   [4]byte
 	}
 	ipvsDest struct {
-		addr         [4]byte
-		port         [2]byte
-		_            [2]byte
-		flags        uint32
-		weight       int32
-		upper, lower uint32
+		addr   [4]byte
+		port   [2]byte
+		_      [2]byte
+		flags  uint32
+		weight int32
+		_      [2]uint32 // thresholds of connections
 	}
 	ipvsDestOf struct {
 		service ipvsService

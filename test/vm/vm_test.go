@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bytes"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nearpath/nearpath/test/vm/plan"
+)
+
+// entries reads an archive as the kernel does: by the lengths in the headers.
+func entries(t *testing.T, b []byte) map[string]string {
+	t.Helper()
+	number := func(field int) int {
+		n, err := strconv.ParseUint(string(b[6+8*field:14+8*field]), 16, 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int(n)
+	}
+	pad := func(n int) int { return (n + 3) &^ 3 }
+	found := map[string]string{}
+	for {
+		if !bytes.HasPrefix(b, []byte("070701")) {
+			t.Fatalf("no header at %q", b[:min(len(b), 16)])
+		}
+		mode, size, nameSize := number(1), number(6), number(11)
+		name := strings.TrimSuffix(string(b[110:110+nameSize]), "\x00")
+		if name == "TRAILER!!!" {
+			return found
+		}
+		content := b[pad(110+nameSize):][:size]
+		found[name] = strconv.FormatInt(int64(mode), 8) + " " + string(content)
+		b = b[pad(110+nameSize)+pad(size):]
+	}
+}
+
+func TestArchive(t *testing.T) {
+	var b bytes.Buffer
+	a := newArchive(&b)
+	a.file("/usr/bin/true", 0o755, []byte("five!"))
+	a.symlink("/usr/bin/false", "true")
+	a.char("/dev/console", 5, 1)
+	a.dir("/usr/bin")
+	if err := a.close(); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"usr": "40755 ", "usr/bin": "40755 ", "usr/bin/true": "100755 five!", "usr/bin/false": "120777 true",
+		"dev": "40755 ", "dev/console": "20600 ",
+	}
+	if diff := cmp.Diff(want, entries(t, b.Bytes())); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestModules(t *testing.T) {
+	index := moduleIndex{builtin: map[string]bool{"bridge": true}, files: map[string]string{}}
+	if files, err := index.resolve([]string{"bridge"}); err != nil || len(files) != 0 {
+		t.Errorf("of what is built in: %v, %v", files, err)
+	}
+	if _, err := index.resolve([]string{"ipvlan"}); err == nil {
+		t.Error("a module that is nowhere is no error")
+	}
+	if got := moduleName("kernel/net/8021q/xt-mark.ko"); got != "xt_mark" {
+		t.Error(got)
+	}
+}
+
+// resultOf is what the lines of a package's tests come to.
+func resultOf(kernel, dir, lines string, exit int) *result {
+	r := newResult(installed{kernel: named(kernel)})
+	for line := range strings.SplitSeq(strings.TrimSpace(lines), "\n") {
+		r.add(plan.Event{Run: dir, Line: line})
+	}
+	r.add(plan.Event{Run: dir, Done: true, Exit: exit})
+	return r
+}
+
+func named(name string) kernel { return kernel{name: name} }
+
+func TestReport(t *testing.T) {
+	packages := []testPackage{{dir: "a", without: []without{{tests: "TestNew", kernels: []string{"5.10"}, why: "needs 6.0"}}}}
+	features := []feature{
+		{"old", []string{"a.TestOld"}}, {"new", []string{"a.TestOld", "a.TestNew"}}, {"what", []string{"a.TestWhat"}},
+	}
+	old := resultOf("5.10", "a", `
+=== RUN   TestOld
+--- PASS: TestOld (0.1s)
+=== RUN   TestWhat
+=== RUN   TestWhat/part
+    a_test.go:10: vm: the older way
+--- PASS: TestWhat (0.1s)
+    --- PASS: TestWhat/part (0.1s)
+`, 0)
+	recent := resultOf("6.12", "a", `
+=== RUN   TestOld
+--- FAIL: TestOld (0.1s)
+=== RUN   TestWhat
+--- PASS: TestWhat (0.1s)
+`, 1)
+	var b strings.Builder
+	table := lane{packages: packages, features: features}
+	if table.report(&b, []*result{old, recent}) {
+		t.Error("a failed test is no failure")
+	}
+	const want = `feature       5.10           6.12
+old           yes            FAIL (1)
+new           not here (2)   FAIL (1)
+what          the older way  yes
+tests passed  2 of 2         1 of 2
+(1) a.TestOld
+(2) needs 6.0
+6.12: ./a: exit status 1
+6.12: FAIL a.TestOld
+`
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Error(diff)
+	}
+	if !table.report(&b, []*result{old}) {
+		t.Error("what has passed is a failure")
+	}
+	// A row whose test did not run proves nothing.
+	table.features = append(table.features, feature{"gone", []string{"a.TestGone"}})
+	if table.report(&b, []*result{old}) {
+		t.Error("a test that did not run is no failure")
+	}
+}
+
+func TestNoSkippedTestPasses(t *testing.T) {
+	if resultOf("6.1", "a", "--- SKIP: TestLazy (0.0s)", 0).green() {
+		t.Error("green")
+	}
+}
