@@ -125,26 +125,29 @@ func (s shaping) readRoots(side Side, names ...string) error {
 		return fmt.Errorf("list qdiscs: %w", err)
 	}
 	for _, q := range qdiscs {
-		a := q.Attrs()
-		name, known := byIndex[a.LinkIndex]
-		if !known {
-			continue
+		if name, known := byIndex[q.Attrs().LinkIndex]; known {
+			s.readQdisc(device{side, name}, q)
 		}
-		if side == InPod && a.Parent == netlink.HANDLE_CLSACT {
-			s.clsact[name] = true
-		}
-		major := uint16(a.Handle >> 16)
-		tbf, ok := q.(*netlink.Tbf)
-		if !ok || a.Parent != netlink.HANDLE_ROOT || major != handleOurs && major != handleOther {
-			continue
-		}
-		r := root{bucket: bucket{tbf.Rate, tbf.Buffer, tbf.Limit}, handle: major}
-		if a.Statistics != nil && a.Statistics.Queue != nil {
-			r.backlog = a.Statistics.Queue.Backlog
-		}
-		s.roots[device{side, name}] = r
 	}
 	return nil
+}
+
+// readQdisc takes what is ours, and the one for hooks.
+func (s shaping) readQdisc(d device, q netlink.Qdisc) {
+	a := q.Attrs()
+	if d.side == InPod && a.Parent == netlink.HANDLE_CLSACT {
+		s.clsact[d.link] = true
+	}
+	major := uint16(a.Handle >> 16)
+	tbf, ok := q.(*netlink.Tbf)
+	if !ok || a.Parent != netlink.HANDLE_ROOT || major != handleOurs && major != handleOther {
+		return
+	}
+	r := root{bucket: bucket{tbf.Rate, tbf.Buffer, tbf.Limit}, handle: major}
+	if a.Statistics != nil && a.Statistics.Queue != nil {
+		r.backlog = a.Statistics.Queue.Backlog
+	}
+	s.roots[d] = r
 }
 
 // findLink returns nil for a link that is absent and for no name.

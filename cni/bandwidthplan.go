@@ -216,19 +216,24 @@ func (o DeleteRedirect) String() string {
 	return fmt.Sprintf("pod: tc filter del dev %s %s pref %d", o.Link, o.dir, o.dir.priority())
 }
 
-// planShaping brings have to want. Nothing passes by a limit that stays, and no packet meets a device that is gone:
-// redirects go first and come last.
-func planShaping(have, want shaping) (ops []Op) {
+// planShaping brings have to want. No packet meets a device that is gone or has no bucket yet: redirects go first and
+// come last.
+func planShaping(have, want shaping) []Op {
 	have.hooks, have.clsact = maps.Clone(have.hooks), maps.Clone(have.clsact)
+	return slices.Concat(have.drop(want), have.devices(want), have.redirects(want))
+}
+
+// drop takes away what is not wanted, from have as well.
+func (have shaping) drop(want shaping) (ops []Op) {
 	for _, h := range sortedHooks(have.hooks) {
-		if want.hooks[h] != have.hooks[h] || have.hooks[h] == "" {
+		if to := have.hooks[h]; to == "" || to != want.hooks[h] {
 			ops = append(ops, DeleteRedirect{h.link, h.dir})
 			delete(have.hooks, h)
 		}
 	}
 	for _, d := range sortedDevices(have.roots) {
 		_, wanted := want.roots[d]
-		if _, gone := have.ifbs[d.link]; !wanted && !gone {
+		if _, ifb := have.ifbs[d.link]; !wanted && !ifb {
 			ops = append(ops, DeleteBucket{d.side, d.link, have.roots[d].handle})
 		}
 	}
@@ -237,6 +242,11 @@ func planShaping(have, want shaping) (ops []Op) {
 			ops = append(ops, DeleteIFB{link})
 		}
 	}
+	return ops
+}
+
+// devices makes intermediate devices and buckets.
+func (have shaping) devices(want shaping) (ops []Op) {
 	for _, link := range slices.Sorted(maps.Keys(want.ifbs)) {
 		up, there := have.ifbs[link]
 		if !there {
@@ -251,6 +261,11 @@ func planShaping(have, want shaping) (ops []Op) {
 			ops = append(ops, op)
 		}
 	}
+	return ops
+}
+
+// redirects adds those that are missing.
+func (have shaping) redirects(want shaping) (ops []Op) {
 	for _, h := range sortedHooks(want.hooks) {
 		if have.hooks[h] == want.hooks[h] {
 			continue
