@@ -30,7 +30,7 @@ const (
 	frameMore = 18 // an Ethernet header with a VLAN tag
 
 	minBurst = 5 * time.Millisecond
-	maxSlack = 60 * time.Millisecond // what a bucket for whole packets may be worth
+	maxSlack = 54 * time.Millisecond // what a bucket for two whole packets may be worth
 	queueFor = 50 * time.Millisecond
 	minQueue = 3                      // bursts: the first flight of a connection is about two whole packets
 	maxStale = 250 * time.Millisecond // how long what waits may go on waiting when a limit is lowered
@@ -48,13 +48,13 @@ type bucket struct {
 
 // bucketOf is the bucket for a limit in bits per second on links of an MTU.
 //
-// The burst is 5 ms, but no less than a whole packet of segmentation offload, so that none is cut up and none waits in a
-// bucket that can never hold it; below 9 Mbit/s that would be too long a burst, and packets are cut up. The queue is
-// 50 ms, but holds what a connection sends before it knows better: with less, BBR at 10 Mbit/s had thousands of its packets
-// dropped in its own kernel and sent them again.
+// The burst is 5 ms, but no less than two whole packets of segmentation offload: so none is cut up, none waits in a bucket
+// that can never hold it, and a timer that is late by some milliseconds costs nothing. Where that would be more than 54 ms it
+// is less, and below 10 Mbit/s packets are cut up. The queue is 50 ms, but holds what a connection sends before it knows
+// better: with less, BBR at 10 Mbit/s had thousands of its packets dropped in its own kernel and sent them again.
 func bucketOf(bits uint64, mtu int) bucket {
 	rate := bits / 8
-	burst := max(bytesIn(rate, minBurst), min(wholeGSO, bytesIn(rate, maxSlack)), 2*uint64(mtu+frameMore))
+	burst := max(bytesIn(rate, minBurst), min(2*wholeGSO, bytesIn(rate, maxSlack)), 2*uint64(mtu+frameMore))
 	limit := max(bytesIn(rate, queueFor), minQueue*burst)
 	return bucket{rate: rate, ticks: ticksOf(burst, rate), limit: uint32(min(limit, math.MaxUint32))}
 }

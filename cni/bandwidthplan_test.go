@@ -37,13 +37,13 @@ func TestPlanShaping(t *testing.T) {
 		want     string
 	}{
 		{Veth, Limits{Ingress: 10_000_000, Egress: 1_000_000_000}, `
-host: tc qdisc replace dev np0 root handle 6e70: tbf rate 10000000bit burst 66000b limit 198000b
+host: tc qdisc replace dev np0 root handle 6e70: tbf rate 10000000bit burst 67500b limit 202500b
 pod: tc qdisc replace dev eth0 root handle 6e70: tbf rate 1000000000bit burst 625000b limit 6250000b`},
 		{IPVlan, Limits{Ingress: 1_000_000, Egress: 100_000_000}, `
 pod: ip link add npin type ifb
 pod: ip link set dev npin up
-pod: tc qdisc replace dev eth0 root handle 6e70: tbf rate 100000000bit burst 66000b limit 625000b
-pod: tc qdisc replace dev npin root handle 6e70: tbf rate 1000000bit burst 7500b limit 22500b
+pod: tc qdisc replace dev eth0 root handle 6e70: tbf rate 100000000bit burst 132000b limit 625000b
+pod: tc qdisc replace dev npin root handle 6e70: tbf rate 1000000bit burst 6750b limit 20250b
 pod: tc qdisc add dev eth0 clsact
 pod: tc filter add dev eth0 ingress pref 28272 protocol all u32 match u32 0 0 action mirred egress redirect dev npin`},
 		{Exclusive, Limits{Egress: 1000}, `
@@ -189,7 +189,7 @@ func TestBucketOf(t *testing.T) {
 		mtu := rapid.IntRange(576, 9000).Draw(rt, "mtu")
 		b := bucketOf(bits, mtu)
 		frames := uint64(2 * (mtu + frameMore))
-		if b.burst() < frames || bits >= 9_000_000 && b.burst() < wholeGSO || b.limit == 0 {
+		if b.burst() < frames || bits >= 10_000_000 && b.burst() < wholeGSO || b.limit == 0 {
 			rt.Fatalf("too small: %s", b)
 		}
 		if b.burst() > frames+bytesIn(b.rate, maxSlack)+10 || uint64(b.limit) > 3*frames+bytesIn(b.rate, 3*maxSlack)+30 {
