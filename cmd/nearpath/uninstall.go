@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/cni"
 	"github.com/nearpath/nearpath/internal/hostnet"
 )
@@ -61,7 +62,7 @@ func nodeOf(c config) nodeCleaner {
 			wired, err := cni.Wired("", cni.RecordsDir(c.Socket))
 			return len(wired), err
 		},
-		programs: func() error { return removePrograms(c.PinDir) },
+		programs: func() error { return bpf.Remove(c.PinDir) },
 		network:  func(ctx context.Context) error { return hostnet.Remove(ctx, c.DNS.Address) },
 	}
 }
