@@ -183,6 +183,26 @@ func readAddrs(wanted Wanted, found *Found) error {
 	return nil
 }
 
+// readStuck is for ENIs whose links carried no frames when the kernel was read last.
+func readStuck(found *Found, absent []ENI) error {
+	for _, e := range absent {
+		link, ok := found.eniLink(e)
+		if !ok || !link.Running {
+			continue
+		}
+		neighbours, err := netlink.NeighList(link.Index, netlink.FAMILY_ALL)
+		if err != nil {
+			return fmt.Errorf("list neighbours of %s: %w", link.Name, err)
+		}
+		for _, n := range neighbours {
+			if addr, ok := netip.AddrFromSlice(n.IP); ok && n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 {
+				found.Stuck = append(found.Stuck, Neighbour{link.Index, addr.Unmap()})
+			}
+		}
+	}
+	return nil
+}
+
 // readSysctls leaves out keys that the kernel does not have.
 func readSysctls(keys []string) (map[string]string, error) {
 	values := make(map[string]string, len(keys))
@@ -250,6 +270,9 @@ func applyLink(op Op) error {
 		return netlink.LinkSetUp(byIndex(o.Link.Index))
 	case SetNoARP:
 		return netlink.LinkSetARPOff(byIndex(o.Link.Index))
+	case DeleteNeighbour:
+		n := netlink.Neigh{LinkIndex: o.Neighbour.Link, IP: o.Neighbour.Addr.AsSlice()}
+		return ignore(netlink.NeighDel(&n), unix.ENOENT)
 	case AddLoopback:
 		return addLoopback(o.Addr)
 	case AddCompanion:

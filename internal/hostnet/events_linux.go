@@ -13,7 +13,7 @@ import (
 // subscribe delivers a signal when something of interest changes or our nftables table does, until stop is called. Of
 // settings the kernel tells forwarding and rp_filter (netconf); others make a difference with what they let happen, such
 // as the route of a router advertisement.
-func (h *Host) subscribe() (events <-chan struct{}, stop func(), err error) {
+func (h *Host) subscribe() (events chan struct{}, stop func(), err error) {
 	var route, nft *nl.NetlinkSocket
 	err = h.netns.Do(func(ns.NetNS) (err error) {
 		route, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK,

@@ -41,44 +41,23 @@ type memory struct {
 
 // judge says what is to be reported after steps were made with the outcome o.
 func (m *memory) judge(wanted Wanted, found Found, steps []Step, o outcome, now time.Time) (reports []report) {
-	touched := map[scope]bool{}
-	for _, s := range steps {
-		touched[scope{s.Part, s.MAC}] = true
+	if m.settled == nil {
+		m.settled, m.reported = map[scope]string{}, map[string]time.Time{}
 	}
-	var undone, failed []string
-	bases := found.bases(wanted)
 	maps.DeleteFunc(m.reported, func(_ string, at time.Time) bool { return now.Sub(at) >= reportAgain })
+	bases := found.bases(wanted)
+	var undone, failed []string
 	for _, s := range steps {
-		basis, ok := bases[scope{s.Part, s.MAC}]
-		if _, recent := m.reported[s.String()]; recent || !ok || m.settled[scope{s.Part, s.MAC}] != basis {
+		if !m.tells(s, bases, now) {
 			continue
 		}
-		if m.reported == nil {
-			m.reported = map[string]time.Time{}
-		}
-		m.reported[s.String()] = now
 		if err := o.ofStep(s); err != nil {
 			failed = append(failed, fmt.Sprintf("%s: %v", found.was(s.Op), err))
 		} else {
 			undone = append(undone, fmt.Sprintf("%s: %s", found.was(s.Op), s))
 		}
 	}
-	for sc := range m.settled {
-		if _, ok := bases[sc]; !ok {
-			delete(m.settled, sc)
-		}
-	}
-	for sc, basis := range bases {
-		switch {
-		case !touched[sc]:
-			if m.settled == nil {
-				m.settled = map[scope]string{}
-			}
-			m.settled[sc] = basis
-		case m.settled[sc] != basis:
-			delete(m.settled, sc)
-		}
-	}
+	m.settle(bases, steps)
 	if len(undone) > 0 {
 		reports = append(reports, report{ReasonUndone, "changed by others and put back: " + joined(undone)})
 	}
@@ -86,6 +65,30 @@ func (m *memory) judge(wanted Wanted, found Found, steps []Step, o outcome, now 
 		reports = append(reports, report{ReasonNotUndone, "changed by others and cannot be put back: " + joined(failed)})
 	}
 	return reports
+}
+
+// tells says whether the step undoes what somebody has changed and is not reported yet.
+func (m *memory) tells(s Step, bases map[scope]string, now time.Time) bool {
+	if _, consequence := s.Op.(DeleteNeighbour); consequence {
+		return false
+	}
+	basis, ok := bases[scope{s.Part, s.MAC}]
+	_, recent := m.reported[s.String()]
+	if recent || !ok || m.settled[scope{s.Part, s.MAC}] != basis {
+		return false
+	}
+	m.reported[s.String()] = now
+	return true
+}
+
+// settle remembers the scopes that had no steps, and forgets those that are to be otherwise now.
+func (m *memory) settle(bases map[scope]string, steps []Step) {
+	maps.DeleteFunc(m.settled, func(sc scope, basis string) bool { return bases[sc] != basis })
+	for sc, basis := range bases {
+		if !slices.ContainsFunc(steps, func(s Step) bool { return sc == scope{s.Part, s.MAC} }) {
+			m.settled[sc] = basis
+		}
+	}
 }
 
 // joined leaves out what does not fit into one event.
@@ -113,10 +116,10 @@ func (f Found) bases(wanted Wanted) map[scope]string {
 		if !ok {
 			continue
 		}
-		eni := fmt.Sprint(e, link.Index, f.mtu(), f.Families)
+		eni := fmt.Sprint(e, link.Index, f.mtu(), f.Families, f.nodeAddrs())
 		bases[scope{PartENI, e.MAC}] = eni
 		if wanted.isParent(e, f) {
-			bases[scope{PartIPVlan, e.MAC}] = eni + fmt.Sprint(f.nodeAddrs())
+			bases[scope{PartIPVlan, e.MAC}] = eni
 		}
 	}
 	return bases

@@ -62,6 +62,7 @@ type Host struct {
 	spreadLinks []int        // indices of links whose interrupts were spread
 	node        *SetNode     // what the programs were told
 	nodeTold    time.Time
+	attached    []Attachment // after the last comparison
 	memory      memory
 
 	mu         sync.Mutex // guards what follows
@@ -183,6 +184,14 @@ func (h *Host) Run(ctx context.Context) error {
 		return err
 	}
 	defer stop()
+	if h.programs != nil {
+		ended := make(chan struct{})
+		defer func() { <-ended }() // after the context
+		go func() {
+			defer close(ended)
+			h.watchPrograms(ctx, events)
+		}()
+	}
 	var known []ENI
 	for {
 		result := h.compare()
@@ -280,17 +289,16 @@ func (h *Host) round(wanted Wanted) (found Found, steps []Step, o outcome, err e
 		o.add(Step{Part: PartEgress}, err)
 		wanted.Egress = Egress{} // what it would replace is not known
 	}
+	if err = readStuck(&found, h.last.absent); err != nil {
+		return found, nil, o, err
+	}
 	h.readPrograms(wanted, &found, &o)
 	steps, o.absent = Build(wanted, found)
 	for _, s := range steps {
 		h.log.Info("host network change", "op", s.String())
 	}
 	apply(steps, h.programs, &o)
-	for _, s := range steps {
-		if op, ok := s.Op.(SetNode); ok && o.ofStep(s) == nil {
-			h.node, h.nodeTold = &op, time.Now()
-		}
-	}
+	h.notePrograms(found, steps, o)
 	return found, steps, o, nil
 }
 
@@ -303,28 +311,6 @@ func (h *Host) tell(wanted Wanted, found Found, steps []Step, o outcome) {
 			h.report(r.reason, r.message)
 		}
 	}
-}
-
-// readPrograms asks which programs are attached. What cannot be told counts as missing: attaching says why.
-func (h *Host) readPrograms(wanted Wanted, found *Found, o *outcome) {
-	if h.programs == nil {
-		return
-	}
-	found.Attached = map[Attachment]bool{}
-	for _, a := range attachments(wanted, *found) {
-		ok, err := h.programs.Attached(a.Role, a.Index)
-		if err != nil {
-			o.add(Step{Part: PartRest}, fmt.Errorf("program %s of link %d: %w", a.Role, a.Index, err))
-		}
-		found.Attached[a] = ok
-	}
-	if h.node != nil && time.Since(h.nodeTold) >= h.interval { // somebody may have changed the maps, which cannot be seen
-		if err := h.programs.SetNode(h.node.Addrs, h.node.Networks); err != nil {
-			o.add(Step{Part: PartRest}, fmt.Errorf("%s: %w", h.node, err))
-		}
-		h.nodeTold = time.Now()
-	}
-	found.Node = h.node
 }
 
 func (h *Host) wanted() Wanted {

@@ -115,6 +115,8 @@ func running(t *testing.T, n *netlab.NetNS, enis ...ENI) *Host {
 	return h
 }
 
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
 func mustEnsure(t *testing.T, h *Host, e ENI) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -128,11 +130,11 @@ func theENI() ENI {
 	return ENI{MAC: eniMAC, Slot: 1, Nets: []Net{network(gatewayIP + "/24"), network("fd00:1::253/64")}}
 }
 
-// asWanted reads the kernel and says what is still to be done.
+// asWanted reads the kernel and says what is still to be done. What is being changed cannot be read now and then.
 func asWanted(t *testing.T, n *netlab.NetNS, wanted Wanted) []Step {
 	t.Helper()
 	var ops []Step
-	inside(t, n, func() error {
+	err := n.Do(func() error {
 		found, err := read(wanted)
 		if err != nil {
 			return err
@@ -141,6 +143,9 @@ func asWanted(t *testing.T, n *netlab.NetNS, wanted Wanted) []Step {
 		ops, _ = Build(wanted, found)
 		return err
 	})
+	if err != nil {
+		return []Step{{Op: Refuse{"read", err}}}
+	}
 	return ops
 }
 

@@ -83,6 +83,8 @@ type Found struct {
 	Loopback    []netip.Prefix // addresses of lo
 	// Addrs are the addresses of the uplinks and the companions, and those of scope host of wanted ENIs, by index.
 	Addrs map[int][]netip.Prefix
+	// Stuck are neighbours of ENIs that were asked for while the link dropped frames.
+	Stuck []Neighbour
 	// Attached are the programs that links have; nil if no programs are to be attached.
 	Attached map[Attachment]bool
 	// Node is what the datapath was last told of the node; nil if nothing.
@@ -153,7 +155,18 @@ type (
 	SetUp struct{ Link Link }
 	// AddLoopback gives lo an address.
 	AddLoopback struct{ Addr netip.Prefix }
+	// DeleteNeighbour lets the next packet ask for a neighbour at once. The kernel asks again after a second only.
+	DeleteNeighbour struct {
+		Neighbour Neighbour
+		Dev       string
+	}
 )
+
+// A Neighbour is an address on a link.
+type Neighbour struct {
+	Link int // index
+	Addr netip.Addr
+}
 
 func (o SetSysctl) String() string { return "sysctl -w " + o.Key + "=" + o.Value }
 func (o SetGroup) String() string {
@@ -161,6 +174,9 @@ func (o SetGroup) String() string {
 }
 func (o SetMTU) String() string { return fmt.Sprintf("ip link set dev %s mtu %d", o.Link.Name, o.MTU) }
 func (o SetUp) String() string  { return fmt.Sprintf("ip link set dev %s up", o.Link.Name) }
+func (o DeleteNeighbour) String() string {
+	return fmt.Sprintf("ip neigh del %s dev %s", o.Neighbour.Addr, o.Dev)
+}
 func (o AddLoopback) String() string {
 	return fmt.Sprintf("ip address add %s dev lo scope host", o.Addr)
 }
@@ -254,12 +270,12 @@ func (f Found) uplinks() (links []Link) {
 	return links
 }
 
-// mtu is that of the first uplink, 0 if there is none.
-func (f Found) mtu() int {
+// mtu is the largest of the uplinks, 0 if there is none: a VPN with the best default route says nothing of the VPC.
+func (f Found) mtu() (mtu int) {
 	for _, l := range f.uplinks() {
-		return l.MTU
+		mtu = max(mtu, l.MTU)
 	}
-	return 0
+	return mtu
 }
 
 type builder struct {
@@ -348,6 +364,11 @@ func (b *builder) eni(e ENI, link Link) {
 	if !link.Up {
 		b.add(SetUp{link})
 	}
+	for _, n := range b.found.Stuck {
+		if n.Link == link.Index && link.Running {
+			b.add(DeleteNeighbour{n, link.Name})
+		}
+	}
 	b.mainRoutes(link)
 	b.defaultRoutes(e, link)
 }
@@ -365,6 +386,9 @@ func (b *builder) eniAddr(link Link) {
 		return
 	}
 	want := append(nodes, netip.PrefixFrom(noAddr, noAddr.BitLen()))[0]
+	if i := slices.IndexFunc(have, func(p netip.Prefix) bool { return slices.Contains(nodes, p) }); i >= 0 {
+		want = have[i]
+	}
 	b.addrs(link, []netip.Prefix{want}, have)
 }
 
