@@ -125,7 +125,7 @@ func (p kernelPods) eachLink(e cni.PodEntry, f func(bpf.Role, int) error) error 
 func podWith(leases []ipam.Lease, addrs []netip.Addr) cluster.Object {
 	for _, l := range leases {
 		if l.Pod.Name != "" && slices.ContainsFunc(l.Addrs, func(a netip.Addr) bool { return slices.Contains(addrs, a) }) {
-			return cluster.Object{Kind: "Pod", Name: cluster.Name{Namespace: l.Pod.Namespace, Name: l.Pod.Name}, UID: l.Pod.UID}
+			return objectOf(cni.PodRef{Namespace: l.Pod.Namespace, Name: l.Pod.Name, UID: l.Pod.UID})
 		}
 	}
 	return cluster.Object{}

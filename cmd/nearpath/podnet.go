@@ -45,6 +45,7 @@ func (a *agent) buildCNI(context.Context) (err error) {
 	a.tasks = append(a.tasks, pending,
 		// What is gone from the node must not be taken for gone before the pool knows what it has.
 		&delayed{task: cni.NewCollector(a.cni, 0), first: []<-chan struct{}{a.pool.Ready()}})
+	a.buildLimits()
 	return nil
 }
 

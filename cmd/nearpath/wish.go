@@ -145,11 +145,10 @@ type podFinder struct {
 // fails and is repeated. Pods that have no object, or only a mirror of themselves later, are not waited for: static ones,
 // and with a directory of manifests any.
 func (f podFinder) find(ctx context.Context, ref cni.PodRef, annotations map[string]string) (podFacts, error) {
-	name := cluster.Name{Namespace: ref.Namespace, Name: ref.Name}
 	if pod := f.known(ref); pod != nil {
 		return factsOf(pod), nil
 	}
-	facts := podFacts{object: cluster.Object{Kind: "Pod", Name: name, UID: ref.UID}, annotations: annotations}
+	facts := podFacts{object: objectOf(ref), annotations: annotations}
 	source := annotations[annotationSource]
 	static := source != "" && source != "api"
 	switch {
