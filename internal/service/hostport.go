@@ -151,9 +151,6 @@ func (t *table) adoptHostPorts() {
 			continue
 		}
 		port := portOf(f, b.Cluster[0])
-		if !sameBlock(port.Block, b) {
-			continue
-		}
 		name := port.ID.Service
 		t.services[name] = append(t.services[name], port)
 		t.records[port.ID], t.owned[e.record], t.owners[f] = e.record, true, port.ID
