@@ -61,15 +61,16 @@ func poolFamilies(c config) []aliyun.Family {
 	return []aliyun.Family{aliyun.IPv4}
 }
 
-// backendTexts renders what a record serves for people.
-func backendTexts(b bpf.Block) (out []string) {
-	list := b.Cluster
-	if b.InternalLocal {
-		list = b.Local
+// servedBackends renders for people what a frontend of this kind leads to, and by which traffic policy: for a cluster
+// IP from inside the cluster, else from outside.
+func servedBackends(kind bpf.FrontendKind, b bpf.Block) (out []string, policy string) {
+	list, policy := b.Cluster, "Cluster"
+	if kind == bpf.ClusterIP && b.InternalLocal || kind != bpf.ClusterIP && b.ExternalLocal {
+		list, policy = b.Local, "Local"
 	}
 	for _, a := range list {
 		out = append(out, a.String())
 	}
 	slices.Sort(out)
-	return out
+	return out, policy
 }

@@ -25,10 +25,12 @@ type podView struct {
 	ContainerID string   `json:"containerID"`
 }
 
-// A serviceView is a Service port in one address family, as the kernel has it.
+// A serviceView is where a Service port is reached in one address family, or a pod's host port, as the kernel has it.
 type serviceView struct {
-	Frontend string   `json:"frontend"`
+	Frontend string   `json:"frontend"` // of an unspecified address: on all addresses of the node
 	Protocol string   `json:"protocol"`
+	Kind     string   `json:"kind"`   // ClusterIP, NodePort or HostPort
+	Policy   string   `json:"policy"` // the traffic policy that chose the backends: a ClusterIP's internal one, else the external one
 	Record   uint32   `json:"record"`
 	Backends []string `json:"backends"`
 	NodeDNS  bool     `json:"nodeDNS,omitempty"`
@@ -108,8 +110,10 @@ type noun struct {
 var nouns = map[string]noun{
 	"pods": {"/v1/pods", "pods of this node with their addresses and ENIs", table("NAMESPACE\tNAME\tADDRESSES\tENI",
 		func(p podView) []any { return []any{p.Namespace, p.Name, strings.Join(p.Addresses, " "), p.ENI} })},
-	"services": {"/v1/services", "Service ports as the kernel has them", table("FRONTEND\tPROTOCOL\tRECORD\tBACKENDS",
-		func(s serviceView) []any { return []any{s.Frontend, s.Protocol, s.Record, backendsText(s)} })},
+	"services": {"/v1/services", "Service ports as the kernel has them", table("FRONTEND\tPROTOCOL\tKIND\tPOLICY\tRECORD\tBACKENDS",
+		func(s serviceView) []any {
+			return []any{s.Frontend, s.Protocol, s.Kind, s.Policy, s.Record, backendsText(s)}
+		})},
 	"enis": {"/v1/enis", "ENIs of the address pool", table("ENI\tMAC\tVSWITCH\tSTATE\tSLOT\tPODS\tADDRESSES",
 		func(e eniView) []any {
 			return []any{e.ID, e.MAC, e.VSwitch, e.State, e.Slot, e.Pods, strings.Join(e.Addresses, " ")}

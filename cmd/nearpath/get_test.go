@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/internal/agentapi"
 )
 
@@ -43,11 +45,39 @@ func execute(t *testing.T, args ...string) (string, error) {
 	return out.String(), err
 }
 
+func TestServedBackends(t *testing.T) {
+	t.Parallel()
+	one, two := netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("10.0.0.2:80")
+	for name, tt := range map[string]struct {
+		kind   bpf.FrontendKind
+		change func(*bpf.Block)
+		policy string
+	}{
+		"cluster IP":                    {bpf.ClusterIP, func(*bpf.Block) {}, "Cluster"},
+		"cluster IP, internal Local":    {bpf.ClusterIP, func(b *bpf.Block) { b.InternalLocal = true }, "Local"},
+		"cluster IP, external Local":    {bpf.ClusterIP, func(b *bpf.Block) { b.ExternalLocal = true }, "Cluster"},
+		"node port":                     {bpf.NodePort, func(*bpf.Block) {}, "Cluster"},
+		"node port, internal Local":     {bpf.NodePort, func(b *bpf.Block) { b.InternalLocal = true }, "Cluster"},
+		"node port, external Local":     {bpf.NodePort, func(b *bpf.Block) { b.ExternalLocal = true }, "Local"},
+		"host port, whose own block is": {bpf.HostPort, func(b *bpf.Block) { b.ExternalLocal = true }, "Local"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := bpf.Block{Cluster: []netip.AddrPort{two, one}, Local: []netip.AddrPort{two}}
+			tt.change(&b)
+			want := map[string]string{"Cluster": "10.0.0.1:80 10.0.0.2:80", "Local": "10.0.0.2:80"}[tt.policy]
+			if got, policy := servedBackends(tt.kind, b); policy != tt.policy || strings.Join(got, " ") != want {
+				t.Errorf("%v by policy %s, want %s by %s", got, policy, want, tt.policy)
+			}
+		})
+	}
+}
+
 func TestGet(t *testing.T) {
 	t.Parallel()
 	socket := serveViews(t, map[string]any{
 		"pods":     []podView{{Namespace: "shop", Name: "web-0", Addresses: []string{"10.0.64.2", "fd00::2"}, ENI: "eni-1"}},
-		"services": []serviceView{{Frontend: "10.96.0.10:53", Protocol: "UDP", Record: 3, Backends: []string{"10.0.64.9:53"}, NodeDNS: true}},
+		"services": []serviceView{{Frontend: "10.96.0.10:53", Protocol: "UDP", Kind: "ClusterIP", Policy: "Cluster", Record: 3, Backends: []string{"10.0.64.9:53"}, NodeDNS: true}},
 		"enis":     []eniView{{ID: "eni-1", MAC: "02:00:00:00:00:01", VSwitch: "vsw-1", State: "in-use", Slot: 1, Pods: 1, Addresses: []string{"10.0.64.2"}}},
 		"pool": poolView{
 			Capacity: capacityView{10, 2}, Shared: addressesView{Used: 3, Kept: 1, Idle: 2, Cooling: 4, Pending: 5, Waiting: 6}, Quarantine: 1,
@@ -57,7 +87,7 @@ func TestGet(t *testing.T) {
 	})
 	for noun, want := range map[string]string{
 		"pods":     "NAMESPACE  NAME   ADDRESSES          ENI\nshop       web-0  10.0.64.2 fd00::2  eni-1\n",
-		"services": "FRONTEND       PROTOCOL  RECORD  BACKENDS\n10.96.0.10:53  UDP       3       (node DNS) 10.0.64.9:53\n",
+		"services": "FRONTEND       PROTOCOL  KIND       POLICY   RECORD  BACKENDS\n10.96.0.10:53  UDP       ClusterIP  Cluster  3       (node DNS) 10.0.64.9:53\n",
 		"enis":     "ENI    MAC                VSWITCH  STATE   SLOT  PODS  ADDRESSES\neni-1  02:00:00:00:00:01  vsw-1    in-use  1     1     10.0.64.2\n",
 		"pool": "KIND       CAPACITY  USED  KEPT  IDLE  COOLING  PENDING  WAITING\nshared     10        3     1     2     4        5        6\n" +
 			"exclusive  2         0     0     0     0        0        0\n\nVSWITCH  ZONE    FREE  ENIS  BREAKER  ERROR\nvsw-1    zone-a  7     1     open     full\n" +

@@ -42,9 +42,10 @@ func (a *agent) serviceViews() ([]serviceView, error) {
 	views := []serviceView{}
 	for _, e := range entries {
 		block, _ := a.datapath.Services.Block(e.Record)
+		backends, policy := servedBackends(e.Kind, block)
 		views = append(views, serviceView{
-			Frontend: e.Frontend.Addr.String(), Protocol: fmt.Sprint(cluster.Protocol(e.Frontend.Protocol)), Record: e.Record,
-			Backends: backendTexts(block), NodeDNS: block.NodeDNS,
+			Frontend: e.Frontend.Addr.String(), Protocol: fmt.Sprint(cluster.Protocol(e.Frontend.Protocol)), Kind: e.Kind.String(),
+			Policy: policy, Record: e.Record, Backends: backends, NodeDNS: block.NodeDNS,
 		})
 	}
 	slices.SortFunc(views, func(x, y serviceView) int {
