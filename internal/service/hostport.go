@@ -105,7 +105,7 @@ func (h HostPort) check() error {
 
 // frontend is where the host port is reached, false if that is in another family than the pod's address.
 func (h HostPort) frontend(pod netip.Addr) (bpf.Frontend, bool) {
-	at := h.HostIP.Unmap()
+	at := h.HostIP.Unmap().WithZone("")
 	if !at.IsValid() {
 		at = wildcard(pod.Is6())
 	}
@@ -154,6 +154,9 @@ func (t *table) adoptHostPorts() {
 		name := port.ID.Service
 		t.services[name] = append(t.services[name], port)
 		t.records[port.ID], t.owned[e.record], t.owners[f] = e.record, true, port.ID
+	}
+	for _, ports := range t.pods() {
+		slices.SortFunc(ports, func(a, b Port) int { return compareID(a.ID, b.ID) })
 	}
 }
 

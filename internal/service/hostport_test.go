@@ -58,6 +58,13 @@ func wantServed(t *testing.T, when string, m *fakeMaps, want map[string]string) 
 	}
 }
 
+func wantHas(t *testing.T, r *Reconciler, pod []netip.Addr, ports []HostPort, want bool) {
+	t.Helper()
+	if has, err := r.HasHostPorts(pod, ports); err != nil || has != want {
+		t.Errorf("pod %v has %v: %v, %v, want %v", pod, ports, has, err, want)
+	}
+}
+
 func TestSetHostPorts(t *testing.T) {
 	t.Parallel()
 	dual := addrs("10.0.0.5", "fd00::5")
@@ -112,6 +119,13 @@ func TestSetHostPorts(t *testing.T) {
 					t.Fatal(err)
 				}
 				wantServed(t, "set", m, tt.want)
+			}
+			for _, r := range []*Reconciler{r, idle(t, m)} {
+				wantHas(t, r, tt.pod, tt.ports, true)
+				wantHas(t, r, tt.pod, nil, false)
+				wantHas(t, r, tt.pod, append([]HostPort{tcpPort("", 1, 1)}, tt.ports...), false)
+				wantHas(t, r, addrs("10.0.0.99"), tt.ports[:1], false)
+				wantHas(t, r, addrs("10.0.0.99"), nil, true)
 			}
 			if err := r.RemoveHostPorts(t.Context(), tt.pod); err != nil {
 				t.Fatal(err)
@@ -237,6 +251,8 @@ func TestServiceTakesHostPort(t *testing.T) {
 		"0.0.0.0:8080/6": toPod("10.0.0.5:80"), "10.96.0.1:80/6": "ClusterIP, cluster []", "0.0.0.0:30080/6": "NodePort, cluster []",
 	}
 	step("with the Service", func(e *cluster.Edit) { e.PutService(webService(nodePort(30080))) }, 2, took)
+	wantHas(t, r, addrs("10.0.0.5"), ports, true) // two of them wait
+	wantHas(t, idle(t, m), addrs("10.0.0.5"), ports, false)
 	other := func(e *cluster.Edit) {
 		e.PutService(webService(func(s *cluster.Service) { s.Name.Name, s.ClusterIPs = "other", addrs("10.96.0.9") }))
 	}

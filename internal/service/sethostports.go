@@ -18,13 +18,9 @@ import (
 // Service always comes first, and takes a port from a pod that has it already until the Service goes. bpf.ErrFull
 // matches when the maps have no room.
 func (r *Reconciler) SetHostPorts(ctx context.Context, pod []netip.Addr, ports []HostPort) error {
-	want := map[cluster.Name][]Port{}
-	for _, addr := range pod {
-		list, err := hostPorts(addr.Unmap().WithZone(""), ports)
-		if err != nil {
-			return err
-		}
-		want[podName(addr.Unmap().WithZone(""))] = list
+	want, err := podPorts(pod, ports)
+	if err != nil {
+		return err
 	}
 	if len(ports) == 0 && r.hostsNone(want) {
 		return nil
@@ -41,8 +37,7 @@ func (r *Reconciler) SetHostPorts(ctx context.Context, pod []netip.Addr, ports [
 		}
 	}
 	before := r.table.pods()
-	err := r.setPods(want)
-	if err == nil {
+	if err = r.setPods(want); err == nil {
 		return nil
 	}
 	undo := map[cluster.Name][]Port{}
@@ -121,4 +116,45 @@ func ofPods(refused []error, pods map[cluster.Name][]Port) error {
 		mine = append(mine, err)
 	}
 	return errors.Join(mine...)
+}
+
+// HasHostPorts reports whether these are the host ports of the pod with these addresses: served, or waiting for a
+// Service to go. A port that a Service had taken when the agent started anew is not known any more; to set it again is
+// refused until the Service has gone.
+func (r *Reconciler) HasHostPorts(pod []netip.Addr, ports []HostPort) (bool, error) {
+	want, err := podPorts(pod, ports)
+	if err != nil {
+		return false, err
+	}
+	if len(ports) == 0 && r.hostsNone(want) {
+		return true, nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.adopt(); err != nil {
+		return false, err
+	}
+	have := r.table.pods()
+	maps.Copy(have, r.wantPods())
+	same := func(a, b Port) bool { return a.ID == b.ID && sameBlock(a.Block, b.Block) }
+	for name, list := range want {
+		if !slices.EqualFunc(list, have[name], same) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// podPorts are the Ports that host ports are, for each address of a pod.
+func podPorts(pod []netip.Addr, ports []HostPort) (map[cluster.Name][]Port, error) {
+	want := map[cluster.Name][]Port{}
+	for _, addr := range pod {
+		addr = addr.Unmap().WithZone("")
+		list, err := hostPorts(addr, ports)
+		if err != nil {
+			return nil, err
+		}
+		want[podName(addr)] = list
+	}
+	return want, nil
 }
