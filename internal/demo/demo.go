@@ -44,6 +44,7 @@ type demo struct {
 	lab     *netlab.Lab
 	cloud   *cloudlab.Cloud
 	nodes   []*node
+	client  cloudlab.Machine // that is no node
 	app     *application
 	pods    []*pod
 }
@@ -69,6 +70,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		{"deploy the application", d.deploy},
 		{"show each pod's ENI and address", d.showPods},
 		{"resolve and call Services by name, on the same node and across", d.callByName},
+		{"call from a machine that is no node, by ports of the nodes", d.callFromOutside},
 		{"measure", d.measure},
 		{"scale up and down under traffic", d.scale},
 		{"kill an agent under traffic", d.restartAgent},
@@ -181,7 +183,7 @@ func (d *demo) addNode(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	d.nodes = append(d.nodes, &node{Node: n, name: name, bin: d.Bin, lab: d.lab})
+	d.nodes = append(d.nodes, &node{Node: n, name: name, addr: machine.Addr, bin: d.Bin, lab: d.lab})
 	d.detail("%s is instance %s at %s", name, machine.ID, machine.Addr)
 	return nil
 }

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,6 +37,7 @@ const patience = 20 * time.Second
 type node struct {
 	*netlab.Node
 	name   string
+	addr   netip.Addr // IPv4
 	bin    string
 	lab    *netlab.Lab
 	agent  *netlab.Process
@@ -170,7 +172,8 @@ func (n *node) startPod(ctx context.Context, p *pod) error {
 	}
 	p.runtime = &libcni.RuntimeConf{
 		ContainerID: p.namespace + "-" + p.name, NetNS: p.sandbox.NetNSPath(), IfName: "eth0",
-		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", p.namespace}, {"K8S_POD_NAME", p.name}},
+		Args:           [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", p.namespace}, {"K8S_POD_NAME", p.name}},
+		CapabilityArgs: map[string]any{"portMappings": portMappings(p.template)},
 	}
 	result, err := n.cni.AddNetworkList(ctx, n.config, p.runtime)
 	if err != nil {
@@ -189,6 +192,21 @@ func (n *node) startPod(ctx context.Context, p *pod) error {
 	}
 	p.addr = p.addrs[0]
 	return p.run(ctx)
+}
+
+// portMappings are the pod's host ports as a runtime tells of them.
+func portMappings(template *corev1.PodTemplateSpec) []map[string]any {
+	mappings := []map[string]any{}
+	for _, c := range template.Spec.Containers {
+		for _, cp := range c.Ports {
+			if cp.HostPort != 0 {
+				mappings = append(mappings, map[string]any{
+					"hostPort": cp.HostPort, "containerPort": cp.ContainerPort, "protocol": strings.ToLower(cmp.Or(string(cp.Protocol), "TCP")),
+				})
+			}
+		}
+	}
+	return mappings
 }
 
 // resolvConf is what kubelet writes for the pod.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -209,7 +210,11 @@ func (d *demo) restartAgent(ctx context.Context) error {
 		if err := victim.killAgent(ctx); err != nil {
 			return err
 		}
-		d.detail("the agent of %s is dead; its node goes on", victim.name)
+		a, err := fetch(ctx, d.client.NetNS, netip.AddrPortFrom(victim.addr, webNodePort))
+		if err != nil {
+			return fmt.Errorf("ask %s for its node port without its agent: %w", victim.name, err)
+		}
+		d.detail("the agent of %s is dead; its node goes on, and so does its node port, answered by %s", victim.name, a.Pod)
 		// The agent stays away long enough for many requests to need its answers.
 		select {
 		case <-time.After(2 * time.Second):
