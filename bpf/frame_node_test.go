@@ -36,6 +36,7 @@ type segment struct {
 	options  int // bytes of options in the IPv4 header, a multiple of 4
 	noSum    bool
 	payload  []byte
+	raw      []byte // instead of ports and payload
 }
 
 // frame builds the packet, with a destination MAC of zeros: the loopback's, on which programs are run.
@@ -64,6 +65,9 @@ func (s segment) frame() []byte {
 }
 
 func (s segment) transport() []byte {
+	if s.raw != nil {
+		return s.raw
+	}
 	l4, at := make([]byte, 20, 20+len(s.payload)), 16
 	if s.proto == udp {
 		l4, at = l4[:8], 6

@@ -143,7 +143,7 @@ func (d *Datapath) loadPacket() error {
 	opts := &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
 		packetMapFrontends: o.Frontends, packetMapRecords: o.Records, packetMapBlocks: o.Blocks,
 		packetMapPodAddresses: o.PodAddresses, packetMapNodeAddresses: o.NodeAddresses, packetMapHostNetworks: o.HostNetworks,
-		packetMapFlows: o.Flows, packetMapPacketCounts: o.PacketCounts,
+		packetMapFlows: o.Flows, packetMapPacketCounts: o.PacketCounts, packetMapFragments: o.Fragments,
 	}}
 	if err := spec.LoadAndAssign(&d.packet, opts); err != nil {
 		return fmt.Errorf("load the packet path: %w", err)

@@ -243,37 +243,41 @@ func (n *netns) serve(t *testing.T, addr netip.AddrPort, name string) {
 			return errors.Join(err, l.Close())
 		}
 		t.Cleanup(func() { l.Close(); c.Close() })
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer conn.Close()
-					buf := make([]byte, 1<<16)
-					for {
-						n, err := conn.Read(buf)
-						if err != nil {
-							return
-						}
-						_, _ = fmt.Fprintf(conn, "%s %s %d\n", name, conn.RemoteAddr(), n)
-					}
-				}()
-			}
-		}()
-		go func() {
-			buf := make([]byte, 1<<16)
-			for {
-				n, from, err := c.ReadFrom(buf)
-				if err != nil {
-					return
-				}
-				_, _ = c.WriteTo(fmt.Appendf(nil, "%s %s %d\n", name, from, n), from)
-			}
-		}()
+		go acceptAll(l, func(conn net.Conn, b []byte) { _, _ = fmt.Fprintf(conn, "%s %s\n", name, conn.RemoteAddr()) })
+		go receiveAll(c, func(from net.Addr, b []byte) { _, _ = c.WriteTo(fmt.Appendf(nil, "%s %s\n", name, from), from) })
 		return nil
 	})
+}
+
+func acceptAll(l net.Listener, each func(net.Conn, []byte)) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			buf := make([]byte, 1<<16)
+			for {
+				n, err := conn.Read(buf)
+				if err != nil {
+					return
+				}
+				each(conn, buf[:n])
+			}
+		}()
+	}
+}
+
+func receiveAll(c net.PacketConn, each func(net.Addr, []byte)) {
+	buf := make([]byte, 1<<16)
+	for {
+		n, from, err := c.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		each(from, buf[:n])
+	}
 }
 
 func network(proto uint8) string {

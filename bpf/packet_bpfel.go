@@ -52,6 +52,23 @@ type packetFlowKey struct {
 	Pad   [3]uint8
 }
 
+type packetFragment struct {
+	_     structs.HostLayout
+	Seen  uint64
+	Sport uint16
+	Dport uint16
+	Echo  uint32
+}
+
+type packetFragmentKey struct {
+	_     structs.HostLayout
+	Saddr [4]uint32
+	Daddr [4]uint32
+	Id    uint32
+	Proto uint8
+	Pad   [3]uint8
+}
+
 type packetFrontend struct {
 	_        structs.HostLayout
 	Record   uint32
@@ -144,6 +161,7 @@ const (
 const (
 	packetMapBlocks        = "blocks"
 	packetMapFlows         = "flows"
+	packetMapFragments     = "fragments"
 	packetMapFrontends     = "frontends"
 	packetMapHostNetworks  = "host_networks"
 	packetMapLifelines     = "lifelines"
@@ -218,6 +236,7 @@ type packetProgramSpecs struct {
 type packetMapSpecs struct {
 	Blocks        *ebpf.MapSpec `ebpf:"blocks"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	HostNetworks  *ebpf.MapSpec `ebpf:"host_networks"`
 	Lifelines     *ebpf.MapSpec `ebpf:"lifelines"`
@@ -260,6 +279,7 @@ func (o *packetObjects) Close() error {
 type packetMaps struct {
 	Blocks        *ebpf.Map `ebpf:"blocks"`
 	Flows         *ebpf.Map `ebpf:"flows"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	HostNetworks  *ebpf.Map `ebpf:"host_networks"`
 	Lifelines     *ebpf.Map `ebpf:"lifelines"`
@@ -275,6 +295,7 @@ func (m *packetMaps) Close() error {
 	return _PacketClose(
 		m.Blocks,
 		m.Flows,
+		m.Fragments,
 		m.Frontends,
 		m.HostNetworks,
 		m.Lifelines,

@@ -75,6 +75,23 @@ type sockFlowKey struct {
 	Pad   [3]uint8
 }
 
+type sockFragment struct {
+	_     structs.HostLayout
+	Seen  uint64
+	Sport uint16
+	Dport uint16
+	Echo  uint32
+}
+
+type sockFragmentKey struct {
+	_     structs.HostLayout
+	Saddr [4]uint32
+	Daddr [4]uint32
+	Id    uint32
+	Proto uint8
+	Pad   [3]uint8
+}
+
 type sockFrontend struct {
 	_        structs.HostLayout
 	Record   uint32
@@ -159,6 +176,7 @@ type sockRecord struct {
 const (
 	sockMapBlocks          = "blocks"
 	sockMapFlows           = "flows"
+	sockMapFragments       = "fragments"
 	sockMapFrontends       = "frontends"
 	sockMapHostNetworks    = "host_networks"
 	sockMapLifelines       = "lifelines"
@@ -244,6 +262,7 @@ type sockProgramSpecs struct {
 type sockMapSpecs struct {
 	Blocks        *ebpf.MapSpec `ebpf:"blocks"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	HostNetworks  *ebpf.MapSpec `ebpf:"host_networks"`
 	Lifelines     *ebpf.MapSpec `ebpf:"lifelines"`
@@ -291,6 +310,7 @@ func (o *sockObjects) Close() error {
 type sockMaps struct {
 	Blocks        *ebpf.Map `ebpf:"blocks"`
 	Flows         *ebpf.Map `ebpf:"flows"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	HostNetworks  *ebpf.Map `ebpf:"host_networks"`
 	Lifelines     *ebpf.Map `ebpf:"lifelines"`
@@ -306,6 +326,7 @@ func (m *sockMaps) Close() error {
 	return _SockClose(
 		m.Blocks,
 		m.Flows,
+		m.Fragments,
 		m.Frontends,
 		m.HostNetworks,
 		m.Lifelines,

@@ -7,6 +7,7 @@
 #define MAX_BLOCK_CELLS (1 << 19)
 #define MAX_PODS 1024
 #define MAX_FLOWS (1 << 18)
+#define MAX_FRAGMENTED 8192
 #define MAX_NODE_ADDRESSES 256
 #define MAX_HOST_NETWORKS 1024
 #define MAX_GUARDED_SOURCES 65536
@@ -25,6 +26,9 @@
 #define CLOSED_PORT 1
 
 #define DNS_PORT 53
+
+/* How long the fragments of a datagram may take to arrive: net.ipv4.ipfrag_time. */
+#define FRAGMENT_SECONDS 30
 
 /* Ports that stand for clients outside when the backend is to see the node's address. They are above those that Linux
  * gives to sockets by itself (net.ipv4.ip_local_port_range ends at 60999). */

@@ -9,8 +9,6 @@
 #include "lb.h"
 #include "parse.h"
 
-#define SECOND 1000000000ULL
-
 static __always_inline void count(__u32 what)
 {
 	__u64 *n = bpf_map_lookup_elem(&packet_counts, &what);
@@ -21,9 +19,7 @@ static __always_inline void count(__u32 what)
 
 static __always_inline __u32 fold_key(const struct flow_key *key)
 {
-	const __u32 *w = (const __u32 *)key;
-
-	return w[0] ^ w[1] ^ w[2] ^ w[3] ^ w[4] ^ w[5] ^ w[6] ^ w[7] ^ w[8] ^ w[9];
+	return fold_words(key, sizeof(*key) / 4);
 }
 
 /* The flow a packet belongs to, and what it says, whole: see struct frontend for why that takes a copy. */
@@ -56,6 +52,8 @@ static __always_inline void touch(struct flow *f, const struct packet *p)
 	__u64 now = bpf_ktime_get_ns();
 	__u32 had = f->flags, has = (had | FLOW_SEEN) & ~FLOW_RST;
 
+	if (p->inner)
+		return; /* an error is no sign of life */
 	if (p->tcp_flags & TCP_FIN)
 		has |= FLOW_FIN;
 	if (p->tcp_flags & TCP_RST)

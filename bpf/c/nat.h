@@ -28,21 +28,61 @@ static __always_inline long replace_pseudo(struct __sk_buff *skb, const struct p
 	return bpf_l4_csum_replace(skb, at, 0, diff, flags);
 }
 
-/* Differences are given, not sums, so that a sum the device has yet to finish (CHECKSUM_PARTIAL) comes out right: it
- * covers the addresses only. UDP without a sum stays without. */
-static __always_inline long sum_transport(struct __sk_buff *skb, const struct packet *p, const struct flow *to, __u64 addresses)
+static __always_inline __u64 ports_diff(const struct packet *p, const struct flow *to)
 {
-	__u64 flags = p->tuple.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-	__u32 at = p->l4 + (p->tuple.proto == IPPROTO_UDP ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
 	__be32 was[1], is[1];
 
 	__builtin_memcpy(was, &p->tuple.sport, sizeof(was));
 	__builtin_memcpy(is, &to->sport, sizeof(is));
-	return replace_pseudo(skb, p, at, addresses, flags) ?:
-	       bpf_l4_csum_replace(skb, at, 0, bpf_csum_diff(was, sizeof(was), is, sizeof(is), 0), flags);
+	return bpf_csum_diff(was, sizeof(was), is, sizeof(is), 0);
 }
 
-static __always_inline long write_addresses(struct __sk_buff *skb, const struct packet *p, const struct flow *to, __u64 addresses)
+/* Source and destination lie side by side. IPv4's constant part cancels itself out, and so does their order. */
+static __always_inline __u64 addresses_diff(const __be32 *was, const struct flow *to)
+{
+	return bpf_csum_diff((__be32 *)was, 32, (__be32 *)to->saddr, 32, 0);
+}
+
+/* Differences are given, not sums, so that a sum the device has yet to finish (CHECKSUM_PARTIAL) comes out right: it
+ * covers the addresses only. UDP without a sum stays without. */
+static __always_inline long rewrite_transport(struct __sk_buff *skb, const struct packet *p, const struct flow *to, __u64 addresses)
+{
+	bool udp = p->tuple.proto == IPPROTO_UDP;
+	__u32 at = p->net.l4 + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
+	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
+
+	if (p->net.part == LATER_FRAGMENT)
+		return 0;
+	return replace_pseudo(skb, p, at, addresses, flags) ?:
+	       bpf_l4_csum_replace(skb, at, 0, ports_diff(p, to), flags) ?:
+	       bpf_skb_store_bytes(skb, p->net.l4, &to->sport, 4, 0);
+}
+
+/* What an error quotes is the packet that its receiver sent: the flow's rewritten tuple, turned around. The quoted
+ * transport header keeps its sum, which nobody checks: quotes are cut short. */
+static __always_inline long rewrite_quote(struct __sk_buff *skb, const struct packet *p, const struct flow *to, __u64 addresses)
+{
+	__u64 inner = addresses_diff(p->tuple.saddr, to);
+	__be16 port[2] = { to->dport, to->sport };
+	__be32 v4[2] = { to->daddr[3], to->saddr[3] };
+	__u32 at = p->net.l4 + ICMP_CHECKSUM_AT;
+	long err;
+
+	err = bpf_l4_csum_replace(skb, at, 0, ports_diff(p, to), 0) ?:
+	      bpf_skb_store_bytes(skb, p->inner_l4, port, sizeof(port), 0);
+	if (err)
+		return err;
+	/* ICMPv6 sums the addresses of both headers; of IPv4's quoted ones the header's own sum is the counterpart. */
+	if (p->v6)
+		return replace_pseudo(skb, p, at, addresses, 0) ?:
+		       bpf_l4_csum_replace(skb, at, 0, inner, 0) ?:
+		       bpf_skb_store_bytes(skb, p->inner + offsetof(struct ipv6hdr, saddr), to->daddr, 16, 0) ?:
+		       bpf_skb_store_bytes(skb, p->inner + offsetof(struct ipv6hdr, daddr), to->saddr, 16, 0);
+	return bpf_l3_csum_replace(skb, p->inner + offsetof(struct iphdr, check), 0, inner, 0) ?:
+	       bpf_skb_store_bytes(skb, p->inner + offsetof(struct iphdr, saddr), v4, sizeof(v4), 0);
+}
+
+static __always_inline long rewrite_addresses(struct __sk_buff *skb, const struct packet *p, const struct flow *to, __u64 addresses)
 {
 	__be32 v4[2] = { to->saddr[3], to->daddr[3] };
 
@@ -52,25 +92,25 @@ static __always_inline long write_addresses(struct __sk_buff *skb, const struct 
 	       bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct iphdr, saddr), v4, sizeof(v4), 0);
 }
 
+/* An error gets the addresses of the flow, too, whatever router it is from: no other source may leave this node. */
 static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *p, const struct flow *to)
 {
-	/* Source and destination lie side by side. IPv4's constant part cancels itself out. */
-	__u64 addresses = bpf_csum_diff((__be32 *)p->tuple.saddr, 32, (__be32 *)to->saddr, 32, 0);
+	__u64 addresses = addresses_diff(p->net.saddr, to);
+	long err = p->inner ? rewrite_quote(skb, p, to, addresses) : rewrite_transport(skb, p, to, addresses);
 
-	return !sum_transport(skb, p, to, addresses) && !write_addresses(skb, p, to, addresses) &&
-	       !bpf_skb_store_bytes(skb, p->l4, &to->sport, 4, 0);
+	return !err && !rewrite_addresses(skb, p, to, addresses);
 }
 
 /* One hop more, as routers count. */
 static __always_inline bool hop(struct __sk_buff *skb, const struct packet *p)
 {
-	__u8 left = p->hops - 1;
+	__u8 left = p->net.hops - 1;
 
-	if (p->hops < 2)
+	if (p->net.hops < 2)
 		return false;
 	if (p->v6)
 		return !bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, hop_limit), &left, 1, BPF_F_RECOMPUTE_CSUM);
-	return !bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check), p->hops, left, 2) &&
+	return !bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check), p->net.hops, left, 2) &&
 	       !bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct iphdr, ttl), &left, 1, 0);
 }
 
@@ -81,5 +121,6 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 		return lose();
 	if (!rewrite(skb, p, to))
 		return lose();
+	remember_fragment(p);
 	return to->link ? bpf_redirect_neigh(to->link, NULL, 0, 0) : TC_ACT_UNSPEC;
 }

@@ -122,6 +122,7 @@ int from_outside(struct __sk_buff *skb)
 		touch(f, &p);
 		return forward(skb, &p, &to);
 	}
+	forget_fragment(&p);
 	if (!opens(&p) || !find_external(&p, &svc))
 		return TC_ACT_UNSPEC;
 	/* The stack refuses what nobody listens for, as is meant. */
@@ -143,8 +144,10 @@ static __always_inline bool answers(struct __sk_buff *skb, struct packet *p, str
 	if (!parse_transport(skb, p))
 		return false;
 	f = find_flow(&p->tuple, to);
-	if (!f)
+	if (!f) {
+		forget_fragment(p);
 		return false;
+	}
 	touch(f, p);
 	return true;
 }
@@ -171,7 +174,7 @@ int from_pod(struct __sk_buff *skb)
 
 	if (!parse_network(skb, &p))
 		return TC_ACT_UNSPEC;
-	pod = pod_at(p.tuple.saddr);
+	pod = pod_at(p.net.saddr);
 	if (!pod)
 		return TC_ACT_UNSPEC;
 	/* Frames that to_vpc and leave_pod turn around still have the gateway's MAC. */
@@ -208,15 +211,15 @@ int to_vpc(struct __sk_buff *skb)
 
 	if ((skb->mark & POD_MARK) || !parse_network(skb, &p))
 		return TC_ACT_UNSPEC;
-	pod = pod_at(p.tuple.saddr);
+	pod = pod_at(p.net.saddr);
 	if (!pod)
 		return TC_ACT_UNSPEC;
 	if (answers(skb, &p, &to))
 		return forward(skb, &p, &to);
-	peer = pod_at(p.tuple.daddr);
+	peer = pod_at(p.net.daddr);
 	if (peer)
 		return bpf_redirect_neigh(peer->link, NULL, 0, 0);
-	if (by_node(p.tuple.daddr))
+	if (by_node(p.net.daddr))
 		return bpf_redirect(pod->link, BPF_F_INGRESS);
 	return TC_ACT_UNSPEC;
 }
@@ -231,14 +234,19 @@ int leave_pod(struct __sk_buff *skb)
 
 	if (!parse_network(skb, &p))
 		return TC_ACT_UNSPEC;
-	pod = pod_at(p.tuple.saddr);
+	pod = pod_at(p.net.saddr);
 	if (!pod || !pod->side)
 		return TC_ACT_UNSPEC;
-	if (pod_at(p.tuple.daddr) || by_node(p.tuple.daddr))
+	if (pod_at(p.net.daddr) || by_node(p.net.daddr))
 		return bpf_redirect(pod->side, 0);
-	if (parse_transport(skb, &p) && bpf_map_lookup_elem(&flows, &p.tuple))
-		return bpf_redirect(pod->side, 0);
-	return TC_ACT_UNSPEC;
+	if (!parse_transport(skb, &p))
+		return TC_ACT_UNSPEC;
+	if (!bpf_map_lookup_elem(&flows, &p.tuple)) {
+		forget_fragment(&p);
+		return TC_ACT_UNSPEC;
+	}
+	remember_fragment(&p);
+	return bpf_redirect(pod->side, 0);
 }
 
 /* Nothing here uses these types by value; naming them puts them into BTF, from which Go's come. */

@@ -15,7 +15,13 @@
 #include "lb.h"
 #include "types.h"
 
-#define IP_OFFSET_AND_MF 0x3fff
+#define SECOND 1000000000ULL
+
+/* The fields of the fragment offset: RFC 791, 3.1, and RFC 8200, 4.5. */
+#define V4_OFFSET 0x1fff
+#define V4_MORE 0x2000
+#define V6_OFFSET 0xfff8
+#define V6_MORE 0x0001
 
 /* The flag bits of the TCP header's 14th byte (RFC 9293, 3.1). */
 #define TCP_FIN 0x01
@@ -24,62 +30,204 @@
 #define TCP_ACK 0x10
 #define TCP_FLAGS_AT 13
 
-struct packet {
-	struct flow_key tuple;
-	__u32 l4;	 /* where the transport header is */
-	__u8 hops;	 /* TTL or hop limit */
-	__u8 tcp_flags;
-	bool v6;
-	bool fragment;
+/* RFC 792. linux/icmp.h drags in the C library. */
+#define ICMP_DEST_UNREACH 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETERPROB 12
+#define ICMP_CHECKSUM_AT 2
+#define ICMP_HEADER_LEN 8
+
+/* ICMPv6's errors are the types below 128; 1 to 4 are assigned (RFC 4443, 2.1). */
+#define ICMP6_LAST_ERROR 4
+
+enum part {
+	WHOLE,
+	FIRST_FRAGMENT,
+	LATER_FRAGMENT, /* has no transport header */
 };
 
-static __always_inline bool parse_v4(struct __sk_buff *skb, struct packet *p)
+/* An IP header, of the packet itself or of one that an ICMP error is about. */
+struct network_header {
+	__be32 saddr[4];
+	__be32 daddr[4];
+	__u32 at; /* where the header is */
+	__u32 l4; /* where the next one is */
+	__be32 id;
+	__u8 proto;
+	__u8 hops; /* TTL or hop limit */
+	__u8 part; /* enum part */
+	__u8 pad;
+};
+
+/* The tuple is the flow that the packet is of. An ICMP error is of the flow whose packets go the same way: the tuple is
+ * that of the packet it is about, turned around. */
+struct packet {
+	struct flow_key tuple;
+	struct network_header net;
+	__u32 inner;	/* of an ICMP error: where the IP header of the packet it is about is; 0: it is none */
+	__u32 inner_l4; /* and the ports of that */
+	__u8 tcp_flags;
+	bool v6;
+};
+
+static __always_inline __u32 fold_words(const void *key, __u32 n)
+{
+	const __u32 *w = key;
+	__u32 x = 0;
+
+	for (__u32 i = 0; i < n; i++)
+		x ^= w[i];
+	return x;
+}
+
+static __always_inline bool parse_v4(struct __sk_buff *skb, struct network_header *net)
 {
 	struct iphdr ip;
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+	if (bpf_skb_load_bytes(skb, net->at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
 		return false;
-	p->tuple.saddr[2] = p->tuple.daddr[2] = bpf_htonl(0xffff);
-	p->tuple.saddr[3] = ip.saddr;
-	p->tuple.daddr[3] = ip.daddr;
-	p->tuple.proto = ip.protocol;
-	p->l4 = ETH_HLEN + ip.ihl * 4;
-	p->hops = ip.ttl;
-	p->fragment = ip.frag_off & bpf_htons(IP_OFFSET_AND_MF);
+	net->saddr[0] = net->saddr[1] = net->daddr[0] = net->daddr[1] = 0;
+	net->saddr[2] = net->daddr[2] = bpf_htonl(0xffff);
+	net->saddr[3] = ip.saddr;
+	net->daddr[3] = ip.daddr;
+	net->proto = ip.protocol;
+	net->l4 = net->at + ip.ihl * 4;
+	net->hops = ip.ttl;
+	net->id = ip.id;
+	if (ip.frag_off & bpf_htons(V4_OFFSET))
+		net->part = LATER_FRAGMENT;
+	else
+		net->part = ip.frag_off & bpf_htons(V4_MORE) ? FIRST_FRAGMENT : WHOLE;
 	return true;
 }
 
-static __always_inline bool parse_v6(struct __sk_buff *skb, struct packet *p)
+/* Of extension headers only that of fragments is known. */
+static __always_inline bool parse_v6(struct __sk_buff *skb, struct network_header *net)
 {
 	struct ipv6hdr ip;
+	struct {
+		__u8 next;
+		__u8 reserved;
+		__be16 offset;
+		__be32 id;
+	} f;
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.version != 6)
+	if (bpf_skb_load_bytes(skb, net->at, &ip, sizeof(ip)) || ip.version != 6)
 		return false;
-	__builtin_memcpy(p->tuple.saddr, &ip.saddr, sizeof(p->tuple.saddr));
-	__builtin_memcpy(p->tuple.daddr, &ip.daddr, sizeof(p->tuple.daddr));
+	__builtin_memcpy(net->saddr, &ip.saddr, sizeof(net->saddr));
+	__builtin_memcpy(net->daddr, &ip.daddr, sizeof(net->daddr));
 	/* Not to be taken for IPv4, whose form in the maps it has. It has no business on a wire (RFC 4038, 4.2). */
-	if (is_v4(p->tuple.saddr) || is_v4(p->tuple.daddr))
+	if (is_v4(net->saddr) || is_v4(net->daddr))
 		return false;
-	p->tuple.proto = ip.nexthdr;
-	p->l4 = ETH_HLEN + sizeof(ip);
-	p->hops = ip.hop_limit;
-	p->v6 = true;
+	net->proto = ip.nexthdr;
+	net->l4 = net->at + sizeof(ip);
+	net->hops = ip.hop_limit;
+	net->id = 0;
+	net->part = WHOLE;
+	if (ip.nexthdr != IPPROTO_FRAGMENT)
+		return true;
+	if (bpf_skb_load_bytes(skb, net->l4, &f, sizeof(f)))
+		return false;
+	net->proto = f.next;
+	net->l4 += sizeof(f);
+	net->id = f.id;
+	if (f.offset & bpf_htons(V6_OFFSET))
+		net->part = LATER_FRAGMENT;
+	else if (f.offset & bpf_htons(V6_MORE))
+		net->part = FIRST_FRAGMENT;
 	return true;
 }
 
 /* Addresses and what follows them. The packet must be zero. */
 static __always_inline bool parse_network(struct __sk_buff *skb, struct packet *p)
 {
-	switch (skb->protocol) {
-	case bpf_htons(ETH_P_IP):
-		return !skb->vlan_present && parse_v4(skb, p);
-	case bpf_htons(ETH_P_IPV6):
-		return !skb->vlan_present && parse_v6(skb, p);
-	}
-	return false;
+	p->net.at = ETH_HLEN;
+	p->v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
+	if (skb->vlan_present || (!p->v6 && skb->protocol != bpf_htons(ETH_P_IP)))
+		return false;
+	return p->v6 ? parse_v6(skb, &p->net) : parse_v4(skb, &p->net);
 }
 
-/* Ports, of what has some and is whole. */
+static __always_inline void fragment_key(const struct packet *p, struct fragment_key *key)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	__builtin_memcpy(key->saddr, p->net.saddr, 32);
+	key->id = p->net.id;
+	key->proto = p->net.proto;
+}
+
+/* Lets the later fragments of a first one be known. */
+static __always_inline void remember_fragment(const struct packet *p)
+{
+	struct fragment_key key;
+	struct fragment f = { .seen = bpf_ktime_get_ns(), .sport = p->tuple.sport, .dport = p->tuple.dport };
+
+	if (p->net.part != FIRST_FRAGMENT)
+		return;
+	fragment_key(p, &key);
+	f.echo = fold_words(&key, sizeof(key) / 4);
+	bpf_map_update_elem(&fragments, &key, &f, BPF_ANY);
+}
+
+/* A first fragment that is not translated takes the place of one that was and had the same id. */
+static __always_inline void forget_fragment(const struct packet *p)
+{
+	struct fragment_key key;
+
+	if (p->net.part != FIRST_FRAGMENT || p->inner)
+		return;
+	fragment_key(p, &key);
+	bpf_map_delete_elem(&fragments, &key);
+}
+
+static __always_inline bool recall_fragment(struct packet *p)
+{
+	const volatile struct fragment *f;
+	struct fragment_key key;
+
+	fragment_key(p, &key);
+	f = bpf_map_lookup_elem(&fragments, &key);
+	if (!f || bpf_ktime_get_ns() - f->seen > FRAGMENT_SECONDS * SECOND)
+		return false;
+	p->tuple.sport = f->sport;
+	p->tuple.dport = f->dport;
+	return f->echo == fold_words(&key, sizeof(key) / 4);
+}
+
+static __always_inline bool is_icmp_error(const struct packet *p, __u8 type)
+{
+	if (p->v6)
+		return p->net.proto == IPPROTO_ICMPV6 && type >= 1 && type <= ICMP6_LAST_ERROR;
+	return p->net.proto == IPPROTO_ICMP &&
+	       (type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB);
+}
+
+/* An ICMP error goes to the source of the packet that it quotes. */
+static __always_inline bool parse_error(struct __sk_buff *skb, struct packet *p)
+{
+	struct network_header quoted = { .at = p->net.l4 + ICMP_HEADER_LEN };
+	__be16 port[2];
+	__u8 type;
+
+	if (p->net.part != WHOLE || bpf_skb_load_bytes(skb, p->net.l4, &type, 1) || !is_icmp_error(p, type))
+		return false;
+	if (p->v6 ? !parse_v6(skb, &quoted) : !parse_v4(skb, &quoted))
+		return false;
+	if ((quoted.proto != IPPROTO_TCP && quoted.proto != IPPROTO_UDP) || quoted.part == LATER_FRAGMENT)
+		return false;
+	if (!same_address(quoted.saddr, p->net.daddr) || bpf_skb_load_bytes(skb, quoted.l4, port, sizeof(port)))
+		return false;
+	__builtin_memcpy(p->tuple.saddr, quoted.daddr, sizeof(p->tuple.saddr));
+	__builtin_memcpy(p->tuple.daddr, quoted.saddr, sizeof(p->tuple.daddr));
+	p->tuple.sport = port[1];
+	p->tuple.dport = port[0];
+	p->tuple.proto = quoted.proto;
+	p->inner = quoted.at;
+	p->inner_l4 = quoted.l4;
+	return true;
+}
+
+/* The flow that the packet is of: addresses and ports. False for what has none. */
 static __always_inline bool parse_transport(struct __sk_buff *skb, struct packet *p)
 {
 	union {
@@ -89,19 +237,19 @@ static __always_inline bool parse_transport(struct __sk_buff *skb, struct packet
 		__be16 port[2];
 	} h;
 
-	if (p->fragment)
+	if (p->net.proto == IPPROTO_ICMP || p->net.proto == IPPROTO_ICMPV6)
+		return parse_error(skb, p);
+	if (p->net.proto != IPPROTO_TCP && p->net.proto != IPPROTO_UDP)
 		return false;
-	switch (p->tuple.proto) {
-	case IPPROTO_TCP:
-		if (bpf_skb_load_bytes(skb, p->l4, &h, sizeof(h.tcp)))
+	__builtin_memcpy(p->tuple.saddr, p->net.saddr, 32);
+	p->tuple.proto = p->net.proto;
+	if (p->net.part == LATER_FRAGMENT)
+		return recall_fragment(p);
+	if (p->net.proto == IPPROTO_TCP) {
+		if (bpf_skb_load_bytes(skb, p->net.l4, &h, sizeof(h.tcp)))
 			return false;
 		p->tcp_flags = h.byte[TCP_FLAGS_AT];
-		break;
-	case IPPROTO_UDP:
-		if (bpf_skb_load_bytes(skb, p->l4, &h, sizeof(h.udp)))
-			return false;
-		break;
-	default:
+	} else if (bpf_skb_load_bytes(skb, p->net.l4, &h, sizeof(h.udp))) {
 		return false;
 	}
 	p->tuple.sport = h.port[0];
@@ -112,6 +260,8 @@ static __always_inline bool parse_transport(struct __sk_buff *skb, struct packet
 /* The first packet of a connection. */
 static __always_inline bool opens(const struct packet *p)
 {
+	if (p->inner || p->net.part == LATER_FRAGMENT)
+		return false;
 	return p->tuple.proto == IPPROTO_UDP ||
 	       (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }

@@ -144,6 +144,24 @@ struct flow {
 };
 _Static_assert(sizeof(struct flow) == 72, "flow");
 
+/* fragments: the ports of datagrams that are being translated, which only their first fragment has. */
+struct fragment_key {
+	__be32 saddr[4];
+	__be32 daddr[4];
+	__be32 id; /* of IPv4: 16 bits */
+	__u8 proto;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct fragment_key) == 40, "fragment_key");
+
+struct fragment {
+	__u64 seen; /* CLOCK_MONOTONIC, nanoseconds */
+	__be16 sport;
+	__be16 dport;
+	__u32 echo; /* as in struct flow */
+};
+_Static_assert(sizeof(struct fragment) == 16, "fragment");
+
 /* packet_counts: what the packet path could not do, by reason and CPU. */
 enum packet_count {
 	COUNT_FLOWS_FULL, /* connections refused because flows has no room */
