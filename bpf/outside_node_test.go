@@ -361,6 +361,8 @@ func TestFromOutside(t *testing.T) {
 			"host port":            {HostPort, wild, Block{Cluster: []netip.AddrPort{pod}, Local: []netip.AddrPort{pod}, ExternalLocal: true}, "pod", clientAddrs[i]},
 			"host port at address": {HostPort, exact, Block{Cluster: []netip.AddrPort{pod}, Local: []netip.AddrPort{pod}, ExternalLocal: true}, "pod", clientAddrs[i]},
 			"a ClusterIP":          {ClusterIP, exact, Block{Cluster: []netip.AddrPort{pod}}, "refusal", ""},
+			"an external IP":       {ExternalIP, exact, Block{Cluster: []netip.AddrPort{pod}}, "refusal", ""},
+			"a load balancer's":    {LoadBalancer, exact, Block{Cluster: []netip.AddrPort{pod}}, "refusal", ""},
 		} {
 			for _, proto := range []uint8{tcp, udp} {
 				t.Run(strings.Join([]string{family, network(proto), name}, " "), func(t *testing.T) {

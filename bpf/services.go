@@ -27,12 +27,14 @@ func (f Frontend) String() string { return fmt.Sprintf("%s/%d", f.Addr, f.Protoc
 // FrontendKind says whose address a frontend has, and with it whom it serves. It is not part of its identity.
 type FrontendKind uint8
 
-// The kinds. A ClusterIP serves clients inside the cluster, by the internal traffic policy. NodePort and HostPort serve
-// those too, with the cluster list whatever the policies, and clients outside by the external one.
+// The kinds. A ClusterIP serves clients inside the cluster, by the internal traffic policy. The others serve those with
+// the cluster list, whatever the policies. NodePort and HostPort also serve clients outside, by the external policy.
 const (
-	ClusterIP = FrontendKind(sockFrontendKindFRONTEND_CLUSTER_IP)
-	NodePort  = FrontendKind(sockFrontendKindFRONTEND_NODE_PORT)
-	HostPort  = FrontendKind(sockFrontendKindFRONTEND_HOST_PORT)
+	ClusterIP    = FrontendKind(sockFrontendKindFRONTEND_CLUSTER_IP)
+	NodePort     = FrontendKind(sockFrontendKindFRONTEND_NODE_PORT)
+	HostPort     = FrontendKind(sockFrontendKindFRONTEND_HOST_PORT)
+	ExternalIP   = FrontendKind(sockFrontendKindFRONTEND_EXTERNAL_IP)
+	LoadBalancer = FrontendKind(sockFrontendKindFRONTEND_LOAD_BALANCER)
 )
 
 func (k FrontendKind) String() string {
@@ -43,6 +45,10 @@ func (k FrontendKind) String() string {
 		return "NodePort"
 	case HostPort:
 		return "HostPort"
+	case ExternalIP:
+		return "ExternalIP"
+	case LoadBalancer:
+		return "LoadBalancer"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }

@@ -112,9 +112,11 @@ type sockFrontendKey struct {
 type sockFrontendKind uint32
 
 const (
-	sockFrontendKindFRONTEND_CLUSTER_IP sockFrontendKind = 1
-	sockFrontendKindFRONTEND_NODE_PORT  sockFrontendKind = 2
-	sockFrontendKindFRONTEND_HOST_PORT  sockFrontendKind = 3
+	sockFrontendKindFRONTEND_CLUSTER_IP    sockFrontendKind = 1
+	sockFrontendKindFRONTEND_NODE_PORT     sockFrontendKind = 2
+	sockFrontendKindFRONTEND_HOST_PORT     sockFrontendKind = 3
+	sockFrontendKindFRONTEND_EXTERNAL_IP   sockFrontendKind = 4
+	sockFrontendKindFRONTEND_LOAD_BALANCER sockFrontendKind = 5
 )
 
 type sockLifeline struct {

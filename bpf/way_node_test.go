@@ -41,6 +41,8 @@ func TestWays(t *testing.T) {
 			"inside the VPC":              {podAddrs[i], []string{"10.2.0.1", "fd08::1"}[i], 0, pass},
 			"outside":                     {podAddrs[i], []string{"198.51.100.1", "2001:db8::1"}[i], 0, redirect},
 			"a network of the node's":     {podAddrs[i], []string{"10.7.0.1", "fd07::1"}[i], 0, redirect},
+			"all neighbours":              {podAddrs[i], []string{"224.0.0.1", "ff02::1"}[i], 0, pass},
+			"a neighbour on the link":     {podAddrs[i], []string{"255.255.255.255", "fe80::1"}[i], 0, pass},
 			"the node":                    {podAddrs[i], host, 0, redirect},
 			"a pod of the node":           {podAddrs[i], neighbour, 0, redirect},
 			"not a pod's":                 {[]string{"10.9.0.1", "fd09::1"}[i], neighbour, 0, pass},

@@ -19,7 +19,8 @@ static __always_inline struct pod_address *pod_at(const __be32 *addr)
 	return bpf_map_lookup_elem(&pod_addresses, &key);
 }
 
-/* A frontend for clients outside. ClusterIPs are not for them (reference row B1), and nobody outside has a loopback. */
+/* A frontend for clients outside. ClusterIPs are not for them (reference row B1), a load balancer's address is not this
+ * node's to answer from, and nobody outside has a loopback. */
 static __always_inline bool find_external(const struct packet *p, struct service *svc)
 {
 	struct frontend_key key = {
@@ -28,7 +29,9 @@ static __always_inline bool find_external(const struct packet *p, struct service
 		.proto = p->tuple.proto,
 	};
 
-	if (is_loopback(key.addr) || !find_service(&key, svc) || svc->kind == FRONTEND_CLUSTER_IP)
+	if (is_loopback(key.addr) || !find_service(&key, svc))
+		return false;
+	if (svc->kind != FRONTEND_NODE_PORT && svc->kind != FRONTEND_HOST_PORT)
 		return false;
 	use_external(svc);
 	return true;
@@ -188,12 +191,24 @@ int from_pod(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
+/* What no router passes on: multicast, broadcast, and IPv6's link-local addresses, by which neighbours are found. */
+static __always_inline bool stays_on_link(const __be32 *addr)
+{
+	__u32 high = bpf_ntohl(addr[0]);
+
+	if (is_v4(addr))
+		return bpf_ntohl(addr[3]) >= 0xe0000000; /* 224.0.0.0/4 and 255.255.255.255 */
+	return high >> 24 == 0xff || high >> 22 == 0xfe80 >> 6;
+}
+
 /* By the node, though an ENI would do: what is on the node, and what is said to be its business. */
 static __always_inline bool by_node(const __be32 *addr)
 {
 	struct network net = { .prefix_bits = 128, .addr = { addr[0], addr[1], addr[2], addr[3] } };
 	const __u8 *way;
 
+	if (stays_on_link(addr))
+		return false;
 	if (of_this_node(addr))
 		return true;
 	way = bpf_map_lookup_elem(&host_networks, &net);

@@ -20,6 +20,8 @@ enum frontend_kind {
 	FRONTEND_CLUSTER_IP = 1,
 	FRONTEND_NODE_PORT = 2,
 	FRONTEND_HOST_PORT = 3,
+	FRONTEND_EXTERNAL_IP = 4,
+	FRONTEND_LOAD_BALANCER = 5,
 };
 
 /* A key with the unspecified address of its family is a wildcard: it answers on every address in node_addresses that
