@@ -16,6 +16,7 @@ import (
 	"github.com/nearpath/nearpath/bench/cni"
 	"github.com/nearpath/nearpath/bench/measure"
 	"github.com/nearpath/nearpath/bench/podruntime"
+	"github.com/nearpath/nearpath/bench/shaping"
 	"github.com/nearpath/nearpath/test/netlab"
 )
 
@@ -63,7 +64,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 }
 
 // benchmarks are those there are.
-func benchmarks() []measure.Benchmark { return []measure.Benchmark{cni.Benchmark()} }
+func benchmarks() []measure.Benchmark {
+	return []measure.Benchmark{cni.Benchmark(), shaping.Benchmark()}
+}
 
 func chosen(name string) ([]measure.Benchmark, error) {
 	var names []string
