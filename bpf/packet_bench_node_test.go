@@ -1,0 +1,62 @@
+//go:build node
+
+package bpf
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// BenchmarkPacket reports what the programs cost a packet. A flow that rewrites a packet to what it is stands for a
+// translation: the kernel gives the same packet to the program again and again.
+func BenchmarkPacket(b *testing.B) {
+	pins := b.TempDir()
+	if err := unix.Mount("bpf", pins, "bpf", 0, ""); err != nil {
+		b.Fatal(err)
+	}
+	defer unix.Unmount(pins, 0)
+	d, err := Load(Config{PinDir: pins + "/nearpath"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer d.Close()
+	for i, family := range []string{"v4", "v6"} {
+		pod, client := at(podAddrs[i], 8080), at(clientAddrs[i], 40000)
+		if err := errors.Join(d.SetNodeAddresses(addrs(nodeAddrs)), d.Pods.Put(Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: 1, Slot: 1})); err != nil {
+			b.Fatal(err)
+		}
+		for name, c := range map[string]struct {
+			program  *ebpf.Program
+			from, to netip.AddrPort
+			flow     bool
+		}{
+			"from_pod, no flow":      {d.packet.FromPod, pod, client, false},
+			"from_pod, translated":   {d.packet.FromPod, pod, client, true},
+			"from_outside, no flow":  {d.packet.FromOutside, client, at(nodeAddrs[i], 22), false},
+			"from_outside, rewrites": {d.packet.FromOutside, client, at(nodeAddrs[i], 30080), true},
+			"to_outside, no flow":    {d.packet.ToOutside, at(nodeAddrs[i], 22), client, false},
+		} {
+			b.Run(family+" "+name, func(b *testing.B) {
+				s := segment{proto: tcp, from: c.from, to: c.to, flags: ack, hops: 64, payload: make([]byte, 1000)}
+				key := packetFlowKey{Saddr: words(s.from.Addr()), Daddr: words(s.to.Addr()), Sport: swap16(s.from.Port()), Dport: swap16(s.to.Port()), Proto: tcp}
+				if c.flow {
+					v := packetFlow{Saddr: key.Saddr, Daddr: key.Daddr, Sport: key.Sport, Dport: key.Dport}
+					v.Echo = fold(append(append(key.Saddr[:], key.Daddr[:]...), uint32(key.Sport)|uint32(key.Dport)<<16, tcp))
+					if err := d.objs.Flows.Update(key, v, ebpf.UpdateAny); err != nil {
+						b.Fatal(err)
+					}
+					defer d.objs.Flows.Delete(key)
+				}
+				_, took, err := c.program.Benchmark(s.frame(), b.N, b.ResetTimer)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(took.Nanoseconds()), "ns/packet")
+			})
+		}
+	}
+}
