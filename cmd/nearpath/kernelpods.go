@@ -35,6 +35,7 @@ type podMap interface {
 // hostPorts serves ports of the node; *service.Reconciler does.
 type hostPorts interface {
 	SetHostPorts(ctx context.Context, pod []netip.Addr, ports []service.HostPort) error
+	HasHostPorts(pod []netip.Addr, ports []service.HostPort) (bool, error)
 	RemoveHostPorts(ctx context.Context, pod []netip.Addr) error
 }
 
@@ -59,11 +60,7 @@ func (p kernelPods) Add(ctx context.Context, e cni.PodEntry) error {
 	if err := p.eachLink(e, p.programs.AttachLink); err != nil {
 		return err
 	}
-	ports := make([]service.HostPort, 0, len(e.HostPorts))
-	for _, h := range e.HostPorts {
-		ports = append(ports, service.HostPort(h))
-	}
-	err = p.ports.SetHostPorts(ctx, e.Addrs, ports)
+	err = p.ports.SetHostPorts(ctx, e.Addrs, portsOf(e))
 	if errors.Is(err, service.ErrConflict) {
 		p.warn(e.Addrs, "HostPortConflict", err.Error())
 		// Whoever has the port may go; until then the pod must not seem to serve it.
@@ -95,7 +92,18 @@ func (p kernelPods) Has(_ context.Context, e cni.PodEntry) (bool, error) {
 		all = all && ok
 		return err
 	})
-	return all && err == nil, err
+	if !all || err != nil {
+		return false, err
+	}
+	return p.ports.HasHostPorts(e.Addrs, portsOf(e))
+}
+
+func portsOf(e cni.PodEntry) []service.HostPort {
+	ports := make([]service.HostPort, 0, len(e.HostPorts))
+	for _, h := range e.HostPorts {
+		ports = append(ports, service.HostPort(h))
+	}
+	return ports
 }
 
 // sameEntry compares what the entry says; 0 is not known.

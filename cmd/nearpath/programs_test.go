@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -70,6 +71,10 @@ func (f *fakeDatapath) SetHostPorts(_ context.Context, pod []netip.Addr, ports [
 	f.order = append(f.order, "ports")
 	f.ports[pod[0]] = ports
 	return nil
+}
+
+func (f *fakeDatapath) HasHostPorts(pod []netip.Addr, ports []service.HostPort) (bool, error) {
+	return slices.Equal(f.ports[pod[0]], ports), nil
 }
 
 func (f *fakeDatapath) RemoveHostPorts(_ context.Context, pod []netip.Addr) error {
@@ -159,6 +164,12 @@ func TestKernelPods(t *testing.T) {
 				}
 				f.pods[addrs[1]] = before
 			}
+			lost := f.ports[addrs[0]]
+			f.ports[addrs[0]] = nil
+			if ok, err := p.Has(t.Context(), e); ok || err != nil {
+				t.Errorf("without the host port: %v, %v", ok, err)
+			}
+			f.ports[addrs[0]] = lost
 			for link := range f.links {
 				delete(f.links, link)
 				if ok, err := p.Has(t.Context(), e); ok || err != nil {
