@@ -53,6 +53,8 @@ func TestLimitsOfAPod(t *testing.T) {
 	if code := w.mustFail(t, inspect); code != codeBroken {
 		t.Errorf("CHECK of a pod without its bucket: code %d", code)
 	}
+	check0(t, w.server.SetLimits(t.Context(), k, Limits{20_000_000, 5_000_000}))
+	want(Limits{20_000_000, 5_000_000}) // the same limits are put back
 	check0(t, w.server.SetLimits(t.Context(), k, Limits{Ingress: 30_000_000}))
 	want(Limits{Ingress: 30_000_000})
 	w.mustServe(t, inspect)

@@ -10,7 +10,7 @@ import (
 
 // A LimitConfig configures a LimitTask. All fields but Report must be set.
 type LimitConfig struct {
-	// Attached and Set are those of the Server.
+	// Attached and Set are those of the Server. Set is also asked to keep limits that did not change.
 	Attached func() ([]Attached, error)
 	Set      func(ctx context.Context, k Key, limits Limits) error
 	// Annotations are those of a pod of this node; false when the pod is not known, whose limits then stay as they are.
@@ -22,8 +22,8 @@ type LimitConfig struct {
 	Log    *slog.Logger
 }
 
-// lookAtLimits is how often limits are compared without a change of a pod. It is also when a change that failed is tried
-// again.
+// lookAtLimits is how often limits are looked at without a change of a pod: what somebody took away is put back then, and a
+// change that failed is tried again.
 const lookAtLimits = 30 * time.Second
 
 // A LimitTask brings pods that run to the limits their annotations ask for now. It compares what is asked with what was
@@ -32,6 +32,7 @@ type LimitTask struct {
 	config LimitConfig
 	ready  chan struct{}
 	told   map[Key]string // what was last said about an attachment
+	kept   time.Time      // when all limits were last looked at
 }
 
 // NewLimitTask starts nothing.
@@ -48,7 +49,7 @@ func (t *LimitTask) String() string { return "follower of pods' bandwidth limits
 func (t *LimitTask) Run(ctx context.Context) error {
 	close(t.ready)
 	for {
-		if err := t.follow(ctx); err != nil && ctx.Err() == nil {
+		if err := t.follow(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			t.config.Log.Warn("bandwidth limits are not what pods ask for", "err", err)
 		}
 		if !wait(ctx, t.config.Changed, lookAtLimits) {
@@ -58,21 +59,17 @@ func (t *LimitTask) Run(ctx context.Context) error {
 }
 
 // follow compares once, all attachments whatever fails.
-func (t *LimitTask) follow(ctx context.Context) error {
+func (t *LimitTask) follow(ctx context.Context, now time.Time) error {
 	all, err := t.config.Attached()
 	errs := []error{err}
+	keep := now.Sub(t.kept) >= lookAtLimits
+	if keep {
+		t.kept = now
+	}
 	told := make(map[Key]string, len(t.told))
 	for _, a := range all {
-		annotations, known := t.config.Annotations(a.Pod)
-		if !known {
-			continue
-		}
-		limits, err := LimitsOf(annotations, a.Limits)
-		if err != nil {
-			told[a.Key] = err.Error()
-			t.complain(a, err.Error())
-		}
-		if limits == a.Limits {
+		limits := t.wanted(a, told)
+		if limits == a.Limits && (!keep || limits == (Limits{})) {
 			continue
 		}
 		if err := t.config.Set(ctx, a.Key, limits); err != nil {
@@ -81,6 +78,20 @@ func (t *LimitTask) follow(ctx context.Context) error {
 	}
 	t.told = told
 	return errors.Join(errs...)
+}
+
+// wanted are the limits that an attachment should have, and notes what is wrong with its annotations.
+func (t *LimitTask) wanted(a Attached, told map[Key]string) Limits {
+	annotations, known := t.config.Annotations(a.Pod)
+	if !known {
+		return a.Limits
+	}
+	limits, err := LimitsOf(annotations, a.Limits)
+	if err != nil {
+		told[a.Key] = err.Error()
+		t.complain(a, err.Error())
+	}
+	return limits
 }
 
 func (t *LimitTask) complain(a Attached, message string) {

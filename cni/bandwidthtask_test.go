@@ -16,7 +16,8 @@ import (
 type limited struct {
 	pods     map[string]map[string]string // by name
 	attached []Attached
-	sets     []Limits
+	sets     []Limits // changes
+	kept     int
 	reports  []string
 	broken   error
 	changed  chan struct{}
@@ -26,15 +27,16 @@ func (l *limited) task() *LimitTask {
 	return NewLimitTask(LimitConfig{
 		Attached: func() ([]Attached, error) { return slices.Clone(l.attached), nil },
 		Set: func(_ context.Context, k Key, limits Limits) error {
+			i := slices.IndexFunc(l.attached, func(a Attached) bool { return a.Key == k })
+			if l.attached[i].Limits == limits {
+				l.kept++
+				return nil
+			}
 			l.sets = append(l.sets, limits)
 			if l.broken != nil {
 				return l.broken
 			}
-			for i := range l.attached {
-				if l.attached[i].Key == k {
-					l.attached[i].Limits = limits
-				}
-			}
+			l.attached[i].Limits = limits
 			return nil
 		},
 		Annotations: func(p PodRef) (map[string]string, bool) {
@@ -69,6 +71,11 @@ func TestLimitTask(t *testing.T) {
 			}
 		}
 		step("found at the start", Limits{Ingress: 10_000_000}, 1)
+		kept := l.kept
+		time.Sleep(lookAtLimits)
+		if l.kept != kept+2 {
+			t.Errorf("%d limits were kept, want 2", l.kept-kept)
+		}
 
 		l.pods["a"] = map[string]string{annotationIngress: "20M", annotationEgress: "1M"}
 		l.changed <- struct{}{}

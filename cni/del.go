@@ -108,6 +108,7 @@ func (s *Server) approach(a Attachment, r record, known bool) (namespaces, PodEn
 // dismantle ends the traffic first, then has the datapath forget the pod, and gives the address up only when the kernel no
 // longer uses it. The record goes before the lease: with an address that is another's by then it would do harm.
 func (s *Server) dismantle(ctx context.Context, n namespaces, w Wiring, entry PodEntry) error {
+	s.unlimit(ctx, n, w.Key)
 	quiet, rest := Unplan(w)
 	if err := n.apply(quiet); err != nil {
 		return fmt.Errorf("unwire %s: %w", w.Key, err)

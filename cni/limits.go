@@ -26,7 +26,8 @@ func (s *Server) Attached() ([]Attached, error) {
 	return all, err
 }
 
-// SetLimits changes the limits of a pod that is attached. One that is not, any more, is no error.
+// SetLimits changes the limits of a pod that is attached, or puts back what is missing of those it has. One that is not
+// attached, any more, is no error.
 func (s *Server) SetLimits(ctx context.Context, k Key, limits Limits) error {
 	release, err := s.locks.take(ctx, k)
 	if err != nil {
@@ -34,11 +35,14 @@ func (s *Server) SetLimits(ctx context.Context, k Key, limits Limits) error {
 	}
 	defer release()
 	r, known, err := s.records.read(k)
-	if err != nil || !known || r.Limits == limits {
+	if err != nil || !known || r.Limits == limits && limits == (Limits{}) {
 		return err
 	}
 	if s.config.Shaper == nil {
 		return errors.New("limits on bandwidth are not available on this node")
+	}
+	if r.Limits == limits {
+		return s.keepLimits(ctx, r)
 	}
 	last := r
 	r.Limits = limits
@@ -51,4 +55,30 @@ func (s *Server) SetLimits(ctx context.Context, k Key, limits Limits) error {
 	}
 	s.log.Info("limits changed", "container", k.ContainerID, "ingress", limits.Ingress, "egress", limits.Egress)
 	return nil
+}
+
+// keepLimits puts back what is missing.
+func (s *Server) keepLimits(ctx context.Context, r record) error {
+	missing := s.config.Shaper.Verify(ctx, r.shaped())
+	if missing == nil || !r.lives() {
+		return nil
+	}
+	if err := s.config.Shaper.Shape(ctx, r.shaped()); err != nil {
+		return fmt.Errorf("put back limits of %s: %w", r.Key, err)
+	}
+	s.log.Warn("limits put back", "container", r.Key.ContainerID, "missing", missing)
+	return nil
+}
+
+// unlimit takes limits off a pod that is taken apart: its namespace may live on, and with it what is not on the pod's
+// links. It is no reason to keep a pod.
+func (s *Server) unlimit(ctx context.Context, n namespaces, k Key) {
+	r, known := s.recordOf(k)
+	if !known || n.pod == nil || s.config.Shaper == nil || r.Limits == (Limits{}) {
+		return
+	}
+	r.Limits = Limits{}
+	if err := s.config.Shaper.Shape(ctx, r.shaped()); err != nil {
+		s.log.Warn("limits of a deleted pod are left", "container", k.ContainerID, "err", err)
+	}
 }
