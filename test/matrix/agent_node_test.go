@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/containernetworking/cni/libcni"
@@ -19,7 +18,6 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/nearpath/nearpath/internal/agentapi"
-	"github.com/nearpath/nearpath/internal/aliyun"
 	"github.com/nearpath/nearpath/internal/hostnet"
 	"github.com/nearpath/nearpath/test/cloudlab"
 	"github.com/nearpath/nearpath/test/netlab"
@@ -98,28 +96,35 @@ func (n *node) awaitAgent(ctx context.Context) error {
 	})
 }
 
-// awaitRest waits until the agent has finished with its ENIs: those that the cloud attached are wired.
-func (n *node) awaitRest() error {
+// awaitRest waits until the agent has finished with its ENIs: those that pods share are wired.
+func (n *node) awaitRest(ctx context.Context) error {
 	return await(patience, "the ENIs of "+n.Name()+" to be wired", func() error {
+		var enis []struct {
+			ID, MAC, State string
+			Exclusive      bool
+		}
+		if err := n.api.Get(ctx, "/v1/enis", &enis); err != nil {
+			return err
+		}
 		links, err := n.linksByMAC()
 		if err != nil {
 			return err
 		}
-		for _, e := range n.rig.cloud.Sim().ENIs() {
-			if e.InstanceID != n.machine.ID || e.Type == aliyun.TypePrimary {
-				continue
+		for _, e := range enis {
+			if e.State != stateInUse {
+				return fmt.Errorf("%s is %s", e.ID, e.State)
 			}
-			if e.Status != aliyun.StatusInUse {
-				return fmt.Errorf("%s is %s", e.ID, e.Status)
-			}
-			// One that is not on the node is a pod's.
-			if l, there := links[strings.ToLower(e.MAC)]; there && (l.Group != hostnet.LinkGroup || l.OperState != netlink.OperUp) {
-				return fmt.Errorf("%s is %s in group %d", l.Name, l.OperState, l.Group)
+			l := links[e.MAC]
+			if !e.Exclusive && (l == nil || l.Group != hostnet.LinkGroup || l.OperState != netlink.OperUp) {
+				return fmt.Errorf("the link of %s is %+v", e.ID, l)
 			}
 		}
 		return nil
 	})
 }
+
+// stateInUse is that of an ENI that the pool is done with.
+const stateInUse = "in-use"
 
 // linksByMAC leaves out the slaves of ENIs, which have their MAC address.
 func (n *node) linksByMAC() (byMAC map[string]*netlink.LinkAttrs, err error) {

@@ -24,7 +24,7 @@ const (
 // told about it.
 func TestSelfHeal(t *testing.T) {
 	f := newField(t, "h")
-	ok(t, f.n1.awaitRest())
+	ok(t, f.n1.awaitRest(t.Context()))
 	var report strings.Builder
 	defer func() {
 		t.Logf("what was broken, when it was repaired, and the longest gap of all the traffic:\n%s", report.String())

@@ -196,7 +196,7 @@ func entriesOf(path string) (keys [][]byte, err error) {
 	if t := m.Type(); t != ebpf.Hash && t != ebpf.LPMTrie && t != ebpf.LRUHash {
 		return nil, nil
 	}
-	var key []byte
+	var key any // nil: the first
 	for {
 		next, err := m.NextKeyBytes(key)
 		if err != nil || next == nil {

@@ -28,7 +28,7 @@ const patience = time.Minute
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// programs returns the directory that has nearpath, nearpath-cni and podapp.
+// programs returns the directory that has nearpath, nearpath-cni, podapp and the CNI project's cnitool.
 func programs(t *testing.T) string {
 	t.Helper()
 	begin := time.Now()
@@ -39,7 +39,7 @@ func programs(t *testing.T) string {
 	const module = "github.com/nearpath/nearpath"
 	bin := t.TempDir()
 	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-ldflags=-s -w", "-o", bin,
-		module+"/cmd/nearpath", module+"/cmd/nearpath-cni", module+"/test/podapp")
+		module+"/cmd/nearpath", module+"/cmd/nearpath-cni", module+"/test/podapp", "github.com/containernetworking/cni/cnitool")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the programs: %v\n%s", err, out)

@@ -102,9 +102,16 @@ func (p *pod) add(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("CNI ADD of %s on %s: %w", p.name, p.node.Name(), err)
 	}
-	if p.result, err = types100.GetResult(result); err != nil {
+	current, err := types100.GetResult(result)
+	if err != nil {
 		return err
 	}
+	return p.took(current)
+}
+
+// took notes what ADD gave and looks whether that is so.
+func (p *pod) took(result *types100.Result) error {
+	p.result = result
 	for _, ip := range p.result.IPs {
 		addr, _ := netip.AddrFromSlice(ip.Address.IP)
 		p.addrs = append(p.addrs, addr.Unmap())

@@ -25,7 +25,7 @@ type made struct {
 }
 
 // own are the programs that tests with needsPrograms find in the directory that NEARPATH_BIN names.
-var own = []string{"./cmd/nearpath", "./cmd/nearpath-cni", "./test/podapp"}
+var own = []string{"./cmd/nearpath", "./cmd/nearpath-cni", "./test/podapp", "github.com/containernetworking/cni/cnitool"}
 
 // compile builds into dir.
 func compile(ctx context.Context, dir string, packages []testPackage) (made, error) {
