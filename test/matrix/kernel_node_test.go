@@ -24,6 +24,9 @@ const pinDir = "/sys/fs/bpf/nearpath"
 
 var netlinkFamilies = []int{netlink.FAMILY_V4, netlink.FAMILY_V6}
 
+// eniVendor begins the MAC addresses of ENIs.
+const eniVendor = "00:16:3e:"
+
 // A view lists what is in a node's kernel, one line for a thing.
 type view []string
 
@@ -53,7 +56,10 @@ func (n *node) network() (v view, err error) {
 		names := map[int]string{}
 		for _, l := range links {
 			a := l.Attrs()
-			names[a.Index] = a.Name
+			if names[a.Index] = a.Name; a.RawFlags&unix.IFF_UP == 0 && strings.HasPrefix(a.HardwareAddr.String(), eniVendor) {
+				v = append(v, fmt.Sprintf("idle ENI %s", a.HardwareAddr)) // its name tells how it came back
+				continue
+			}
 			v = append(v, fmt.Sprintf("link %s %s %s group %d up %t%s", a.Name, l.Type(), a.HardwareAddr, a.Group, a.RawFlags&unix.IFF_UP != 0, modeOf(l)))
 			// Of a link that went meanwhile there is nothing to read.
 			filter, _ := os.ReadFile(filepath.Join("/proc/sys/net/ipv4/conf", a.Name, "rp_filter"))
@@ -213,7 +219,7 @@ func (n *node) files() (v view, err error) {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil
 			}
-			if err != nil {
+			if err != nil || d.IsDir() {
 				return err
 			}
 			name, _ := filepath.Rel(dir, path)

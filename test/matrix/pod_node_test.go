@@ -4,7 +4,6 @@ package matrix
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -36,6 +35,7 @@ type pod struct {
 	netns    *netlab.NetNS
 	runtime  *libcni.RuntimeConf
 	result   *types100.Result
+	stopped  bool
 }
 
 // A hostPort is what a runtime passes as the capability portMappings.
@@ -75,6 +75,15 @@ func (r *rig) announce(file string, wishes []wish) error {
 	return r.apply(file, text.String())
 }
 
+// capabilities are what containerd passes of a pod. An agent that reads manifests does not wait for the pod's.
+func (w wish) capabilities() map[string]any {
+	args := map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{"nearpath.io/datapath": w.datapath}}
+	if len(w.ports) > 0 {
+		args["portMappings"] = w.ports
+	}
+	return args
+}
+
 var containers atomic.Int64
 
 // sandboxOf makes a pod without a network.
@@ -90,9 +99,7 @@ func (w wish) sandboxOf(ctx context.Context) (*pod, error) {
 		ContainerID: id, NetNS: p.sandbox.NetNSPath(), IfName: podLink,
 		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", w.name}},
 	}
-	if len(w.ports) > 0 {
-		p.runtime.CapabilityArgs = map[string]any{"portMappings": w.ports}
-	}
+	p.runtime.CapabilityArgs = w.capabilities()
 	return p, p.sandbox.SetLoopbackUp()
 }
 
@@ -167,7 +174,11 @@ func (p *pod) del(ctx context.Context) error {
 	return nil
 }
 
-// end takes the pod's network, its processes and its sandbox.
-func (p *pod) end(ctx context.Context) error {
-	return errors.Join(p.del(ctx), p.sandbox.Stop(ctx))
+// stop ends the pod's processes and its sandbox, without the CNI plugin.
+func (p *pod) stop(ctx context.Context) error {
+	if p.stopped {
+		return nil
+	}
+	p.stopped = true
+	return p.sandbox.Stop(ctx)
 }
