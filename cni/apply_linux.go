@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -107,11 +106,6 @@ func (n namespaces) applyOne(op Op) error {
 		return withLink(o.Link, func(l netlink.Link) error { return netlink.NeighSet(o.neighbour(l)) })
 	case AddRoute:
 		return withLink(o.Link, func(l netlink.Link) error { return netlink.RouteReplace(o.route(l)) })
-	case AddRule:
-		if err := deleteRules(DeleteRules{o.Src, o.Priority}); err != nil {
-			return err
-		}
-		return netlink.RuleAdd(o.rule())
 	default:
 		return n.undoOne(op)
 	}
@@ -119,8 +113,6 @@ func (n namespaces) applyOne(op Op) error {
 
 func (n namespaces) undoOne(op Op) error {
 	switch o := op.(type) {
-	case DeleteRules:
-		return deleteRules(o)
 	case DeleteLink:
 		return o.delete()
 	case DeleteRoutes:
@@ -199,48 +191,6 @@ func (o AddRoute) route(l netlink.Link) *netlink.Route {
 	}
 	r.Scope, r.Protocol = netlink.SCOPE_LINK, hostnet.Protocol
 	return r
-}
-
-func (o AddRule) rule() *netlink.Rule {
-	r := netlink.NewRule()
-	r.Family, r.Priority, r.Table, r.Protocol = family(o.Src), o.Priority, o.Table, hostnet.Protocol
-	r.Src = ipNet(netip.PrefixFrom(o.Src, o.Src.BitLen()))
-	return r
-}
-
-// maxTwins bounds how many rules for one address are deleted; there is one unless somebody made more.
-const maxTwins = 16
-
-// deleteRules asks for a rule with what identifies ours, and no table, until there is none. Listing the rules first would
-// cost more with every pod of the node.
-func deleteRules(o DeleteRules) error {
-	rule := AddRule{Src: o.Src, Priority: o.Priority}.rule()
-	for range maxTwins {
-		err := netlink.RuleDel(rule)
-		if errors.Is(err, unix.ENOENT) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("more than %d of them", maxTwins)
-}
-
-// podRules lists our rules of a priority.
-func podRules(family, priority int) ([]netlink.Rule, error) {
-	rules, err := netlinksafe.RuleListFiltered(family, &netlink.Rule{Priority: priority}, netlink.RT_FILTER_PRIORITY)
-	if err != nil {
-		return nil, fmt.Errorf("list rules: %w", err)
-	}
-	ours := rules[:0]
-	for _, r := range rules {
-		if r.Protocol == hostnet.Protocol && r.Src != nil {
-			r.Family = family
-			ours = append(ours, r)
-		}
-	}
-	return ours, nil
 }
 
 func isNoLink(err error) bool {

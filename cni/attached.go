@@ -87,24 +87,7 @@ func orphans(known []attached, links map[string]linkState) (keys []Key) {
 	return keys
 }
 
-// strayRules lists the addresses that have a rule of ours and no lease.
-func strayRules(known []attached, rules map[netip.Addr]int) []netip.Addr {
-	leased := map[netip.Addr]bool{}
-	for _, a := range known {
-		for _, addr := range a.wiring.Lease.Addrs {
-			leased[addr] = true
-		}
-	}
-	var strays []netip.Addr
-	for addr := range rules {
-		if !leased[addr] {
-			strays = append(strays, addr)
-		}
-	}
-	return strays
-}
-
-// lost lists the pods whose link is there, and of whose rules, routes and neighbours on the node one is not, or leads
+// lost lists the pods whose link is there, and of whose routes and neighbours on the node one is not, or leads
 // elsewhere.
 func lost(known []attached, state hostState) (found []attached) {
 	for _, a := range known {

@@ -13,7 +13,7 @@ import (
 	"github.com/nearpath/nearpath/internal/agentapi"
 )
 
-// check verifies that the container is wired as ADD left it: links, addresses, neighbours, routes, rules, sysctls, limits,
+// check verifies that the container is wired as ADD left it: links, addresses, neighbours, routes, sysctls, limits,
 // and what the datapath knows and has attached. It repairs nothing.
 func (s *Server) check(ctx context.Context, r agentapi.CNIRequest) error {
 	conf, err := ParseNetConf(r.Config)

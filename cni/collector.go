@@ -6,11 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
-	"slices"
 	"time"
-
-	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
 const (
@@ -23,10 +19,10 @@ const (
 )
 
 // A Collector keeps what belongs to pods as ADD and DEL left it, a Task. It deletes attachments whose pod has gone without a
-// DEL, and what nobody owns: after a reboot of the node, for one, no runtime deletes what it no longer knows. It puts
-// back rules, routes and neighbours on the node that somebody else deleted, as network managers do when they restart:
-// without them a pod's packets leave by the uplink, and the VPC drops them. It tells the datapath again of pods that it has
-// lost, and pods of new addresses of the node.
+// DEL: after a reboot of the node, for one, no runtime deletes what it no longer knows. It puts back routes and neighbours
+// on the node that somebody else deleted, as network managers do when they restart, and links that were taken down:
+// without them nobody reaches the pod. It tells the datapath again of pods that it has lost, and pods of new addresses of
+// the node.
 type Collector struct {
 	server   *Server
 	interval time.Duration
@@ -34,7 +30,6 @@ type Collector struct {
 	ready    chan struct{}
 
 	keys     Watch[Key]
-	rules    Watch[netip.Addr]
 	asserted time.Time
 }
 
@@ -105,25 +100,7 @@ func (c *Collector) Sweep(ctx context.Context, now time.Time) error {
 	for _, k := range c.keys.Observe(now, orphans(known, state.links)) {
 		errs = append(errs, c.collect(ctx, k))
 	}
-	errs = append(errs, c.tidy(state), c.deleteStrayRules(now, known, state))
-	return errors.Join(errs...)
-}
-
-// deleteStrayRules deletes rules of addresses that nobody leases.
-func (c *Collector) deleteStrayRules(now time.Time, known []attached, state hostState) error {
-	var errs []error
-	// Whoever was waited for meanwhile may have leased an address.
-	stray := c.rules.Observe(now, strayRules(known, state.rules))
-	since, err := c.server.attached()
-	errs = append(errs, err)
-	still := strayRules(since, state.rules)
-	for _, addr := range stray {
-		if slices.Contains(still, addr) {
-			c.log.Warn("rule without a lease, deleting it", "ip", addr)
-			errs = append(errs, namespaces{host: c.server.host}.apply([]Op{DeleteRules{addr, hostnet.PriorityPod}}))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.tidy(state))...)
 }
 
 // restoreAll puts back what is missing of pods on the node, and reports it once.
@@ -138,7 +115,7 @@ func (c *Collector) restoreAll(pods []attached) error {
 		errs = append(errs, err)
 	}
 	if len(restored) > 0 {
-		c.server.report("PodRoutesRestored", fmt.Sprintf("somebody took links down, or deleted rules, routes or neighbours, of %d pods; they are as they were: %v",
+		c.server.report("PodRoutesRestored", fmt.Sprintf("somebody took links down, or deleted routes or neighbours, of %d pods; they are as they were: %v",
 			len(restored), restored[:min(len(restored), 10)]))
 	}
 	return errors.Join(errs...)
@@ -162,7 +139,7 @@ func (c *Collector) restore(k Key) (bool, error) {
 		return false, err
 	}
 	if err := (namespaces{host: s.host}).apply(onHost(Plan(a.wiring))); err != nil {
-		return false, fmt.Errorf("put back rules and routes of %s: %w", k, err)
+		return false, fmt.Errorf("put back routes of %s: %w", k, err)
 	}
 	return true, nil
 }

@@ -17,8 +17,7 @@ func (s *Server) subscribe() (events <-chan struct{}, stop func(), err error) {
 	var socket *nl.NetlinkSocket
 	err = s.host.Do(func(ns.NetNS) (err error) {
 		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
-			unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE,
-			unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE)
+			unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE)
 		return err
 	})
 	if err != nil {
@@ -73,7 +72,7 @@ func concerns(messages []syscall.NetlinkMessage) bool {
 			if len(m.Data) >= unix.SizeofIfInfomsg && nl.DeserializeIfInfomsg(m.Data).Flags&unix.IFF_UP == 0 {
 				return true
 			}
-		case unix.RTM_DELNEIGH, unix.RTM_DELRULE, unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		case unix.RTM_DELNEIGH, unix.RTM_NEWADDR, unix.RTM_DELADDR:
 			return true
 		}
 	}

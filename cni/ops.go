@@ -76,20 +76,10 @@ type (
 		Gateway netip.Addr
 		Src     netip.Addr
 	}
-	// AddRule sends what comes from an address to a table.
-	AddRule struct {
-		Src             netip.Addr
-		Priority, Table int
-	}
 )
 
 // The changes that take a pod apart. What is not there is no error.
 type (
-	// DeleteRules deletes our rules for a source address, whatever table they name.
-	DeleteRules struct {
-		Src      netip.Addr
-		Priority int
-	}
 	// DeleteLink deletes a link of ours, and so its other end and the routes of both.
 	DeleteLink struct {
 		Side  Side
@@ -159,12 +149,6 @@ func (o AddRoute) String() string {
 		text += " src " + o.Src.String()
 	}
 	return text
-}
-func (o AddRule) String() string {
-	return fmt.Sprintf("host: ip rule add pref %d from %s lookup %d proto %d", o.Priority, o.Src, o.Table, hostnet.Protocol)
-}
-func (o DeleteRules) String() string {
-	return fmt.Sprintf("host: ip rule del pref %d from %s proto %d", o.Priority, o.Src, hostnet.Protocol)
 }
 func (o DeleteLink) String() string { return fmt.Sprintf("%s: ip link del %s", o.Side, o.Link) }
 func (o DeleteRoutes) String() string {

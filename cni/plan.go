@@ -76,7 +76,7 @@ func Unplan(w Wiring) (quiet, rest []Op) {
 func onHost(ops []Op) (kept []Op) {
 	for _, op := range ops {
 		switch o := op.(type) {
-		case SetUp, AddNeighbour, AddRoute, AddRule:
+		case SetUp, AddNeighbour, AddRoute:
 			if sideOf(o) == OnHost {
 				kept = append(kept, o)
 			}
@@ -163,7 +163,7 @@ func v6(link, key, value string, side Side) Op {
 
 // hostSysctls are the settings of the node's end of a veth pair. It does not believe router advertisements. It makes no
 // link-local address: a pod could reach the node by it past everything that knows pods by their addresses. Its reverse path
-// filter is loose, because packets from the pod are routed by rule and not by the table the filter asks.
+// filter is loose, because packets from the pod are routed by their mark and not by the table the filter asks.
 func hostSysctls(link string) []Op {
 	return []Op{
 		v4(link, "forwarding", "1", OnHost), v4(link, "rp_filter", "2", OnHost),

@@ -2,7 +2,9 @@ package cni
 
 // planExclusive moves the ENI itself into the pod, and joins pod and node with a pair of links beside it, the side. By the
 // side goes what is between the two: their own addresses, the node's DNS, and networks that only the node reaches.
-// Answers may come by the other link than the one the question left by, so the reverse path filter is loose on both.
+// Answers may come by the other link than the one the question left by, so the reverse path filter is loose on both; and
+// the side has the pod's IPv4 address too, because on a link without any the kernel takes loose for strict
+// (fib_validate_source).
 func (w Wiring) planExclusive() []Op {
 	host, pod := w.Key.HostLink(), w.Key.IfName
 	hostMAC, podMAC := w.Key.macs()
@@ -16,8 +18,11 @@ func (w Wiring) planExclusive() []Op {
 	for _, addr := range w.Lease.Addrs {
 		ops = append(ops,
 			AddAddress{InPod, pod, alone(addr)},
-			AddRoute{Side: InPod, Link: pod, Dst: everywhere(addr), Gateway: w.gateway(addr)},
-			AddNeighbour{InPod, sideLink, gateway(addr), hostMAC})
+			AddRoute{Side: InPod, Link: pod, Dst: everywhere(addr), Gateway: w.gateway(addr)})
+		if addr.Is4() {
+			ops = append(ops, AddAddress{InPod, sideLink, alone(addr)})
+		}
+		ops = append(ops, AddNeighbour{InPod, sideLink, gateway(addr), hostMAC})
 	}
 	ops = append(ops, w.toNode()...)
 	ops = append(ops, SetUp{OnHost, host})

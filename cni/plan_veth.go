@@ -1,8 +1,7 @@
 package cni
 
-import "github.com/nearpath/nearpath/internal/hostnet"
-
-// planVeth joins pod and node with a pair of links. The rule that lets the pod's traffic out comes last.
+// planVeth joins pod and node with a pair of links. What comes from the pod is marked by the datapath with the slot of the
+// ENI that has its address, and leaves by that (hostnet.PodMark).
 func (w Wiring) planVeth() []Op {
 	host, pod := w.Key.HostLink(), w.Key.IfName
 	hostMAC, podMAC := w.Key.macs()
@@ -16,18 +15,10 @@ func (w Wiring) planVeth() []Op {
 			AddNeighbour{InPod, pod, gateway(addr), hostMAC},
 			AddRoute{Side: InPod, Link: pod, Dst: everywhere(addr), Gateway: gateway(addr)})
 	}
-	ops = append(ops, w.reach(host, podMAC)...)
-	for _, addr := range w.Lease.Addrs {
-		ops = append(ops, AddRule{addr, hostnet.PriorityPod, hostnet.Table(w.Lease.Slot)})
-	}
-	return ops
+	return append(ops, w.reach(host, podMAC)...)
 }
 
-// unplanVeth needs no pod: the node's end takes the pod's with it. Without a lease the rules of its address are left to the
-// sweep, see Collector.
-func (w Wiring) unplanVeth() (ops []Op) {
-	for _, addr := range w.Lease.Addrs {
-		ops = append(ops, DeleteRules{addr, hostnet.PriorityPod})
-	}
-	return append(ops, DeleteLink{OnHost, w.Key.HostLink(), w.Key.Alias()})
+// unplanVeth needs no pod: the node's end takes the pod's with it, and the routes by both.
+func (w Wiring) unplanVeth() []Op {
+	return []Op{DeleteLink{OnHost, w.Key.HostLink(), w.Key.Alias()}}
 }

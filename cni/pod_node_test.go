@@ -3,28 +3,33 @@
 package cni
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
-	"github.com/nearpath/nearpath/internal/agentapi"
-	"github.com/nearpath/nearpath/internal/hostnet"
 	"github.com/nearpath/nearpath/test/netlab"
 )
 
-// traces lists what a pod leaves on the node while it is there.
-func (w *world) traces(t *testing.T) (links, rules int) {
+// forEach runs a test in a world of its own for each datapath that the kernel has.
+func forEach(t *testing.T, test func(t *testing.T, w *world, datapath Datapath)) {
+	t.Helper()
+	for _, datapath := range onThisKernel {
+		t.Run(string(datapath), func(t *testing.T) { test(t, newWorld(t), datapath) })
+	}
+}
+
+// traces counts the links that a pod has on the node while it is there, and the node's routes to pods.
+func (w *world) traces(t *testing.T) (links, routes int) {
 	t.Helper()
 	check0(t, w.node.Do(func() error {
 		all, err := netlinksafe.LinkList()
@@ -32,177 +37,219 @@ func (w *world) traces(t *testing.T) (links, rules int) {
 			return err
 		}
 		for _, l := range all {
-			if len(l.Attrs().Name) == 13 && l.Attrs().Name[:2] == linkPrefix {
+			if _, ours := keyOf(l.Attrs().Alias); ours || l.Attrs().Alias == "" && len(l.Attrs().Name) == 13 && l.Attrs().Name[:2] == linkPrefix {
 				links++
 			}
 		}
 		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-			ours, err := podRules(family, hostnet.PriorityPod)
+			ours, err := podRoutes(family)
 			if err != nil {
 				return err
 			}
-			rules += len(ours)
+			routes += len(ours)
 		}
 		return nil
 	}))
-	return links, rules
+	return links, routes
 }
 
 func (w *world) wantNothingLeft(t *testing.T) {
 	t.Helper()
-	if links, rules := w.traces(t); links != 0 || rules != 0 || w.pods.count() != 0 || len(w.addresses.List()) != 0 {
-		t.Errorf("left: %d links, %d rules, %d pod entries, %d leases", links, rules, w.pods.count(), len(w.addresses.List()))
+	records, err := w.server.records.list()
+	check0(t, err)
+	if links, routes := w.traces(t); links+routes+w.pods.count()+len(w.addresses.List())+len(records) != 0 {
+		t.Errorf("left: %d links, %d routes, %d pod entries, %d leases, %d records", links, routes, w.pods.count(), len(w.addresses.List()), len(records))
 	}
+	w.wantENIsBack(t)
 }
 
+// wantENIsBack: every ENI is on the node, and those that are no pod's are as one that was just attached.
+func (w *world) wantENIsBack(t *testing.T) {
+	t.Helper()
+	check0(t, w.node.Do(func() error {
+		for i := 1; i <= wholeENIs; i++ {
+			hardware := must[net.HardwareAddr](t)(net.ParseMAC(mac(i)))
+			l := must[netlink.Link](t)(findENI(hardware))
+			if l == nil {
+				t.Errorf("ENI %s is not on the node", hardware)
+				continue
+			}
+			addrs := must[[]netlink.Addr](t)(netlinksafe.AddrList(l, netlink.FAMILY_ALL))
+			if a := l.Attrs(); a.Flags&net.FlagUp != 0 || a.Alias != "" || a.Name == "eth0" || len(addrs) > 0 {
+				t.Errorf("ENI %s is back as %s, up %v, alias %q, addresses %v", hardware, a.Name, a.Flags&net.FlagUp != 0, a.Alias, addrs)
+			}
+		}
+		return nil
+	}))
+}
+
+// TestPodsTalk: pods of every datapath reach those of every other, the node, its DNS and the world, and are reached, in
+// both families, always with their own addresses.
 func TestPodsTalk(t *testing.T) {
 	w := newWorld(t)
-	a, addrA := w.add(t, "a")
-	b, addrB := w.add(t, "b")
-	for _, c := range []struct {
-		name     string
-		from, to *netlab.NetNS
-		addr     string
-		source   string
-	}{
-		{"pod to pod", a, b, addrB.String(), addrA.String()},
-		{"pod to node", a, w.node, uplinkAddr, addrA.String()},
-		{"node to pod", w.node, b, addrB.String(), uplinkAddr},
-		{"pod to outside by its ENI", b, w.vpc, outside, addrB.String()},
-		{"outside to pod", w.vpc, a, addrA.String(), eniGateway},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			source, err := talk(t, c.from, c.to, c.addr)
-			if err != nil || source.String() != c.source {
-				t.Errorf("source %s, want %s (%v)", source, c.source, err)
-			}
-		})
-	}
-}
-
-// TestDualStack: a pod with two addresses is reached and reaches others by both, is checked in both, and leaves nothing.
-func TestDualStack(t *testing.T) {
-	w := newWorld(t)
 	w.addresses.dual = true
-	const node6 = "fd08::2"
-	check0(t, w.node.Do(func() error {
-		check0(t, SetSysctl{OnHost, "net/ipv6/conf/all/forwarding", "1", false}.write())
-		return withLink("eth0", func(l netlink.Link) error {
-			a := address(t, node6+"/64")
-			a.Flags = unix.IFA_F_NODAD
-			return netlink.AddrAdd(l, a)
-		})
-	}))
-	pods, addrs := map[string]*netlab.NetNS{}, map[string][]string{}
-	for _, name := range []string{"a", "b"} {
-		pods[name] = must[*netlab.NetNS](t)(w.lab.NetNS(name))
-		check0(t, pods[name].Do(SetSysctl{InPod, "net/ipv6/conf/all/disable_ipv6", "1", false}.write)) // as some runtimes do
-		var result types100.Result
-		check0(t, json.Unmarshal(w.mustServe(t, request("ADD", name, pods[name])), &result))
-		if len(result.IPs) != 2 || len(result.Routes) != 2 {
-			t.Fatalf("result has %d addresses and %d routes", len(result.IPs), len(result.Routes))
-		}
-		for _, ip := range result.IPs {
-			addrs[name] = append(addrs[name], ip.Address.IP.String())
+	type pod struct {
+		*netlab.NetNS
+		addrs []netip.Addr
+	}
+	var pods []pod
+	for i, datapath := range slices.Concat(onThisKernel, onThisKernel) {
+		name := fmt.Sprintf("%s%d", datapath, i)
+		netns := must[*netlab.NetNS](t)(w.lab.NetNS(name))
+		check0(t, netns.Do(SetSysctl{InPod, "net/ipv6/conf/all/disable_ipv6", "1", false}.write)) // as some runtimes do
+		pods = append(pods, pod{netns, addressesIn(t, w.mustServe(t, on(datapath, request("ADD", name, netns))))})
+	}
+	node := []netip.Addr{netip.MustParseAddr(uplinkAddr), netip.MustParseAddr(uplinkAddr6)}
+	world := []netip.Addr{netip.MustParseAddr(outside), netip.MustParseAddr(outside6)}
+	try := func(what string, from, to *netlab.NetNS, addr, source netip.Addr) {
+		t.Helper()
+		if got, err := talk(t, from, to, addr.String()); err != nil || got != source {
+			t.Errorf("%s: source %s, want %s (%v)", what, got, source, err)
 		}
 	}
-	for i, node := range []string{uplinkAddr, node6} {
-		for _, c := range []struct {
-			from, to     *netlab.NetNS
-			addr, source string
-		}{
-			{pods["a"], pods["b"], addrs["b"][i], addrs["a"][i]},
-			{pods["a"], w.node, node, addrs["a"][i]},
-			{w.node, pods["b"], addrs["b"][i], node},
-		} {
-			if source, err := talk(t, c.from, c.to, c.addr); err != nil || source.String() != c.source {
-				t.Errorf("%s to %s: source %s (%v)", c.source, c.addr, source, err)
+	for _, p := range pods {
+		for i, own := range p.addrs {
+			for _, other := range pods {
+				if other.NetNS != p.NetNS {
+					try(fmt.Sprintf("%s to %s, %s", p.Name(), other.Name(), own), p.NetNS, other.NetNS, other.addrs[i], own)
+				}
+			}
+			try(p.Name()+" to node", p.NetNS, w.node, node[i], own)
+			try("node to "+p.Name(), w.node, p.NetNS, own, node[i])
+			try(p.Name()+" to outside", p.NetNS, w.vpc, world[i], own)
+			if _, err := talk(t, w.vpc, p.NetNS, own.String()); err != nil {
+				t.Errorf("outside to %s: %v", p.Name(), err)
 			}
 		}
+		try(p.Name()+" to the node's DNS", p.NetNS, w.node, netip.MustParseAddr(nodeDNS), p.addrs[0])
 	}
-	wired := must[[]Leased](t)(Wired(w.node.Path(), w.records))
-	slices.SortFunc(wired, func(x, y Leased) int { return strings.Compare(x.Attachment.ContainerID, y.Attachment.ContainerID) })
-	if len(wired) != 2 || wired[1].Attachment.Key != (Key{"net", "b", "eth0"}) || fmt.Sprint(wired[1].Lease.Addrs) != fmt.Sprint(addrs["b"]) {
-		t.Errorf("the node shows %v, want a and b with %v", wired, addrs)
-	}
-	good := request("CHECK", "a", pods["a"])
-	good.Config = config("1.1.0", fmt.Sprintf(`,"prevResult":{"cniVersion":"1.1.0","ips":[{"address":"%s/32"},{"address":"%s/128"}]}`, addrs["a"][0], addrs["a"][1]))
-	w.mustServe(t, good)
-	check0(t, w.node.Do(func() error {
-		return deleteRules(DeleteRules{netip.MustParseAddr(addrs["a"][1]), hostnet.PriorityPod})
-	}))
-	w.mustFail(t, good)
-	w.mustServe(t, request("DEL", "a", pods["a"]))
-	check0(t, w.addresses.Release(t.Context(), Key{"net", "b", "eth0"})) // b is found by its routes
-	w.mustServe(t, request("DEL", "b", nil))
-	w.wantNothingLeft(t)
 }
 
 func TestResult(t *testing.T) {
-	w := newWorld(t)
-	pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
-	raw := w.mustServe(t, request("ADD", "a", pod))
-	var result types100.Result
-	check0(t, json.Unmarshal(raw, &result))
-	if result.CNIVersion != "1.1.0" || len(result.Interfaces) != 2 || *result.IPs[0].Interface != 1 {
-		t.Fatalf("result is %s", raw)
-	}
-	inside := result.Interfaces[1]
-	check0(t, pod.Do(func() error {
-		l, err := netlink.LinkByName("eth0")
-		if err == nil && (l.Attrs().HardwareAddr.String() != inside.Mac || l.Attrs().MTU != inside.Mtu || inside.Mtu != 1400) {
-			t.Errorf("eth0 is %s mtu %d, result says %s mtu %d", l.Attrs().HardwareAddr, l.Attrs().MTU, inside.Mac, inside.Mtu)
+	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
+		pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
+		raw := w.mustServe(t, on(datapath, request("ADD", "a", pod)))
+		var result types100.Result
+		check0(t, json.Unmarshal(raw, &result))
+		if result.CNIVersion != "1.1.0" || len(result.IPs) != 1 || len(result.Routes) != 1 {
+			t.Fatalf("result is %s", raw)
 		}
-		return err
-	}))
-	if inside.Sandbox != pod.Path() || result.Interfaces[0].Sandbox != "" {
-		t.Errorf("sandboxes are %q and %q", result.Interfaces[0].Sandbox, inside.Sandbox)
-	}
+		own := result.Interfaces[*result.IPs[0].Interface]
+		if own.Name != "eth0" || own.Mtu != uplinkMTU {
+			t.Errorf("address is on %+v", own)
+		}
+		for _, i := range result.Interfaces {
+			netns, want := w.node, ""
+			if i.Sandbox != "" {
+				netns, want = pod, pod.Path()
+			}
+			check0(t, netns.Do(func() error {
+				return withLink(i.Name, func(l netlink.Link) error {
+					if l.Attrs().HardwareAddr.String() != i.Mac || l.Attrs().MTU != i.Mtu || i.Sandbox != want {
+						t.Errorf("%s is %s mtu %d, result says %+v", i.Name, l.Attrs().HardwareAddr, l.Attrs().MTU, i)
+					}
+					return nil
+				})
+			}))
+		}
+	})
 }
 
 func TestDelTwiceAndWithoutNamespace(t *testing.T) {
-	w := newWorld(t)
-	a, _ := w.add(t, "a")
-	_, _ = w.add(t, "b")
-	w.mustServe(t, request("DEL", "a", a))
-	if links, rules := w.traces(t); links != 1 || rules != 1 || w.pods.count() != 1 {
-		t.Errorf("after one DEL of two: %d links, %d rules, %d entries", links, rules, w.pods.count())
-	}
-	w.mustServe(t, request("DEL", "a", a))
-	w.mustServe(t, request("DEL", "a", nil))
-	w.mustServe(t, request("DEL", "b", nil))
-	w.mustServe(t, request("DEL", "b", nil))
-	w.mustServe(t, request("DEL", "never-seen", nil))
-	w.wantNothingLeft(t)
+	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
+		a, _ := w.addOn(t, datapath, "a")
+		_, _ = w.addOn(t, datapath, "b")
+		w.mustServe(t, request("DEL", "a", a))
+		if _, routes := w.traces(t); routes != 1 || w.pods.count() != 1 {
+			t.Errorf("after one DEL of two: %d routes, %d entries", routes, w.pods.count())
+		}
+		w.mustServe(t, request("DEL", "a", a))
+		w.mustServe(t, request("DEL", "a", nil))
+		for range 3 {
+			w.mustServe(t, request("DEL", "b", nil)) // the record knows the namespace
+		}
+		w.mustServe(t, request("DEL", "never-seen", nil))
+		w.wantNothingLeft(t)
+		// The same pod again, and its namespace is as it was.
+		if again := addressesIn(t, w.mustServe(t, on(datapath, request("ADD", "a", a)))); len(again) != 1 {
+			t.Errorf("added again with %v", again)
+		}
+	})
 }
 
 func TestDelAfterNamespaceVanished(t *testing.T) {
-	w := newWorld(t)
-	a, _ := w.add(t, "a")
-	check0(t, a.Close())
-	gone := request("DEL", "a", nil)
-	gone.NetNS = a.Path()
-	w.mustServe(t, gone)
-	w.wantNothingLeft(t)
+	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
+		a, _ := w.addOn(t, datapath, "a")
+		check0(t, a.Close())
+		gone := request("DEL", "a", nil)
+		gone.NetNS = a.Path()
+		w.mustServe(t, gone)
+		w.mustServe(t, gone)
+		w.awaitENIs(t)
+		w.wantNothingLeft(t)
+	})
+}
+
+// A deletion that comes late must not harm the pod that has the address or the name by then.
+func TestDelLeavesSuccessorsAlone(t *testing.T) {
+	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
+		a, addr := w.addOn(t, datapath, "a")
+		old, known, err := w.server.records.read(Key{"net", "a", "eth0"})
+		if !known || err != nil {
+			t.Fatalf("no record: %v", err)
+		}
+		check0(t, a.Close())
+		w.mustServe(t, request("DEL", "a", nil))
+		w.awaitENIs(t)
+		w.addresses.next = addr // of a shared ENI; a whole one has the same address anyway
+		successor, same := w.addOn(t, datapath, "b")
+		if same != addr {
+			t.Fatalf("the successor has %s, not %s", same, addr)
+		}
+		w.mustServe(t, request("DEL", "a", nil))
+		// Another namespace at the path of the former one.
+		check0(t, w.server.records.write(old))
+		w.mustServe(t, request("DEL", "a", must[*netlab.NetNS](t)(w.lab.NetNS("a"))))
+		if datapath == Veth {
+			if _, err := talk(t, w.node, successor, addr.String()); err != nil {
+				t.Errorf("the successor was harmed: %v", err)
+			}
+		}
+	})
 }
 
 func TestDelWithoutLease(t *testing.T) {
-	w := newWorld(t)
-	a, _ := w.add(t, "a")
-	check0(t, w.addresses.Release(t.Context(), Key{"net", "a", "eth0"}))
-	w.mustServe(t, request("DEL", "a", a))
-	w.wantNothingLeft(t)
+	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
+		a, _ := w.addOn(t, datapath, "a")
+		check0(t, w.addresses.Release(t.Context(), Key{"net", "a", "eth0"}))
+		w.mustServe(t, request("DEL", "a", a))
+		w.wantNothingLeft(t)
+	})
+}
+
+// A record that cannot be read is as none: a pod of veth is found by its key, a whole ENI by the lease.
+func TestDelWithBrokenRecord(t *testing.T) {
+	for _, datapath := range []Datapath{Veth, Exclusive} {
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			a, _ := w.addOn(t, datapath, "a")
+			breakRecord(t, w.server.records, Key{"net", "a", "eth0"})
+			w.mustServe(t, request("DEL", "a", a))
+			w.wantNothingLeft(t)
+		})
+	}
 }
 
 func TestAddRefusesExistingInterface(t *testing.T) {
-	w := newWorld(t)
-	a, addr := w.add(t, "a")
-	if code := w.mustFail(t, request("ADD", "a", a)); code != 4 {
-		t.Errorf("code is %d, want 4", code)
-	}
-	if source, err := talk(t, a, w.node, uplinkAddr); err != nil || source != addr {
-		t.Errorf("the pod was harmed: source %s, %v", source, err)
-	}
+	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
+		a, addr := w.addOn(t, datapath, "a")
+		if code := w.mustFail(t, on(datapath, request("ADD", "a", a))); code != 4 {
+			t.Errorf("code is %d, want 4", code)
+		}
+		if source, err := talk(t, a, w.node, uplinkAddr); err != nil || source != addr {
+			t.Errorf("the pod was harmed: source %s, %v", source, err)
+		}
+	})
 }
 
 func TestAddRefusesNodeNamespace(t *testing.T) {
@@ -214,189 +261,146 @@ func TestAddRefusesNodeNamespace(t *testing.T) {
 }
 
 func TestAddRollsBack(t *testing.T) {
+	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
+		pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
+		add := on(datapath, request("ADD", "a", pod))
+		w.pods.fail = fmt.Errorf("map is full")
+		w.mustFail(t, add)
+		w.wantNothingLeft(t)
+		check0(t, pod.Do(func() error {
+			for _, name := range []string{"eth0", sideLink} {
+				if _, err := netlink.LinkByName(name); !isNoLink(err) {
+					return errors.Join(errors.New(name+" is still there"), err)
+				}
+			}
+			return nil
+		}))
+		w.pods.fail, w.addresses.fail = nil, fmt.Errorf("none free")
+		if code := w.mustFail(t, add); code != 11 {
+			t.Errorf("code without an address is %d, want 11", code)
+		}
+		w.addresses.fail = nil
+		w.mustServe(t, add)
+	})
+}
+
+// An attempt that was cut off may have leased an address for another datapath.
+func TestAddChangesDatapath(t *testing.T) {
 	w := newWorld(t)
 	pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
-	w.pods.fail = fmt.Errorf("map is full")
-	w.mustFail(t, request("ADD", "a", pod))
-	w.wantNothingLeft(t)
-	check0(t, pod.Do(func() error {
-		if _, err := netlink.LinkByName("eth0"); !isNoLink(err) {
-			return errors.Join(errors.New("eth0 is still there"), err)
-		}
-		return nil
-	}))
-	w.pods.fail, w.addresses.fail = nil, fmt.Errorf("none free")
-	if code := w.mustFail(t, request("ADD", "a", pod)); code != 11 {
-		t.Errorf("code without an address is %d, want 11", code)
+	add := on(Exclusive, request("ADD", "a", pod))
+	_, err := w.addresses.Acquire(t.Context(), Attachment{Key: Key{"net", "a", "eth0"}}, false)
+	check0(t, err)
+	if code := w.mustFail(t, add); code != 11 {
+		t.Errorf("code is %d, want 11", code)
 	}
-	w.addresses.fail = nil
-	w.mustServe(t, request("ADD", "a", pod))
+	w.mustServe(t, add)
 }
 
-func TestCheckFindsWhatIsBroken(t *testing.T) {
-	w := newWorld(t)
-	a, addr := w.add(t, "a")
-	k := Key{"net", "a", "eth0"}
-	good := request("CHECK", "a", a)
-	good.Config = config("1.1.0", fmt.Sprintf(`,"prevResult":{"cniVersion":"1.1.0","ips":[{"address":"%s/32"}]}`, addr))
-	w.mustServe(t, good)
-	inPod := func(f func(l netlink.Link) error) func() error {
-		return func() error { return a.Do(func() error { return withLink("eth0", f) }) }
-	}
-	onNode := func(f func(l netlink.Link) error) func() error {
-		return func() error { return w.node.Do(func() error { return withLink(k.HostLink(), f) }) }
-	}
-	lease, _ := w.addresses.Lookup(k)
-	plan := Plan(Wiring{Key: k, Datapath: Veth, Lease: lease})
-	repair := func() error {
-		pod, err := openPod(a.Path(), w.server.host)
-		if err != nil {
-			return err
-		}
-		defer pod.Close()
-		return namespaces{w.server.host, pod}.apply(plan[1:])
-	}
-	for name, breakIt := range map[string]func() error{
-		"pod route": inPod(func(l netlink.Link) error {
-			return netlink.RouteDel(AddRoute{Side: InPod, Link: "eth0", Dst: everywhere(addr), Gateway: gateway(addr)}.route(l))
-		}),
-		"pod address": inPod(func(l netlink.Link) error {
-			return netlink.AddrDel(l, address(t, addr.String()+"/32"))
-		}),
-		"pod link": inPod(netlink.LinkSetDown),
-		"pod neighbour": inPod(func(l netlink.Link) error {
-			return netlink.NeighDel(AddNeighbour{InPod, "eth0", gateway(addr), nil}.neighbour(l))
-		}),
-		"host route": onNode(func(l netlink.Link) error {
-			return netlink.RouteDel(AddRoute{Side: OnHost, Link: k.HostLink(), Dst: alone(addr)}.route(l))
-		}),
-		"host alias": onNode(func(l netlink.Link) error { return netlink.LinkSetAlias(l, "other") }),
-		"host link":  onNode(netlink.LinkSetDown),
-		"sysctl": func() error {
-			return w.node.Do(SetSysctl{OnHost, "net/ipv4/conf/" + k.HostLink() + "/rp_filter", "1", false}.write)
-		},
-		"rule": func() error {
-			return w.node.Do(func() error { return deleteRules(DeleteRules{addr, hostnet.PriorityPod}) })
-		},
-	} {
-		check0(t, breakIt())
-		if code := w.mustFail(t, good); code != codeBroken {
-			t.Errorf("%s: code is %d, want %d", name, code, codeBroken)
-		}
-		check0(t, repair())
-		check0(t, onNode(func(l netlink.Link) error { return netlink.LinkSetAlias(l, k.Alias()) })())
-		w.mustServe(t, good)
-	}
-	check0(t, w.pods.Remove(t.Context(), PodEntry{Addrs: []netip.Addr{addr}}))
-	w.mustFail(t, good)
-}
-
-func TestParallelAdds(t *testing.T) {
-	w := newWorld(t)
-	const n = 12
-	pods := make([]*netlab.NetNS, n)
-	for i := range pods {
-		pods[i] = must[*netlab.NetNS](t)(w.lab.NetNS(fmt.Sprintf("p%d", i)))
-	}
-	answers := make([]agentapi.CNIResponse, n)
-	var wg sync.WaitGroup
-	start := time.Now()
-	for i := range pods {
-		wg.Go(func() { answers[i] = w.server.Handle(t.Context(), request("ADD", fmt.Sprintf("p%d", i), pods[i])) })
-	}
-	wg.Wait()
-	t.Logf("%d ADDs in %s", n, time.Since(start))
-	seen := map[netip.Addr]bool{}
-	for i, answer := range answers {
-		if answer.Error != nil {
-			t.Fatalf("pod %d: %v", i, answer.Error)
-		}
-		seen[addressIn(t, answer.Result)] = true
-	}
-	if len(seen) != n {
-		t.Errorf("%d different addresses for %d pods", len(seen), n)
-	}
-	if _, err := talk(t, pods[0], pods[n-1], addressIn(t, answers[n-1].Result).String()); err != nil {
-		t.Error(err)
-	}
-	// The same container at the same time: one verb follows the other, and the interface is made once.
-	twin := must[*netlab.NetNS](t)(w.lab.NetNS("twin"))
-	var failed sync.Map
-	for i := range 2 {
-		wg.Go(func() {
-			if w.server.Handle(t.Context(), request("ADD", "twin", twin)).Error != nil {
-				failed.Store(i, true)
-			}
-		})
-	}
-	wg.Wait()
-	failures := 0
-	failed.Range(func(any, any) bool { failures++; return true })
-	if failures != 1 {
-		t.Errorf("%d of 2 ADDs of one container failed, want 1", failures)
-	}
-}
-
-// TestCollectorPutsBack: what a network manager flushes comes back, in both families, and the pod reaches its VPC again.
-func TestCollectorPutsBack(t *testing.T) {
+// The node shows what pods use, for a pool that has lost its journal.
+func TestWired(t *testing.T) {
 	w := newWorld(t)
 	w.addresses.dual = true
-	pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
-	w.mustServe(t, request("ADD", "a", pod))
-	k := Key{"net", "a", "eth0"}
-	lease, _ := w.addresses.Lookup(k)
-	check0(t, w.node.Do(func() error {
-		for _, addr := range lease.Addrs {
-			check0(t, deleteRules(DeleteRules{addr, hostnet.PriorityPod}))
-			check0(t, withLink(k.HostLink(), func(l netlink.Link) error {
-				return netlink.RouteDel(AddRoute{Side: OnHost, Link: k.HostLink(), Dst: alone(addr)}.route(l))
-			}))
-		}
-		return nil
-	}))
-	if _, err := talk(t, pod, w.vpc, outside); err == nil {
-		t.Fatal("the pod needs neither rule nor route")
+	want := map[string]string{}
+	for _, datapath := range onThisKernel {
+		name := string(datapath)
+		pod := must[*netlab.NetNS](t)(w.lab.NetNS(name))
+		want[name] = fmt.Sprint(addressesIn(t, w.mustServe(t, on(datapath, request("ADD", name, pod)))), datapath == Exclusive)
 	}
-	check0(t, NewCollector(w.server, 0).Sweep(t.Context(), time.Now()))
-	if source, err := talk(t, pod, w.vpc, outside); err != nil || source != lease.Addrs[0] {
-		t.Errorf("source %s, want %s (%v)", source, lease.Addrs[0], err)
+	wired := must[[]Leased](t)(Wired(w.node.Path(), w.records))
+	got := map[string]string{}
+	for _, l := range wired {
+		slices.SortFunc(l.Lease.Addrs, netip.Addr.Compare)
+		got[l.Attachment.ContainerID] = fmt.Sprint(l.Lease.Addrs, l.Lease.Exclusive)
 	}
-	state := must[hostState](t)(readHost(w.server.host))
-	if left := lost(must[[]attached](t)(w.server.attached()), state); len(left) != 0 {
-		t.Errorf("still lost: %v", left)
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("the node shows %v, want %v", got, want)
 	}
 }
 
-func TestGCAndCollector(t *testing.T) {
+// What the pod and the runtime ask for reaches those who see to it, and the record.
+func TestWishes(t *testing.T) {
 	w := newWorld(t)
-	a, _ := w.add(t, "a")
-	_, _ = w.add(t, "b")
-	r := request("GC", "", nil)
-	w.mustFail(t, r) // no list is not an empty list
-	r.Config = config("1.1.0", `,"cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]`)
-	w.mustServe(t, r)
-	if links, rules := w.traces(t); links != 1 || rules != 1 || w.pods.count() != 1 {
-		t.Errorf("after GC: %d links, %d rules, %d entries", links, rules, w.pods.count())
-	}
-	check0(t, a.Close()) // the pod vanishes without a DEL
-	deadline := time.Now().Add(5 * time.Second)
-	for links, _ := w.traces(t); links != 0; links, _ = w.traces(t) {
-		if time.Now().After(deadline) {
-			t.Fatal("the link did not go with the namespace")
+	limits := Limits{Ingress: 1e6, Egress: 2e6}
+	w.config.Wish = func(_ context.Context, a Attachment, annotations map[string]string) (Wish, error) {
+		if a.Pod.Name != "a" || annotations["x"] != "y" {
+			return Wish{}, fmt.Errorf("asked for %+v with %v", a, annotations)
 		}
-		time.Sleep(10 * time.Millisecond)
+		return Wish{Datapath: Exclusive, Limits: Limits{Egress: limits.Egress}}, nil
 	}
-	stray := AddRule{netip.MustParseAddr("10.9.0.99"), hostnet.PriorityPod, 1001}
-	twin := AddRule{stray.Src, hostnet.PriorityPod, 1002}
-	check0(t, w.node.Do(func() error { return errors.Join(netlink.RuleAdd(stray.rule()), netlink.RuleAdd(twin.rule())) }))
-	collector := NewCollector(w.server, 0)
-	now := time.Now()
-	for _, later := range []time.Duration{0, secondLook - 1} {
-		check0(t, collector.Sweep(t.Context(), now.Add(later)))
-		if len(w.addresses.List()) != 1 {
-			t.Fatalf("collected after %s", later)
+	w.serve(t)
+	pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
+	add := request("ADD", "a", pod)
+	add.Config = config("1.1.0", `,"capabilities":{"portMappings":true,"bandwidth":true,"dns":true,"io.kubernetes.cri.pod-annotations":true},
+		"runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":8080,"protocol":"tcp","hostIP":"10.8.0.2"}],
+		"bandwidth":{"ingressRate":1000000,"ingressBurst":8,"egressRate":3000000,"egressBurst":8},
+		"dns":{"servers":["10.0.0.10"],"searches":["a.svc"],"options":["ndots:5"]},"io.kubernetes.cri.pod-annotations":{"x":"y"}}`)
+	raw := w.mustServe(t, add)
+	var result types100.Result
+	check0(t, json.Unmarshal(raw, &result))
+	if d := result.DNS; fmt.Sprint(d.Nameservers, d.Search, d.Options) != "[10.0.0.10] [a.svc] [ndots:5]" {
+		t.Errorf("DNS is %+v", d)
+	}
+	entry := w.pods.entry(addressOf(&result.IPs[0].Address))
+	port := HostPort{netip.MustParseAddr("10.8.0.2"), 80, 8080, 6}
+	if !slices.Equal(entry.HostPorts, []HostPort{port}) || entry.Datapath != Exclusive || entry.Slot != 2 {
+		t.Errorf("entry is %+v", entry)
+	}
+	if s := w.shaper.of("a"); s.Limits != limits || s.HostLink == "" || s.SideLink != sideLink || s.PodLink != "eth0" || s.NetNS != pod.Path() {
+		t.Errorf("shaped as %+v", s)
+	}
+	attached := must[[]Attached](t)(w.server.Attached())
+	if len(attached) != 1 || attached[0].Limits != limits || attached[0].Scope.Search[0] != "a.svc" || attached[0].Pod.Name != "a" {
+		t.Errorf("attached: %+v", attached)
+	}
+	w.wantLiveLimits(t, attached[0].Key)
+	w.mustServe(t, request("DEL", "a", pod))
+	w.wantNothingLeft(t)
+}
+
+func (w *world) wantLiveLimits(t *testing.T, k Key) {
+	t.Helper()
+	next := Limits{Ingress: 5e6}
+	check0(t, w.server.SetLimits(t.Context(), k, next))
+	if s := w.shaper.of(k.ContainerID); s.Limits != next {
+		t.Errorf("shaped as %+v", s)
+	}
+	w.shaper.fail = errors.New("no such qdisc")
+	if err := w.server.SetLimits(t.Context(), k, Limits{}); err == nil {
+		t.Error("a failure is not told")
+	}
+	if attached := must[[]Attached](t)(w.server.Attached()); attached[0].Limits != next {
+		t.Errorf("after a failure limits are %+v", attached[0].Limits)
+	}
+	w.shaper.fail = nil
+	check0(t, w.server.SetLimits(t.Context(), Key{"net", "nobody", "eth0"}, next))
+}
+
+// TestWishesRefused: what cannot be had is refused before anything is taken.
+func TestWishesRefused(t *testing.T) {
+	w := newWorld(t)
+	pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
+	for name, tt := range map[string]struct {
+		change func(*Config)
+		more   string
+		want   string
+	}{
+		"no ENIs":    {func(c *Config) { c.ENIs = nil }, `,"datapath":"exclusive"`, `datapath "exclusive" is not available`},
+		"no records": {func(c *Config) { c.Records = "" }, `,"datapath":"ipvlan"`, `datapath "ipvlan" is not available`},
+		"no shaper":  {func(c *Config) { c.Shaper = nil }, `,"capabilities":{"bandwidth":true},"runtimeConfig":{"bandwidth":{"ingressRate":1000000}}`, "limits on bandwidth are not available"},
+		"unknown datapath": {func(c *Config) {
+			c.Wish = func(context.Context, Attachment, map[string]string) (Wish, error) { return Wish{Datapath: "vlan"}, nil }
+		}, "", `asks for the datapath "vlan"`},
+	} {
+		c := w.config
+		tt.change(&c)
+		s := must[*Server](t)(NewServer(c))
+		r := request("ADD", "a", pod)
+		r.Config = config("1.1.0", tt.more)
+		if answer := s.Handle(t.Context(), r); answer.Error == nil || !strings.Contains(answer.Error.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", name, answer.Error, tt.want)
 		}
+		check0(t, s.Close())
 	}
-	check0(t, collector.Sweep(t.Context(), now.Add(secondLook)))
 	w.wantNothingLeft(t)
 }

@@ -128,18 +128,13 @@ func TestWatchProperty(t *testing.T) {
 	})
 }
 
-func TestOrphansAndStrayRules(t *testing.T) {
+func TestOrphans(t *testing.T) {
 	here, gone := wiringOf(Veth, "10.0.0.1"), wiringOf(Veth, "10.0.0.2", "fd00::2")
 	gone.Key.ContainerID = "gone"
 	known := []attached{{wiring: here, leased: true}, {wiring: gone, leased: true}}
 	links := map[string]linkState{here.Key.HostLink(): {index: 7}}
 	if got := orphans(known, links); len(got) != 1 || got[0] != gone.Key {
 		t.Errorf("orphans are %v", got)
-	}
-	stray := netip.MustParseAddr("10.0.0.3")
-	rules := map[netip.Addr]int{here.Lease.Addrs[0]: 1, gone.Lease.Addrs[1]: 1, stray: 1}
-	if got := strayRules(known, rules); len(got) != 1 || got[0] != stray {
-		t.Errorf("stray rules are %v", got)
 	}
 }
 
@@ -185,18 +180,16 @@ func TestLost(t *testing.T) {
 			lost   bool
 		}{
 			"as it should be":   {func(*hostState) {}, false},
-			"no rule":           {func(s *hostState) { delete(s.rules, v6) }, datapath == Veth},
-			"other table":       {func(s *hostState) { s.rules[v4] = 1001 }, datapath == Veth},
 			"no route":          {func(s *hostState) { delete(s.routes, v4) }, true},
 			"other link":        {func(s *hostState) { s.routes[v6] = 8 }, true},
 			"no neighbour":      {func(s *hostState) { delete(s.neighbours, neighbour{7, v4}) }, true},
 			"another neighbour": {func(s *hostState) { s.neighbours[neighbour{7, v6}] = "02:00:00:00:00:01" }, true},
 			"link is down":      {func(s *hostState) { s.links[link] = linkState{index: 7} }, datapath != IPVlan},
-			"all of it":         {func(s *hostState) { s.routes, s.rules = nil, nil }, true},
+			"all of it":         {func(s *hostState) { s.routes, s.neighbours = nil, nil }, true},
 			"link is gone":      {func(s *hostState) { *s = hostState{} }, false},
 		} {
 			s := hostState{
-				links: map[string]linkState{link: {index: 7, up: true}}, rules: map[netip.Addr]int{v4: 1002, v6: 1002},
+				links:  map[string]linkState{link: {index: 7, up: true}},
 				routes: map[netip.Addr]int{v4: 7, v6: 7}, neighbours: map[neighbour]string{{7, v4}: mac, {7, v6}: mac},
 			}
 			tt.change(&s)

@@ -16,7 +16,6 @@ import (
 // hostState is what the Collector looks at on the node.
 type hostState struct {
 	links      map[string]linkState
-	rules      map[netip.Addr]int   // table by source address of our pod rules
 	routes     map[netip.Addr]int   // link by destination of our routes to single addresses
 	neighbours map[neighbour]string // MAC address of permanent entries
 }
@@ -35,7 +34,7 @@ type neighbour struct {
 
 func readHost(host ns.NetNS) (hostState, error) {
 	state := hostState{
-		links: map[string]linkState{}, rules: map[netip.Addr]int{}, routes: map[netip.Addr]int{}, neighbours: map[neighbour]string{},
+		links: map[string]linkState{}, routes: map[netip.Addr]int{}, neighbours: map[neighbour]string{},
 	}
 	err := host.Do(func(ns.NetNS) error {
 		links, err := netlinksafe.LinkList()
@@ -52,13 +51,6 @@ func readHost(host ns.NetNS) (hostState, error) {
 }
 
 func (s hostState) readFamily(family int) error {
-	rules, err := podRules(family, hostnet.PriorityPod)
-	if err != nil {
-		return err
-	}
-	for _, r := range rules {
-		s.rules[addressOf(r.Src)] = r.Table
-	}
 	routes, err := podRoutes(family)
 	if err != nil {
 		return err
@@ -92,8 +84,6 @@ func (s hostState) has(op Op) bool {
 	case AddNeighbour:
 		l, ok := s.links[o.Link]
 		return !ok || s.neighbours[neighbour{l.index, o.Addr}] == o.MAC.String()
-	case AddRule:
-		return s.rules[o.Src] == o.Table
 	default:
 		return true
 	}

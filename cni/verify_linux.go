@@ -13,8 +13,6 @@ import (
 
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/vishvananda/netlink"
-
-	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
 // errAbsent says that the kernel does not have what an Op made.
@@ -41,8 +39,6 @@ func (n namespaces) verifyOne(op Op) error {
 		return withLink(o.Link, o.verify)
 	case AddRoute:
 		return withLink(o.Link, o.verify)
-	case AddRule:
-		return o.verify()
 	default:
 		return fmt.Errorf("op %T cannot be verified", op)
 	}
@@ -140,15 +136,5 @@ func (o AddRoute) verify(l netlink.Link) error {
 		gateway, _ := netip.AddrFromSlice(r.Gw)
 		src, _ := netip.AddrFromSlice(r.Src)
 		return prefixOf(r.Dst) == o.Dst && gateway.Unmap() == o.Gateway && (!o.Src.IsValid() || src.Unmap() == o.Src)
-	}))
-}
-
-func (o AddRule) verify() error {
-	rules, err := podRules(family(o.Src), o.Priority)
-	if err != nil {
-		return err
-	}
-	return present(slices.ContainsFunc(rules, func(r netlink.Rule) bool {
-		return addressOf(r.Src) == o.Src && r.Table == o.Table && r.Protocol == hostnet.Protocol
 	}))
 }

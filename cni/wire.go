@@ -71,7 +71,7 @@ func (s *Server) decide(ctx context.Context, a Attachment, wish Wish, lease Leas
 	if wish.Datapath == IPVlan {
 		companion, err := s.config.ENIs.IPVlan(ctx, lease.MAC)
 		switch {
-		case errors.Is(err, hostnet.ErrNoIPVlan):
+		case errors.Is(err, hostnet.ErrNoIPVlan) || errors.Is(err, hostnet.ErrForeignMaster):
 			s.report("DatapathUnavailable", fmt.Sprintf("pod %s/%s asks for ipvlan and gets veth: %v", a.Pod.Namespace, a.Pod.Name, err))
 			r.Datapath = Veth
 		case err != nil:

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -18,29 +19,44 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/internal/agentapi"
+	"github.com/nearpath/nearpath/internal/aliyun/sim"
 	"github.com/nearpath/nearpath/internal/hostnet"
 	"github.com/nearpath/nearpath/test/netlab"
 )
 
-// Addresses of the world: the node's uplink and its ENI are in different subnets of one VPC, and somewhere behind both
-// gateways is a host outside.
+// Addresses of the world: the node's uplink and its ENIs are in different vSwitches of one VPC, in which there is also a
+// host outside.
 const (
-	uplinkAddr    = "10.8.0.2"
-	uplinkGateway = "10.8.0.253"
-	eniGateway    = "10.9.0.253"
-	outside       = "192.0.2.1"
+	uplinkAddr, uplinkAddr6 = "10.8.0.2", "fd08::2"
+	nodeDNS                 = "169.254.20.10"
+	outside, outside6       = "192.0.2.1", "2001:db8::1"
+	uplinkMTU               = 1400
 )
 
-// A world is a node with an uplink and one ENI, and the VPC they end in.
+var (
+	nodeNets = []sim.Net{net4("10.8.0.0/24", "10.8.0.253"), net4("fd08::/64", "fd08::253")}
+	podNets  = []sim.Net{net4("10.9.0.0/24", "10.9.0.253"), net4("fd09::/64", "fd09::253")}
+)
+
+func net4(subnet, gateway string) sim.Net {
+	return sim.Net{Subnet: netip.MustParsePrefix(subnet), Gateway: netip.MustParseAddr(gateway)}
+}
+
+// A world is a node with an uplink, an ENI that pods share and two that they do not, and the VPC they end in.
 type world struct {
 	lab       *netlab.Lab
+	fabric    *sim.VPC
 	vpc, node *netlab.NetNS
-	eniMAC    string
+	host      *hostnet.Host
 	addresses *fakeAddresses
 	pods      *fakePods
+	shaper    *fakeShaper
+	config    Config
 	server    *Server
 	records   string
+	linkNames map[int]string // of pods' links, by index; guarded by pods
 }
 
 func newWorld(t *testing.T) *world {
@@ -49,70 +65,111 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { check0(t, lab.Close()) })
 	w := &world{
 		lab: lab, vpc: must[*netlab.NetNS](t)(lab.NetNS("vpc")), node: must[*netlab.NetNS](t)(lab.NetNS("node")),
-		addresses: newFakeAddresses(), pods: newFakePods(), records: filepath.Join(t.TempDir(), "pods"),
+		addresses: newFakeAddresses(), pods: newFakePods(), shaper: &fakeShaper{}, linkNames: map[int]string{}, records: filepath.Join(t.TempDir(), "pods"),
 	}
-	check0(t, w.vpc.Do(func() error { return w.build(t) }))
-	host := must[*hostnet.Host](t)(hostnet.New(hostnet.Config{NetNS: w.node.Path(), Log: slog.New(slog.DiscardHandler)}))
-	t.Cleanup(func() { check0(t, host.Close()) })
+	w.build(t)
+	w.host = must[*hostnet.Host](t)(hostnet.New(hostnet.Config{
+		NetNS: w.node.Path(), NodeDNS: netip.MustParseAddr(nodeDNS), Log: slog.New(slog.DiscardHandler),
+	}))
+	t.Cleanup(func() { check0(t, w.host.Close()) })
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	check0(t, host.EnsureENI(ctx, hostnet.ENI{MAC: w.eniMAC, Slot: 1, Nets: []hostnet.Net{{Subnet: netip.MustParsePrefix("10.9.0.0/24"), Gateway: netip.MustParseAddr(eniGateway)}}}))
-	w.server = must[*Server](t)(NewServer(Config{
-		Addresses: w.addresses, Pods: w.pods, NetNS: w.node.Path(), MTU: host.MTU, Records: w.records, Log: slog.New(slog.DiscardHandler),
-	}))
-	t.Cleanup(func() { check0(t, w.server.Close()) })
+	shared := hostnet.ENI{MAC: mac(0), Slot: 1}
+	for _, n := range podNets {
+		shared.Nets = append(shared.Nets, hostnet.Net(n))
+	}
+	check0(t, w.host.EnsureENI(ctx, shared))
+	w.addresses.lease(shared.MAC, shared.Nets)
+	w.pods.route = w.routePod
+	w.config = Config{
+		Addresses: w.addresses, Pods: w.pods, ENIs: w.host, Shaper: w.shaper, NetNS: w.node.Path(), MTU: w.host.MTU,
+		Records: w.records, NodeDNS: netip.MustParseAddr(nodeDNS), Log: slog.New(slog.DiscardHandler),
+	}
+	w.serve(t)
 	return w
 }
 
-// build runs in the VPC. Its end of the ENI knows the pods' addresses as a VPC does: by the ENI's MAC.
-func (w *world) build(t *testing.T) error {
+// serve makes the server anew, as configured by now.
+func (w *world) serve(t *testing.T) {
 	t.Helper()
-	node := must[int](t)(unix.Open(w.node.Path(), unix.O_RDONLY|unix.O_CLOEXEC, 0))
-	defer unix.Close(node)
-	w.link(t, "up0", "eth0", uplinkGateway+"/24", node, 1400)
-	w.eniMAC = w.link(t, "eni0", "eth7", eniGateway+"/24", node, 1500)
-	eni := must[netlink.Link](t)(netlink.LinkByName("eni0"))
-	for i := range 20 {
-		check0(t, netlink.NeighSet(&netlink.Neigh{
-			LinkIndex: eni.Attrs().Index, Family: netlink.FAMILY_V4, State: netlink.NUD_PERMANENT,
-			IP: net.IPv4(10, 9, 0, byte(10+i)), HardwareAddr: mac(t, w.eniMAC),
-		}))
-	}
-	// What comes from a pod by the uplink is dropped: a VPC takes an address only from the ENI that has it.
-	drop := netlink.NewRule()
-	drop.Priority, drop.IifName, drop.Type = 10, "up0", unix.FR_ACT_BLACKHOLE
-	drop.Src = ipNet(netip.MustParsePrefix("10.9.0.0/24"))
-	check0(t, netlink.RuleAdd(drop))
-	lo := must[netlink.Link](t)(netlink.LinkByName("lo"))
-	check0(t, netlink.AddrAdd(lo, address(t, outside+"/32")))
-	return w.node.Do(func() error {
-		up := must[netlink.Link](t)(netlink.LinkByName("eth0"))
-		check0(t, netlink.AddrAdd(up, address(t, uplinkAddr+"/24")))
-		check0(t, netlink.LinkSetUp(up))
-		return netlink.RouteAdd(&netlink.Route{LinkIndex: up.Attrs().Index, Gw: net.ParseIP(uplinkGateway)})
-	})
+	s := must[*Server](t)(NewServer(w.config))
+	t.Cleanup(func() { check0(t, s.Close()) })
+	w.server = s
 }
 
-// link makes a pair with one end in the node and returns that end's MAC address.
-func (w *world) link(t *testing.T, name, inNode, addr string, node, mtu int) string {
+// build makes the VPC and plugs the node's interfaces.
+func (w *world) build(t *testing.T) {
 	t.Helper()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = name, mtu
-	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerNamespace = inNode, netlink.NsFd(node)
-	check0(t, netlink.LinkAdd(veth))
-	l := must[netlink.Link](t)(netlink.LinkByName(name))
-	check0(t, netlink.AddrAdd(l, address(t, addr)))
-	check0(t, netlink.LinkSetUp(l))
-	var found string
-	check0(t, w.node.Do(func() error {
-		peer, err := netlink.LinkByName(inNode)
-		if err == nil {
-			found = peer.Attrs().HardwareAddr.String()
-		}
-		return err
+	guard := must[*bpf.SourceGuard](t)(bpf.NewSourceGuard())
+	t.Cleanup(func() { check0(t, guard.Close()) })
+	w.fabric = must[*sim.VPC](t)(sim.NewVPC(sim.VPCConfig{
+		NetNS: w.vpc.Path(), Guard: guard, Addrs: []netip.Addr{netip.MustParseAddr(outside)},
 	}))
-	return found
+	t.Cleanup(func() { check0(t, w.fabric.Close()) })
+	for _, n := range slices.Concat(nodeNets, podNets) {
+		check0(t, w.fabric.AddVSwitch(n))
+	}
+	check0(t, w.vpc.Do(func() error {
+		return withLink("lo", func(l netlink.Link) error { return netlink.AddrAdd(l, address(t, outside6+"/128")) })
+	}))
+	w.plug(t, "eni-primary", "00:16:3e:00:00:ff", true, nodeNets, uplinkAddr, uplinkAddr6)
+	var pods []string
+	for i := range 20 {
+		pods = append(pods, fmt.Sprintf("10.9.0.%d", 10+i), fmt.Sprintf("fd09::%x", 10+i))
+	}
+	w.plug(t, "eni-0", mac(0), false, podNets, pods...)
+	for i := 1; i <= wholeENIs; i++ {
+		whole := wholeLease(i)
+		w.plug(t, fmt.Sprintf("eni-%d", i), mac(i), false, podNets, whole.Addrs[0].String(), whole.Addrs[1].String())
+	}
+	check0(t, w.node.Do(func() error {
+		check0(t, SetSysctl{OnHost, "net/ipv6/conf/all/forwarding", "1", false}.write())
+		return withLink("eth0", func(up netlink.Link) error {
+			a := address(t, uplinkAddr6+"/64")
+			a.Flags = unix.IFA_F_NODAD
+			check0(t, netlink.AddrAdd(up, a))
+			check0(t, netlink.LinkSetMTU(up, uplinkMTU))
+			return netlink.RouteAdd(&netlink.Route{LinkIndex: up.Attrs().Index, Gw: net.ParseIP("fd08::253")})
+		})
+	}))
+}
+
+func (w *world) plug(t *testing.T, id, mac string, primary bool, nets []sim.Net, addrs ...string) {
+	t.Helper()
+	p := sim.Port{ENIID: id, MAC: mac, NetNS: w.node.Path(), Primary: primary, Nets: nets}
+	for _, a := range addrs {
+		p.Addrs = append(p.Addrs, netip.MustParseAddr(a))
+	}
+	check0(t, w.fabric.Plug(p))
+}
+
+// routePod stands for the program that marks what a pod sends: it leaves by the shared ENI.
+func (w *world) routePod(e PodEntry, add bool) error {
+	if e.Datapath != Veth || e.Link == 0 {
+		return nil
+	}
+	return w.node.Do(func() error {
+		rule := netlink.NewRule()
+		rule.IifName, rule.Priority, rule.Table = w.linkNames[e.Link], hostnet.PriorityPod, hostnet.Table(e.Slot)
+		if add {
+			l, err := netlink.LinkByIndex(e.Link)
+			if err != nil {
+				return err
+			}
+			rule.IifName = l.Attrs().Name
+			w.linkNames[e.Link] = rule.IifName
+		}
+		for _, rule.Family = range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+			err := gone(netlink.RuleDel(rule))
+			if err == nil && add {
+				err = netlink.RuleAdd(rule)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // config is a network configuration of the version.
@@ -131,11 +188,22 @@ func request(verb, container string, pod *netlab.NetNS) agentapi.CNIRequest {
 	return r
 }
 
-// add makes a pod and returns its namespace and address.
+// on is the request for a pod of the datapath.
+func on(datapath Datapath, r agentapi.CNIRequest) agentapi.CNIRequest {
+	r.Config = config("1.1.0", fmt.Sprintf(`,"datapath":%q`, datapath))
+	return r
+}
+
+// add makes a pod and returns its namespace and IPv4 address.
 func (w *world) add(t *testing.T, name string) (*netlab.NetNS, netip.Addr) {
 	t.Helper()
+	return w.addOn(t, Veth, name)
+}
+
+func (w *world) addOn(t *testing.T, datapath Datapath, name string) (*netlab.NetNS, netip.Addr) {
+	t.Helper()
 	pod := must[*netlab.NetNS](t)(w.lab.NetNS(name))
-	return pod, addressIn(t, w.mustServe(t, request("ADD", name, pod)))
+	return pod, addressesIn(t, w.mustServe(t, on(datapath, request("ADD", name, pod))))[0]
 }
 
 func (w *world) mustServe(t *testing.T, r agentapi.CNIRequest) json.RawMessage {
@@ -158,14 +226,19 @@ func (w *world) mustFail(t *testing.T, r agentapi.CNIRequest) uint {
 	return answer.Error.Code
 }
 
-func addressIn(t *testing.T, raw json.RawMessage) netip.Addr {
+func addressesIn(t *testing.T, raw json.RawMessage) (addrs []netip.Addr) {
 	t.Helper()
 	result := &types100.Result{}
 	check0(t, json.Unmarshal(raw, result))
-	if len(result.IPs) != 1 {
-		t.Fatalf("result has %d addresses: %s", len(result.IPs), raw)
+	for _, ip := range result.IPs {
+		addrs = append(addrs, addressOf(&ip.Address))
 	}
-	return addressOf(&result.IPs[0].Address)
+	return addrs
+}
+
+func addressIn(t *testing.T, raw json.RawMessage) netip.Addr {
+	t.Helper()
+	return addressesIn(t, raw)[0]
 }
 
 // talk connects over TCP and returns the source address that arrived.
@@ -223,9 +296,4 @@ func check0(t *testing.T, err error) {
 func address(t *testing.T, text string) *netlink.Addr {
 	t.Helper()
 	return must[*netlink.Addr](t)(netlink.ParseAddr(text))
-}
-
-func mac(t *testing.T, text string) net.HardwareAddr {
-	t.Helper()
-	return must[net.HardwareAddr](t)(net.ParseMAC(text))
 }

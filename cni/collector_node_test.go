@@ -1,0 +1,225 @@
+//go:build node
+
+package cni
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/nearpath/nearpath/test/netlab"
+)
+
+// await looks until the condition holds.
+func await(t *testing.T, patience time.Duration, what string, holds func() bool) time.Duration {
+	t.Helper()
+	start := time.Now()
+	for !holds() {
+		if time.Since(start) > patience {
+			t.Fatalf("not after %s: %s", patience, what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return time.Since(start)
+}
+
+// awaitENIs waits until the VPC has plugged ENIs again whose links went with a namespace, and until the kernel has taken
+// away the node's ends of pairs.
+func (w *world) awaitENIs(t *testing.T) {
+	t.Helper()
+	await(t, 10*time.Second, "ENIs are back on the node", func() bool {
+		back := 0
+		check0(t, w.node.Do(func() error {
+			for i := 1; i <= wholeENIs; i++ {
+				hardware := must[net.HardwareAddr](t)(net.ParseMAC(mac(i)))
+				if l := must[netlink.Link](t)(findENI(hardware)); l != nil {
+					back++
+				}
+			}
+			return nil
+		}))
+		return back == wholeENIs
+	})
+}
+
+// run runs a Collector whose interval plays no part, and returns what it reports.
+func (w *world) run(t *testing.T) func() []string {
+	t.Helper()
+	var mu sync.Mutex
+	var reports []string
+	w.server.config.Report = func(reason, message string) {
+		mu.Lock()
+		defer mu.Unlock()
+		reports = append(reports, reason+": "+message)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	c := NewCollector(w.server, time.Hour)
+	go func() { done <- c.Run(ctx) }()
+	<-c.Ready()
+	t.Cleanup(func() {
+		cancel()
+		check0(t, <-done)
+	})
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(reports)
+	}
+}
+
+// TestCollectorPutsBack: what somebody deletes of a pod on the node is back within a second, in both families, and it is
+// reported.
+func TestCollectorPutsBack(t *testing.T) {
+	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
+		w.addresses.dual = true
+		pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
+		w.mustServe(t, on(datapath, request("ADD", "a", pod)))
+		reports := w.run(t)
+		known, _ := w.server.attachedAs(Key{"net", "a", "eth0"})
+		ops := onHost(Plan(known.wiring))
+		whole := func() bool { return namespaces{host: w.server.host}.verify(ops) == nil }
+		await(t, time.Second, "the pod is whole at first", whole)
+		for i, op := range ops {
+			check0(t, w.node.Do(func() error { return breakOne(op) }))
+			took := await(t, time.Second, op.String(), whole)
+			t.Logf("%s: back after %s", op, took)
+			if got := reports(); len(got) <= i || !strings.HasPrefix(got[len(got)-1], "PodRoutesRestored: ") || !strings.Contains(got[len(got)-1], "default/a") {
+				await(t, time.Second, fmt.Sprintf("%s is reported: %v", op, got), func() bool { return len(reports()) > i })
+			}
+		}
+		if _, err := talk(t, pod, w.node, uplinkAddr); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestCollectorAsserts: the datapath is told of pods that it does not know.
+func TestCollectorAsserts(t *testing.T) {
+	w := newWorld(t)
+	_, addr := w.add(t, "a")
+	entry := w.pods.entry(addr)
+	check0(t, w.pods.Remove(t.Context(), entry))
+	check0(t, NewCollector(w.server, 0).Sweep(t.Context(), time.Now()))
+	if known := must[bool](t)(w.pods.Has(t.Context(), entry)); !known {
+		t.Error("the datapath does not know the pod")
+	}
+}
+
+// TestPodsFollowTheNode: a new address of the node is reached by pods that are there, and a former one is forgotten.
+func TestPodsFollowTheNode(t *testing.T) {
+	for _, datapath := range onThisKernel {
+		if datapath == Veth {
+			continue // everything goes through the node anyway
+		}
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			fake := &fakeENIs{ENIs: w.host, addrs: w.host.Addrs()}
+			w.config.ENIs = fake
+			w.config.HostNetworks = func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")} }
+			w.serve(t)
+			pod, addr := w.addOn(t, datapath, "a")
+			const next = "10.8.0.77"
+			check0(t, w.node.Do(func() error {
+				return withLink("eth0", func(l netlink.Link) error { return netlink.AddrAdd(l, address(t, next+"/24")) })
+			}))
+			fake.addrs = []netip.Addr{netip.MustParseAddr(next)}
+			check0(t, NewCollector(w.server, 0).Sweep(t.Context(), time.Now()))
+			if source, err := talk(t, pod, w.node, next); err != nil || source != addr {
+				t.Errorf("source %s, want %s (%v)", source, addr, err)
+			}
+			check0(t, pod.Do(func() error {
+				routes := must[[]netlink.Route](t)(netlink.RouteList(nil, netlink.FAMILY_V4))
+				for _, r := range routes {
+					if prefixOf(r.Dst).Addr().String() == uplinkAddr {
+						t.Errorf("the pod still has %s", r)
+					}
+				}
+				return nil
+			}))
+			known, _ := w.server.attachedAs(Key{"net", "a", "eth0"})
+			inside, err := openPod(pod.Path(), w.server.host)
+			check0(t, err)
+			defer inside.Close()
+			check0(t, namespaces{w.server.host, inside}.verify(Plan(known.wiring)))
+		})
+	}
+}
+
+// fakeENIs has other addresses of the node.
+type fakeENIs struct {
+	ENIs
+	addrs []netip.Addr
+}
+
+func (f *fakeENIs) Addrs() []netip.Addr { return f.addrs }
+
+// TestGCAndCollector: GC deletes what the runtime does not name, and the Collector what vanished with its namespace, once
+// it has been gone for a while.
+func TestGCAndCollector(t *testing.T) {
+	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
+		a, _ := w.addOn(t, datapath, "a")
+		_, _ = w.addOn(t, datapath, "b")
+		r := request("GC", "", nil)
+		w.mustFail(t, r) // no list is not an empty list
+		r.Config = config("1.1.0", `,"cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]`)
+		w.mustServe(t, r)
+		if _, routes := w.traces(t); routes != 1 || w.pods.count() != 1 || len(w.addresses.List()) != 1 {
+			t.Errorf("after GC: %d routes, %d entries, %d leases", routes, w.pods.count(), len(w.addresses.List()))
+		}
+		check0(t, a.Close()) // the pod vanishes without a DEL
+		w.awaitENIs(t)
+		await(t, 5*time.Second, "the link goes with the namespace", func() bool { links, _ := w.traces(t); return links == 0 })
+		collector := NewCollector(w.server, 0)
+		now := time.Now()
+		for _, later := range []time.Duration{0, secondLook - 1} {
+			check0(t, collector.Sweep(t.Context(), now.Add(later)))
+			if len(w.addresses.List()) != 1 {
+				t.Fatalf("collected after %s", later)
+			}
+		}
+		check0(t, collector.Sweep(t.Context(), now.Add(secondLook)))
+		w.wantNothingLeft(t)
+	})
+}
+
+// GC also deletes what has no lease, but a record; and what has a link alone.
+func TestGCWithoutLease(t *testing.T) {
+	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
+		_, _ = w.addOn(t, datapath, "recorded")
+		_, _ = w.add(t, "linked")
+		check0(t, w.addresses.Release(t.Context(), Key{"net", "recorded", "eth0"}))
+		check0(t, w.addresses.Release(t.Context(), Key{"net", "linked", "eth0"}))
+		check0(t, w.server.records.remove(Key{"net", "linked", "eth0"}))
+		r := request("GC", "", nil)
+		r.Config = config("1.1.0", `,"cni.dev/valid-attachments":[]`)
+		w.mustServe(t, r)
+		w.wantNothingLeft(t)
+	})
+}
+
+// A device of a pod whose namespace ended comes back to the node as the kernel leaves it, with the pod's alias and name.
+func TestCollectorTidiesReturnedENI(t *testing.T) {
+	w := newWorld(t)
+	hardware := must[net.HardwareAddr](t)(net.ParseMAC(mac(1)))
+	check0(t, w.node.Do(func() error {
+		return withENI(hardware, func(l netlink.Link) error {
+			check0(t, netlink.LinkSetAlias(l, Key{"net", "gone", "eth0"}.Alias()))
+			check0(t, netlink.LinkSetName(l, "dev7"))
+			return netlink.LinkSetUp(l)
+		})
+	}))
+	check0(t, NewCollector(w.server, 0).Sweep(t.Context(), time.Now()))
+	w.wantENIsBack(t)
+	check0(t, w.node.Do(func() error {
+		return withLink(nameOnHost(hardware), func(netlink.Link) error { return nil })
+	}))
+}
