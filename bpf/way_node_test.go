@@ -63,6 +63,67 @@ func TestWays(t *testing.T) {
 	}
 }
 
+// TestAnswersByENI: what a pod with an ENI under it answers to a client that came by the node goes back by the node,
+// translated where the node sees it first. A packet with the node's mark has been seen to.
+func TestAnswersByENI(t *testing.T) {
+	each(t, func(t *testing.T, family int, proto uint8) {
+		t.Helper()
+		g := newGate(t, node(t), family, proto, local(Block{}, at(podAddrs[family], 8080)))
+		if err := g.Pods.Put(Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: podLink, Side: podLink, Slot: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := g.enter(t, g.client, syn); !ok {
+			t.Fatal("the first packet was not translated")
+		}
+		frame := segment{proto: proto, from: g.backend, to: g.client, flags: syn | ack, hops: 64}.frame()
+		verdict, out := runFrame(t, g.packet.ToVpc, frame)
+		if s := parseFrame(t, out); verdict != redirect || s.from != g.frontend || s.to != g.client {
+			t.Errorf("to_vpc: verdict %d, %s", verdict, s)
+		}
+		if verdict, out = runFrame(t, g.packet.LeavePod, frame); verdict != redirect || !bytes.Equal(out, frame) {
+			t.Errorf("leave_pod: verdict %d", verdict)
+		}
+		out = make([]byte, len(frame))
+		code, err := g.packet.ToVpc.Run(&ebpf.RunOptions{Data: frame, DataOut: out, Context: skb{Mark: 0x0801}})
+		if err != nil || int32(code) != pass || !bytes.Equal(out, frame) {
+			t.Errorf("to_vpc, marked: verdict %d, %v", int32(code), err)
+		}
+	})
+}
+
+// TestNewAgent replaces the programs under a connection.
+func TestNewAgent(t *testing.T) {
+	cfg := node(t)
+	w := newWorld(t, cfg)
+	w.pod.serve(t, at(podAddrs[0], 8080), "pod")
+	f := Frontend{Addr: at("0.0.0.0", 30080), Protocol: tcp}
+	if err := errors.Join(w.Services.Publish(7, Block{Cluster: []netip.AddrPort{at(podAddrs[0], 8080)}}), w.Services.PutFrontend(f, NodePort, 7)); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := w.client.dial(t, tcp, at(nodeAddrs[0], 30080), patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var before netip.AddrPort
+	for i := range 3 {
+		name, seen, err := ask(conn, patience)
+		if err != nil || name != "pod" || i > 0 && seen != before {
+			t.Fatalf("under agent %d: %s saw %s, %v; before it saw %s", i, name, seen, err, before)
+		}
+		before = seen
+		d, err := Load(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.node.do(t, func() error {
+			return errors.Join(d.AttachLink(Uplink, w.uplink), d.AttachLink(PodLink, w.podLink))
+		})
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // eni gives the pod a second link, to nowhere, and returns its index in the pod.
 func (w *world) eni(t *testing.T) (index int) {
 	t.Helper()
