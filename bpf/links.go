@@ -141,6 +141,8 @@ func (d *Datapath) attachTCX(p linkProgram, index int) error {
 	if err != nil {
 		return err
 	}
+	d.linksMu.Lock()
+	defer d.linksMu.Unlock()
 	old, err := link.LoadPinnedLink(pin, nil)
 	if err == nil {
 		defer old.Close()
@@ -210,6 +212,8 @@ func (d *Datapath) detachTCX(p linkProgram, index int) error {
 	if err != nil {
 		return err
 	}
+	d.linksMu.Lock()
+	defer d.linksMu.Unlock()
 	l, err := link.LoadPinnedLink(pin, nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -225,11 +229,13 @@ func (d *Datapath) detachTCX(p linkProgram, index int) error {
 	return os.Remove(pin)
 }
 
-// sweepLinks removes the pins of links that are gone.
-func (d *Datapath) sweepLinks() error {
+// SweepLinks removes what is left of programs whose link is gone. A pod's link often goes without DetachLink.
+func (d *Datapath) SweepLinks() error {
 	if !d.tcx {
 		return nil
 	}
+	d.linksMu.Lock()
+	defer d.linksMu.Unlock()
 	dir := filepath.Join(d.cfg.PinDir, layoutVersion, linkDir)
 	pins, err := os.ReadDir(dir)
 	if err != nil {

@@ -126,7 +126,7 @@ func TestGoneLink(t *testing.T) {
 		}
 		return found
 	}
-	if err := d.sweepLinks(); err != nil || len(pins()) != 1 {
+	if err := d.SweepLinks(); err != nil || len(pins()) != 1 {
 		t.Fatalf("with the link: pins %v, %v", pins(), err)
 	}
 	if err := netlink.LinkDel(linkUp(t, "left")); err != nil {
@@ -135,7 +135,7 @@ func TestGoneLink(t *testing.T) {
 	if ok, err := d.LinkAttached(PodLink, right); ok || err != nil {
 		t.Errorf("a link that is gone has the program: %v, %v", ok, err)
 	}
-	if err := d.sweepLinks(); err != nil || len(pins()) != 0 {
+	if err := d.SweepLinks(); err != nil || len(pins()) != 0 {
 		t.Errorf("without the link: pins %v, %v", pins(), err)
 	}
 }

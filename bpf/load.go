@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -42,6 +43,7 @@ type Datapath struct {
 	objs     sockObjects
 	packet   packetPrograms
 	tcx      bool
+	linksMu  sync.Mutex // guards the pins of tcx links
 	cfg      Config
 	lifeline []uint64 // mapped; one word, the lower half of which is the futex
 }

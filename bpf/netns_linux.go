@@ -46,12 +46,12 @@ func cookieByProgram() (cookie uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer storage.Close()
+	defer func() { err = errors.Join(err, storage.Close()) }()
 	program, err := ebpf.NewProgram(cookieProgram(storage))
 	if err != nil {
 		return 0, err
 	}
-	defer program.Close()
+	defer func() { err = errors.Join(err, program.Close()) }()
 	cgroup, err := ownCgroup()
 	if err != nil {
 		return 0, err

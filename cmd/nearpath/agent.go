@@ -202,7 +202,7 @@ func (a *agent) buildDatapath(context.Context) error {
 	// Programs come after the first full sync: until then whatever was attached before goes on.
 	attach := &after{name: "socket programs", first: services.Ready(), do: a.datapath.Attach, ready: make(chan struct{})}
 	a.services, a.synced = services, services.Ready()
-	a.tasks = append(a.tasks, services, attach, newFlowSweeper(sweepFlows(a.datapath.Flows), a.log, a.metrics))
+	a.tasks = append(a.tasks, services, attach, newFlowSweeper(sweepFlows(a.datapath), a.log, a.metrics))
 	a.forADD = append(a.forADD, attach)
 	return nil
 }

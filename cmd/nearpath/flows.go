@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -48,14 +49,15 @@ func newFlowSweeper(sweep func() (bpf.FlowStats, error), log *slog.Logger, metri
 	return s
 }
 
-// sweepFlows is one sweep of the datapath's flows.
-func sweepFlows(f *bpf.Flows) func() (bpf.FlowStats, error) {
+// sweepFlows is one sweep of the datapath's flows, and of its programs whose links are gone.
+func sweepFlows(d *bpf.Datapath) func() (bpf.FlowStats, error) {
 	return func() (bpf.FlowStats, error) {
 		now, err := bpf.Clock()
 		if err != nil {
 			return bpf.FlowStats{}, err
 		}
-		return f.Sweep(now)
+		stats, err := d.Flows.Sweep(now)
+		return stats, errors.Join(err, d.SweepLinks())
 	}
 }
 
