@@ -157,7 +157,7 @@ func (d *demo) simulated() sim.Config {
 
 // agentConfig is the configuration of a node's agent.
 func (d *demo) agentConfig(node string) string {
-	text := d.cloud.AgentConfig(node) + "manifests: " + manifestsOnNode + "\n"
+	text := d.cloud.AgentConfig(node) + "manifests: " + manifestsOnNode + "\ncni: {confDir: /etc/cni/net.d}\n"
 	if d.DualStack {
 		text += "pool: {stack: dual}\n"
 	}
@@ -199,7 +199,12 @@ const corefile = `. {
 
 func (d *demo) startAgents(ctx context.Context) error {
 	for _, n := range d.nodes {
-		if err := errors.Join(n.startAgent(ctx), n.loadCNI(ctx)); err != nil {
+		for _, do := range []func(context.Context) error{n.installCNI, n.startAgent} {
+			if err := do(ctx); err != nil {
+				return err
+			}
+		}
+		if err := n.loadCNI(); err != nil {
 			return err
 		}
 	}

@@ -109,12 +109,18 @@ func (n *node) killAgent(ctx context.Context) error {
 	}
 }
 
-// loadCNI reads the network configuration that the agent's installer put on the node, as a runtime does.
-func (n *node) loadCNI(ctx context.Context) error {
-	cmd := n.Command(ctx, filepath.Join(n.bin, "nearpath"), "cni", "install", "--config", configOnNode, "--wait", patience.String())
+// installCNI puts the plugin on the node, as an init container does before the agent starts. The agent writes the
+// configuration.
+func (n *node) installCNI(ctx context.Context) error {
+	cmd := n.Command(ctx, filepath.Join(n.bin, "nearpath"), "cni", "install", "--conf-dir", "")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("install the CNI plugin on %s: %w: %s", n.name, err, out)
 	}
+	return nil
+}
+
+// loadCNI reads the network configuration that the agent has written, as a runtime does.
+func (n *node) loadCNI() error {
 	text, err := os.ReadFile(n.MachinePath("/etc/cni/net.d/05-nearpath.conflist"))
 	if err != nil {
 		return err
@@ -173,7 +179,9 @@ func (n *node) startPod(ctx context.Context, p *pod) error {
 	p.runtime = &libcni.RuntimeConf{
 		ContainerID: p.namespace + "-" + p.name, NetNS: p.sandbox.NetNSPath(), IfName: "eth0",
 		Args:           [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", p.namespace}, {"K8S_POD_NAME", p.name}},
-		CapabilityArgs: map[string]any{"portMappings": portMappings(p.template)},
+		CapabilityArgs: map[string]any{
+			"portMappings": portMappings(p.template), "io.kubernetes.cri.pod-annotations": p.template.Annotations,
+		},
 	}
 	result, err := n.cni.AddNetworkList(ctx, n.config, p.runtime)
 	if err != nil {
