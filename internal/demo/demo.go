@@ -125,7 +125,7 @@ func (d *demo) buildCloud(ctx context.Context) error {
 	if d.lab, err = netlab.New(prefix); err != nil {
 		return err
 	}
-	if d.cloud, err = cloudlab.Open(d.lab, cloudlab.Options{Sim: d.simulated()}); err != nil {
+	if d.cloud, err = cloudlab.Open(d.lab, cloudlab.Options{Sim: d.simulated(), InstanceType: "ecs.sim.large"}); err != nil {
 		return err
 	}
 	if err := os.Mkdir(d.manifests(), 0o755); err != nil {

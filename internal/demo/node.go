@@ -178,7 +178,7 @@ func (n *node) startPod(ctx context.Context, p *pod) error {
 	}
 	p.runtime = &libcni.RuntimeConf{
 		ContainerID: p.namespace + "-" + p.name, NetNS: p.sandbox.NetNSPath(), IfName: "eth0",
-		Args:           [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", p.namespace}, {"K8S_POD_NAME", p.name}},
+		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", p.namespace}, {"K8S_POD_NAME", p.name}},
 		CapabilityArgs: map[string]any{
 			"portMappings": portMappings(p.template), "io.kubernetes.cri.pod-annotations": p.template.Annotations,
 		},

@@ -56,6 +56,11 @@ func (d *demo) callByName(ctx context.Context) error {
 			d.detail("%s on %s: %-30s is %s, answered by %s and %s", shopper.name, shopper.node.name, name, addrs,
 				answered[d.nodes[0].name], answered[d.nodes[1].name])
 		}
+		answered := map[string]string{}
+		if err := call(ctx, shopper, "search", answered); err != nil {
+			return err
+		}
+		d.detail("%s on %s: %-30s is a pod with an ENI of its own, answered by %s", shopper.name, shopper.node.name, "search", d.find("search", 0).name)
 	}
 	return nil
 }
