@@ -267,7 +267,7 @@ func applyLink(op Op) error {
 	case SetMTU:
 		return netlink.LinkSetMTU(byIndex(o.Link.Index), o.MTU)
 	case SetUp:
-		return netlink.LinkSetUp(byIndex(o.Link.Index))
+		return setUp(o.Link.Index)
 	case SetNoARP:
 		return netlink.LinkSetARPOff(byIndex(o.Link.Index))
 	case DeleteNeighbour:
@@ -288,6 +288,16 @@ func applyLink(op Op) error {
 	default:
 		panic(fmt.Sprintf("unknown op %T", op))
 	}
+}
+
+// setUp asks for the link afterwards: since Linux 6.8 that carries out at once what else waits for up to a second
+// (linkwatch_sync_dev), as IPv6 does, which gives the link its address then.
+func setUp(index int) error {
+	if err := netlink.LinkSetUp(byIndex(index)); err != nil {
+		return err
+	}
+	_, err := netlink.LinkByIndex(index)
+	return err
 }
 
 func byIndex(index int) netlink.Link {
