@@ -175,7 +175,8 @@ func readAddrs(wanted Wanted, found *Found) error {
 			found.Loopback = append(found.Loopback, prefix)
 		}
 		_, companion := link.companionSlot()
-		ofENI := a.Scope == unix.RT_SCOPE_HOST && familyOf(prefix.Addr()) == IPv4 && found.isENI(wanted, link.Index)
+		eni := link.Group == LinkGroup || found.isENI(wanted, link.Index) // a former one, too
+		ofENI := eni && a.Scope == unix.RT_SCOPE_HOST && familyOf(prefix.Addr()) == IPv4
 		if companion || ofENI || slices.Contains(uplinks, link) {
 			found.Addrs[link.Index] = append(found.Addrs[link.Index], prefix)
 		}

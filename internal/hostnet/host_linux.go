@@ -34,6 +34,9 @@ type Config struct {
 	HostNetworks []netip.Prefix
 	// Programs are attached to links; nil means none.
 	Programs Programs
+	// Unmanage is the root of the node's file system, where drop-ins keep network managers off the ENIs, see DropIns; empty
+	// means none.
+	Unmanage string
 	// Report tells of changes by others that were undone, for an event on the node; nil means that they are only logged.
 	Report func(reason, message string)
 	// SpreadIRQs spreads the interrupts of each ENI over the CPUs when its link comes up, unless irqbalance runs.
@@ -52,6 +55,7 @@ type Host struct {
 
 	programs     Programs
 	report       func(reason, message string)
+	unmanaged    string // root of the drop-ins
 	hostNetworks []netip.Prefix
 	spreadIRQs   bool
 	root         string // of the files that Spread is about
@@ -93,7 +97,7 @@ func New(c Config) (*Host, error) {
 	}
 	return &Host{
 		netns: netns, interval: cmp.Or(c.Interval, 10*time.Second), log: c.Log, ready: make(chan struct{}),
-		programs: c.Programs, report: c.Report, hostNetworks: c.HostNetworks, spreadIRQs: c.SpreadIRQs, root: "/", enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}),
+		programs: c.Programs, report: c.Report, unmanaged: c.Unmanage, hostNetworks: c.HostNetworks, spreadIRQs: c.SpreadIRQs, root: "/", enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}),
 	}, nil
 }
 
@@ -258,6 +262,7 @@ const maxRounds = 2
 // compareOnce needs h.pass. A link that was added is looked at again, for what it needs beside.
 func (h *Host) compareOnce() (o outcome) {
 	wanted := h.wanted()
+	unmanaged := h.unmanage(wanted.ENIs)
 	err := h.netns.Do(func(ns.NetNS) error {
 		for range maxRounds {
 			found, steps, last, err := h.round(wanted)
@@ -276,6 +281,9 @@ func (h *Host) compareOnce() (o outcome) {
 	})
 	if err != nil {
 		o.add(Step{Part: PartNode}, err)
+	}
+	if unmanaged != nil {
+		o.add(Step{Part: PartRest}, unmanaged)
 	}
 	return o
 }

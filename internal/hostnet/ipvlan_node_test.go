@@ -71,6 +71,13 @@ func TestRemoveLeavesNothing(t *testing.T) {
 				t.Errorf("%s is still in the group", l)
 			}
 		}
+		check(t, onENI(func(l netlink.Link) error {
+			addrs, err := netlink.AddrList(l, netlink.FAMILY_V4)
+			if len(addrs) != 0 {
+				t.Errorf("addresses of the ENI: %v", addrs)
+			}
+			return err
+		})(s))
 		for _, p := range found.Loopback {
 			if p.Addr() == dns {
 				t.Error("the node DNS address is still there")

@@ -81,7 +81,7 @@ type Found struct {
 	Routes      []Route // ours only
 	Sysctls     map[string]string
 	Loopback    []netip.Prefix // addresses of lo
-	// Addrs are the addresses of the uplinks and the companions, and those of scope host of wanted ENIs, by index.
+	// Addrs are the addresses of the uplinks and the companions, and those of scope host of ENIs, by index.
 	Addrs map[int][]netip.Prefix
 	// Stuck are neighbours of ENIs that were asked for while the link dropped frames.
 	Stuck []Neighbour
@@ -311,6 +311,7 @@ func (b *builder) staleGroups(wanted Wanted) {
 		if l.Group == LinkGroup && !b.found.isENI(wanted, l.Index) && !slices.Contains(uplinks, l) {
 			b.detach(l.Name, RoleUplink, l.Index)
 			b.detach(l.Name, RoleIPVlanParent, l.Index)
+			b.addrs(l, nil, b.found.Addrs[l.Index])
 			b.add(SetGroup{l, 0})
 		}
 	}
@@ -400,7 +401,7 @@ func (b *builder) addrs(link Link, wanted, have []netip.Prefix) {
 		}
 	}
 	for _, p := range have {
-		if !p.Addr().IsLinkLocalUnicast() && !slices.Contains(wanted, p) || p.Addr() == noAddr && !slices.Contains(wanted, p) {
+		if foreign := p.Addr().IsLinkLocalUnicast() && p.Addr() != noAddr; !foreign && !slices.Contains(wanted, p) {
 			b.add(DeleteAddr{link, p})
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/vishvananda/netlink"
@@ -12,8 +13,8 @@ import (
 )
 
 // Remove takes away what nearpath has made in the network namespace of the calling thread, for good: rules and routes of
-// Protocol, those of pods too, companions, our nftables table, the node DNS address and LinkGroup. Links of ENIs and
-// pods stay, as do sysctls. It goes on after a failure, and when nothing is there it does nothing.
+// Protocol, those of pods too, companions, our nftables table, the node DNS address, LinkGroup and the ENIs' addresses.
+// Links of ENIs and pods stay, as do sysctls. It goes on after a failure, and when nothing is there it does nothing.
 func Remove(ctx context.Context, nodeDNS netip.Addr) error {
 	var o outcome
 	found, err := read(Wanted{})
@@ -44,6 +45,9 @@ func removal(found Found, nodeDNS netip.Addr) []Step {
 			b.add(DeleteLink{l})
 		}
 		if l.Group == LinkGroup {
+			if !slices.Contains(found.uplinks(), l) {
+				b.addrs(l, nil, found.Addrs[l.Index])
+			}
 			b.add(SetGroup{l, 0})
 		}
 	}
