@@ -167,8 +167,9 @@ func forget(last, next Wiring) (ops []Op) {
 	return ops
 }
 
-// assert tells the datapath again of pods that it does not know, or whose programs are gone.
-func (c *Collector) assert(ctx context.Context, known []attached) error {
+// assert tells the datapath again of pods that it does not know, or whose programs are gone. The first time these are all:
+// the programs are an older agent's, and that is nothing to report.
+func (c *Collector) assert(ctx context.Context, known []attached, first bool) error {
 	var errs []error
 	var told []string
 	for _, a := range known {
@@ -181,7 +182,10 @@ func (c *Collector) assert(ctx context.Context, known []attached) error {
 		}
 		errs = append(errs, err)
 	}
-	if len(told) > 0 {
+	switch {
+	case len(told) > 0 && first:
+		c.log.Info("datapath told of pods", "count", len(told))
+	case len(told) > 0:
 		c.server.report("PodDatapathRestored", fmt.Sprintf("the datapath had lost %d pods, and knows them again: %v", len(told), told[:min(len(told), 10)]))
 	}
 	return errors.Join(errs...)

@@ -22,33 +22,36 @@ func checkOf(datapath Datapath, container string, pod *netlab.NetNS, result []by
 
 // TestCheckFindsWhatIsBroken breaks everything that ADD does, one thing at a time, and CHECK names it.
 func TestCheckFindsWhatIsBroken(t *testing.T) {
-	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
-		w.addresses.dual = true
-		a := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
-		good := checkOf(datapath, "a", a, w.mustServe(t, on(datapath, request("ADD", "a", a))))
-		w.mustServe(t, good)
-		known, _ := w.server.attachedAs(Key{"net", "a", "eth0"})
-		pod, err := openPod(a.Path(), w.server.host)
-		check0(t, err)
-		defer pod.Close()
-		n := namespaces{w.server.host, pod}
-		plan := Plan(known.wiring)
-		for _, op := range plan {
-			check0(t, n.on(breakSide(op), func() error { return breakOne(op) }))
-			answer := w.server.Handle(t.Context(), good)
-			if answer.Error == nil || answer.Error.Code != codeBroken || !strings.Contains(answer.Error.Error(), op.String()) {
-				t.Errorf("%s: broken, and CHECK says %v", op, answer.Error)
+	for _, datapath := range onThisKernel {
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			w.addresses.dual = true
+			a := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
+			good := checkOf(datapath, "a", a, w.mustServe(t, on(datapath, request("ADD", "a", a))))
+			w.mustServe(t, good)
+			known, _ := w.server.attachedAs(Key{"net", "a", "eth0"})
+			pod, err := openPod(a.Path(), w.server.host)
+			check0(t, err)
+			defer pod.Close()
+			n := namespaces{w.server.host, pod}
+			plan := Plan(known.wiring)
+			for _, op := range plan {
+				check0(t, n.on(breakSide(op), func() error { return breakOne(op) }))
+				answer := w.server.Handle(t.Context(), good)
+				if answer.Error == nil || answer.Error.Code != codeBroken || !strings.Contains(answer.Error.Error(), op.String()) {
+					t.Errorf("%s: broken, and CHECK says %v", op, answer.Error)
+				}
+				check0(t, n.repair(plan))
+				if answer := w.server.Handle(t.Context(), good); answer.Error != nil {
+					t.Fatalf("%s: repaired, and CHECK says %v", op, answer.Error)
+				}
 			}
-			check0(t, n.repair(plan))
-			if answer := w.server.Handle(t.Context(), good); answer.Error != nil {
-				t.Fatalf("%s: repaired, and CHECK says %v", op, answer.Error)
+			check0(t, w.pods.Remove(t.Context(), known.record.entry()))
+			if code := w.mustFail(t, good); code != codeBroken {
+				t.Errorf("without the datapath's entry: code %d", code)
 			}
-		}
-		check0(t, w.pods.Remove(t.Context(), known.record.entry()))
-		if code := w.mustFail(t, good); code != codeBroken {
-			t.Errorf("without the datapath's entry: code %d", code)
-		}
-	})
+		})
+	}
 }
 
 // CHECK sees limits that are not as they should be.

@@ -94,8 +94,9 @@ func (c *Collector) Sweep(ctx context.Context, now time.Time) error {
 	}
 	errs = append(errs, c.restoreAll(lost(known, state)), c.follow(known))
 	if now.Sub(c.asserted) >= assertEvery {
+		first := c.asserted.IsZero()
 		c.asserted = now
-		errs = append(errs, c.assert(ctx, known))
+		errs = append(errs, c.assert(ctx, known, first))
 	}
 	for _, k := range c.keys.Observe(now, orphans(known, state.links)) {
 		errs = append(errs, c.collect(ctx, k))

@@ -79,38 +79,50 @@ func (w *world) run(t *testing.T) func() []string {
 // TestCollectorPutsBack: what somebody deletes of a pod on the node is back within a second, in both families, and it is
 // reported.
 func TestCollectorPutsBack(t *testing.T) {
-	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
-		w.addresses.dual = true
-		pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
-		w.mustServe(t, on(datapath, request("ADD", "a", pod)))
-		reports := w.run(t)
-		known, _ := w.server.attachedAs(Key{"net", "a", "eth0"})
-		ops := onHost(Plan(known.wiring))
-		whole := func() bool { return namespaces{host: w.server.host}.verify(ops) == nil }
-		await(t, time.Second, "the pod is whole at first", whole)
-		for i, op := range ops {
-			check0(t, w.node.Do(func() error { return breakOne(op) }))
-			took := await(t, time.Second, op.String(), whole)
-			t.Logf("%s: back after %s", op, took)
-			if got := reports(); len(got) <= i || !strings.HasPrefix(got[len(got)-1], "PodRoutesRestored: ") || !strings.Contains(got[len(got)-1], "default/a") {
-				await(t, time.Second, fmt.Sprintf("%s is reported: %v", op, got), func() bool { return len(reports()) > i })
+	for _, datapath := range onThisKernel {
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			w.addresses.dual = true
+			pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
+			w.mustServe(t, on(datapath, request("ADD", "a", pod)))
+			reports := w.run(t)
+			known, _ := w.server.attachedAs(Key{"net", "a", "eth0"})
+			ops := onHost(Plan(known.wiring))
+			whole := func() bool { return namespaces{host: w.server.host}.verify(ops) == nil }
+			await(t, time.Second, "the pod is whole at first", whole)
+			for i, op := range ops {
+				check0(t, w.node.Do(func() error { return breakOne(op) }))
+				took := await(t, time.Second, op.String(), whole)
+				t.Logf("%s: back after %s", op, took)
+				if got := reports(); len(got) <= i || !strings.HasPrefix(got[len(got)-1], "PodRoutesRestored: ") || !strings.Contains(got[len(got)-1], "default/a") {
+					await(t, time.Second, fmt.Sprintf("%s is reported: %v", op, got), func() bool { return len(reports()) > i })
+				}
 			}
-		}
-		if _, err := talk(t, pod, w.node, uplinkAddr); err != nil {
-			t.Error(err)
-		}
-	})
+			if _, err := talk(t, pod, w.node, uplinkAddr); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
-// TestCollectorAsserts: the datapath is told of pods that it does not know.
+// TestCollectorAsserts: the datapath is told of pods that it does not know. At first these are those of an older agent;
+// later it is reported.
 func TestCollectorAsserts(t *testing.T) {
 	w := newWorld(t)
 	_, addr := w.add(t, "a")
 	entry := w.pods.entry(addr)
-	check0(t, w.pods.Remove(t.Context(), entry))
-	check0(t, NewCollector(w.server, 0).Sweep(t.Context(), time.Now()))
-	if known := must[bool](t)(w.pods.Has(t.Context(), entry)); !known {
-		t.Error("the datapath does not know the pod")
+	var reports []string
+	w.server.config.Report = func(reason, _ string) { reports = append(reports, reason) }
+	c, now := NewCollector(w.server, 0), time.Now()
+	for i, later := range []time.Duration{0, assertEvery} {
+		check0(t, w.pods.Remove(t.Context(), entry))
+		check0(t, c.Sweep(t.Context(), now.Add(later)))
+		if known := must[bool](t)(w.pods.Has(t.Context(), entry)); !known {
+			t.Error("the datapath does not know the pod")
+		}
+		if len(reports) != i {
+			t.Errorf("after %s reports are %v", later, reports)
+		}
 	}
 }
 
@@ -165,45 +177,51 @@ func (f *fakeENIs) Addrs() []netip.Addr { return f.addrs }
 // TestGCAndCollector: GC deletes what the runtime does not name, and the Collector what vanished with its namespace, once
 // it has been gone for a while.
 func TestGCAndCollector(t *testing.T) {
-	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
-		a, _ := w.addOn(t, datapath, "a")
-		_, _ = w.addOn(t, datapath, "b")
-		r := request("GC", "", nil)
-		w.mustFail(t, r) // no list is not an empty list
-		r.Config = config("1.1.0", `,"cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]`)
-		w.mustServe(t, r)
-		if _, routes := w.traces(t); routes != 1 || w.pods.count() != 1 || len(w.addresses.List()) != 1 {
-			t.Errorf("after GC: %d routes, %d entries, %d leases", routes, w.pods.count(), len(w.addresses.List()))
-		}
-		check0(t, a.Close()) // the pod vanishes without a DEL
-		w.awaitENIs(t)
-		await(t, 5*time.Second, "the link goes with the namespace", func() bool { links, _ := w.traces(t); return links == 0 })
-		collector := NewCollector(w.server, 0)
-		now := time.Now()
-		for _, later := range []time.Duration{0, secondLook - 1} {
-			check0(t, collector.Sweep(t.Context(), now.Add(later)))
-			if len(w.addresses.List()) != 1 {
-				t.Fatalf("collected after %s", later)
+	for _, datapath := range onThisKernel {
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			a, _ := w.addOn(t, datapath, "a")
+			_, _ = w.addOn(t, datapath, "b")
+			r := request("GC", "", nil)
+			w.mustFail(t, r) // no list is not an empty list
+			r.Config = config("1.1.0", `,"cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]`)
+			w.mustServe(t, r)
+			if _, routes := w.traces(t); routes != 1 || w.pods.count() != 1 || len(w.addresses.List()) != 1 {
+				t.Errorf("after GC: %d routes, %d entries, %d leases", routes, w.pods.count(), len(w.addresses.List()))
 			}
-		}
-		check0(t, collector.Sweep(t.Context(), now.Add(secondLook)))
-		w.wantNothingLeft(t)
-	})
+			check0(t, a.Close()) // the pod vanishes without a DEL
+			w.awaitENIs(t)
+			await(t, 5*time.Second, "the link goes with the namespace", func() bool { links, _ := w.traces(t); return links == 0 })
+			collector := NewCollector(w.server, 0)
+			now := time.Now()
+			for _, later := range []time.Duration{0, secondLook - 1} {
+				check0(t, collector.Sweep(t.Context(), now.Add(later)))
+				if len(w.addresses.List()) != 1 {
+					t.Fatalf("collected after %s", later)
+				}
+			}
+			check0(t, collector.Sweep(t.Context(), now.Add(secondLook)))
+			w.wantNothingLeft(t)
+		})
+	}
 }
 
 // GC also deletes what has no lease, but a record; and what has a link alone.
 func TestGCWithoutLease(t *testing.T) {
-	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
-		_, _ = w.addOn(t, datapath, "recorded")
-		_, _ = w.add(t, "linked")
-		check0(t, w.addresses.Release(t.Context(), Key{"net", "recorded", "eth0"}))
-		check0(t, w.addresses.Release(t.Context(), Key{"net", "linked", "eth0"}))
-		check0(t, w.server.records.remove(Key{"net", "linked", "eth0"}))
-		r := request("GC", "", nil)
-		r.Config = config("1.1.0", `,"cni.dev/valid-attachments":[]`)
-		w.mustServe(t, r)
-		w.wantNothingLeft(t)
-	})
+	for _, datapath := range onThisKernel {
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			_, _ = w.addOn(t, datapath, "recorded")
+			_, _ = w.add(t, "linked")
+			check0(t, w.addresses.Release(t.Context(), Key{"net", "recorded", "eth0"}))
+			check0(t, w.addresses.Release(t.Context(), Key{"net", "linked", "eth0"}))
+			check0(t, w.server.records.remove(Key{"net", "linked", "eth0"}))
+			r := request("GC", "", nil)
+			r.Config = config("1.1.0", `,"cni.dev/valid-attachments":[]`)
+			w.mustServe(t, r)
+			w.wantNothingLeft(t)
+		})
+	}
 }
 
 // A device of a pod whose namespace ended comes back to the node as the kernel leaves it, with the pod's alias and name.

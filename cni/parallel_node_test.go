@@ -81,16 +81,19 @@ func TestAddsDoNotWaitForOthers(t *testing.T) {
 
 // The same container at the same time: one verb follows the other, and the interface is made once.
 func TestTwinAdds(t *testing.T) {
-	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
-		twin := must[*netlab.NetNS](t)(w.lab.NetNS("twin"))
-		var wg sync.WaitGroup
-		answers := make([]agentapi.CNIResponse, 2)
-		for i := range answers {
-			wg.Go(func() { answers[i] = w.server.Handle(t.Context(), on(datapath, request("ADD", "twin", twin))) })
-		}
-		wg.Wait()
-		if (answers[0].Error == nil) == (answers[1].Error == nil) {
-			t.Errorf("not one of two succeeded: %v, %v", answers[0].Error, answers[1].Error)
-		}
-	})
+	for _, datapath := range onThisKernel {
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			twin := must[*netlab.NetNS](t)(w.lab.NetNS("twin"))
+			var wg sync.WaitGroup
+			answers := make([]agentapi.CNIResponse, 2)
+			for i := range answers {
+				wg.Go(func() { answers[i] = w.server.Handle(t.Context(), on(datapath, request("ADD", "twin", twin))) })
+			}
+			wg.Wait()
+			if (answers[0].Error == nil) == (answers[1].Error == nil) {
+				t.Errorf("not one of two succeeded: %v, %v", answers[0].Error, answers[1].Error)
+			}
+		})
+	}
 }

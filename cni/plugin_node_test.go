@@ -73,7 +73,7 @@ func TestPluginThroughLibcni(t *testing.T) {
 	r := newRuntime(t)
 	defer w.serveAgent(t, r.socket)()
 	ctx := t.Context()
-	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
+	for _, version := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
 		t.Run(version, func(t *testing.T) {
 			name := "pod-" + strings.ReplaceAll(version, ".", "-")
 			list := r.list(t, version)
@@ -93,7 +93,7 @@ func TestPluginThroughLibcni(t *testing.T) {
 			if _, err := talk(t, pod, w.node, uplinkAddr); err != nil {
 				t.Error(err)
 			}
-			if version != "0.3.1" { // CHECK came with 0.4.0
+			if version > "0.3.1" { // CHECK came with 0.4.0
 				check0(t, r.cni.CheckNetworkList(ctx, list, rt))
 			}
 			if version == "1.1.0" {

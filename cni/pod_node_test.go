@@ -20,14 +20,6 @@ import (
 	"github.com/nearpath/nearpath/test/netlab"
 )
 
-// forEach runs a test in a world of its own for each datapath that the kernel has.
-func forEach(t *testing.T, test func(t *testing.T, w *world, datapath Datapath)) {
-	t.Helper()
-	for _, datapath := range onThisKernel {
-		t.Run(string(datapath), func(t *testing.T) { test(t, newWorld(t), datapath) })
-	}
-}
-
 // traces counts the links that a pod has on the node while it is there, and the node's routes to pods.
 func (w *world) traces(t *testing.T) (links, routes int) {
 	t.Helper()
@@ -126,105 +118,120 @@ func TestPodsTalk(t *testing.T) {
 }
 
 func TestResult(t *testing.T) {
-	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
-		pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
-		raw := w.mustServe(t, on(datapath, request("ADD", "a", pod)))
-		var result types100.Result
-		check0(t, json.Unmarshal(raw, &result))
-		if result.CNIVersion != "1.1.0" || len(result.IPs) != 1 || len(result.Routes) != 1 {
-			t.Fatalf("result is %s", raw)
-		}
-		own := result.Interfaces[*result.IPs[0].Interface]
-		if own.Name != "eth0" || own.Mtu != uplinkMTU {
-			t.Errorf("address is on %+v", own)
-		}
-		for _, i := range result.Interfaces {
-			netns, want := w.node, ""
-			if i.Sandbox != "" {
-				netns, want = pod, pod.Path()
+	for _, datapath := range onThisKernel {
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
+			raw := w.mustServe(t, on(datapath, request("ADD", "a", pod)))
+			var result types100.Result
+			check0(t, json.Unmarshal(raw, &result))
+			if result.CNIVersion != "1.1.0" || len(result.IPs) != 1 || len(result.Routes) != 1 {
+				t.Fatalf("result is %s", raw)
 			}
-			check0(t, netns.Do(func() error {
-				return withLink(i.Name, func(l netlink.Link) error {
-					if l.Attrs().HardwareAddr.String() != i.Mac || l.Attrs().MTU != i.Mtu || i.Sandbox != want {
-						t.Errorf("%s is %s mtu %d, result says %+v", i.Name, l.Attrs().HardwareAddr, l.Attrs().MTU, i)
-					}
-					return nil
-				})
-			}))
-		}
-	})
+			own := result.Interfaces[*result.IPs[0].Interface]
+			if own.Name != "eth0" || own.Mtu != uplinkMTU {
+				t.Errorf("address is on %+v", own)
+			}
+			for _, i := range result.Interfaces {
+				netns, want := w.node, ""
+				if i.Sandbox != "" {
+					netns, want = pod, pod.Path()
+				}
+				check0(t, netns.Do(func() error {
+					return withLink(i.Name, func(l netlink.Link) error {
+						if l.Attrs().HardwareAddr.String() != i.Mac || l.Attrs().MTU != i.Mtu || i.Sandbox != want {
+							t.Errorf("%s is %s mtu %d, result says %+v", i.Name, l.Attrs().HardwareAddr, l.Attrs().MTU, i)
+						}
+						return nil
+					})
+				}))
+			}
+		})
+	}
 }
 
 func TestDelTwiceAndWithoutNamespace(t *testing.T) {
-	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
-		a, _ := w.addOn(t, datapath, "a")
-		_, _ = w.addOn(t, datapath, "b")
-		w.mustServe(t, request("DEL", "a", a))
-		if _, routes := w.traces(t); routes != 1 || w.pods.count() != 1 {
-			t.Errorf("after one DEL of two: %d routes, %d entries", routes, w.pods.count())
-		}
-		w.mustServe(t, request("DEL", "a", a))
-		w.mustServe(t, request("DEL", "a", nil))
-		for range 3 {
-			w.mustServe(t, request("DEL", "b", nil)) // the record knows the namespace
-		}
-		w.mustServe(t, request("DEL", "never-seen", nil))
-		w.wantNothingLeft(t)
-		// The same pod again, and its namespace is as it was.
-		if again := addressesIn(t, w.mustServe(t, on(datapath, request("ADD", "a", a)))); len(again) != 1 {
-			t.Errorf("added again with %v", again)
-		}
-	})
+	for _, datapath := range onThisKernel {
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			a, _ := w.addOn(t, datapath, "a")
+			_, _ = w.addOn(t, datapath, "b")
+			w.mustServe(t, request("DEL", "a", a))
+			if _, routes := w.traces(t); routes != 1 || w.pods.count() != 1 {
+				t.Errorf("after one DEL of two: %d routes, %d entries", routes, w.pods.count())
+			}
+			w.mustServe(t, request("DEL", "a", a))
+			w.mustServe(t, request("DEL", "a", nil))
+			for range 3 {
+				w.mustServe(t, request("DEL", "b", nil)) // the record knows the namespace
+			}
+			w.mustServe(t, request("DEL", "never-seen", nil))
+			w.wantNothingLeft(t)
+			// The same pod again, and its namespace is as it was.
+			if again := addressesIn(t, w.mustServe(t, on(datapath, request("ADD", "a", a)))); len(again) != 1 {
+				t.Errorf("added again with %v", again)
+			}
+		})
+	}
 }
 
 func TestDelAfterNamespaceVanished(t *testing.T) {
-	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
-		a, _ := w.addOn(t, datapath, "a")
-		check0(t, a.Close())
-		gone := request("DEL", "a", nil)
-		gone.NetNS = a.Path()
-		w.mustServe(t, gone)
-		w.mustServe(t, gone)
-		w.awaitENIs(t)
-		w.wantNothingLeft(t)
-	})
+	for _, datapath := range onThisKernel {
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			a, _ := w.addOn(t, datapath, "a")
+			check0(t, a.Close())
+			gone := request("DEL", "a", nil)
+			gone.NetNS = a.Path()
+			w.mustServe(t, gone)
+			w.mustServe(t, gone)
+			w.awaitENIs(t)
+			w.wantNothingLeft(t)
+		})
+	}
 }
 
 // A deletion that comes late must not harm the pod that has the address or the name by then.
 func TestDelLeavesSuccessorsAlone(t *testing.T) {
-	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
-		a, addr := w.addOn(t, datapath, "a")
-		old, known, err := w.server.records.read(Key{"net", "a", "eth0"})
-		if !known || err != nil {
-			t.Fatalf("no record: %v", err)
-		}
-		check0(t, a.Close())
-		w.mustServe(t, request("DEL", "a", nil))
-		w.awaitENIs(t)
-		w.addresses.next = addr // of a shared ENI; a whole one has the same address anyway
-		successor, same := w.addOn(t, datapath, "b")
-		if same != addr {
-			t.Fatalf("the successor has %s, not %s", same, addr)
-		}
-		w.mustServe(t, request("DEL", "a", nil))
-		// Another namespace at the path of the former one.
-		check0(t, w.server.records.write(old))
-		w.mustServe(t, request("DEL", "a", must[*netlab.NetNS](t)(w.lab.NetNS("a"))))
-		if datapath == Veth {
-			if _, err := talk(t, w.node, successor, addr.String()); err != nil {
-				t.Errorf("the successor was harmed: %v", err)
+	for _, datapath := range onThisKernel {
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			a, addr := w.addOn(t, datapath, "a")
+			old, known, err := w.server.records.read(Key{"net", "a", "eth0"})
+			if !known || err != nil {
+				t.Fatalf("no record: %v", err)
 			}
-		}
-	})
+			check0(t, a.Close())
+			w.mustServe(t, request("DEL", "a", nil))
+			w.awaitENIs(t)
+			w.addresses.next = addr // of a shared ENI; a whole one has the same address anyway
+			successor, same := w.addOn(t, datapath, "b")
+			if same != addr {
+				t.Fatalf("the successor has %s, not %s", same, addr)
+			}
+			w.mustServe(t, request("DEL", "a", nil))
+			// Another namespace at the path of the former one.
+			check0(t, w.server.records.write(old))
+			w.mustServe(t, request("DEL", "a", must[*netlab.NetNS](t)(w.lab.NetNS("a"))))
+			if datapath == Veth {
+				if _, err := talk(t, w.node, successor, addr.String()); err != nil {
+					t.Errorf("the successor was harmed: %v", err)
+				}
+			}
+		})
+	}
 }
 
 func TestDelWithoutLease(t *testing.T) {
-	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
-		a, _ := w.addOn(t, datapath, "a")
-		check0(t, w.addresses.Release(t.Context(), Key{"net", "a", "eth0"}))
-		w.mustServe(t, request("DEL", "a", a))
-		w.wantNothingLeft(t)
-	})
+	for _, datapath := range onThisKernel {
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			a, _ := w.addOn(t, datapath, "a")
+			check0(t, w.addresses.Release(t.Context(), Key{"net", "a", "eth0"}))
+			w.mustServe(t, request("DEL", "a", a))
+			w.wantNothingLeft(t)
+		})
+	}
 }
 
 // A record that cannot be read is as none: a pod of veth is found by its key, a whole ENI by the lease.
@@ -241,15 +248,18 @@ func TestDelWithBrokenRecord(t *testing.T) {
 }
 
 func TestAddRefusesExistingInterface(t *testing.T) {
-	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
-		a, addr := w.addOn(t, datapath, "a")
-		if code := w.mustFail(t, on(datapath, request("ADD", "a", a))); code != 4 {
-			t.Errorf("code is %d, want 4", code)
-		}
-		if source, err := talk(t, a, w.node, uplinkAddr); err != nil || source != addr {
-			t.Errorf("the pod was harmed: source %s, %v", source, err)
-		}
-	})
+	for _, datapath := range onThisKernel {
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			a, addr := w.addOn(t, datapath, "a")
+			if code := w.mustFail(t, on(datapath, request("ADD", "a", a))); code != 4 {
+				t.Errorf("code is %d, want 4", code)
+			}
+			if source, err := talk(t, a, w.node, uplinkAddr); err != nil || source != addr {
+				t.Errorf("the pod was harmed: source %s, %v", source, err)
+			}
+		})
+	}
 }
 
 func TestAddRefusesNodeNamespace(t *testing.T) {
@@ -261,27 +271,30 @@ func TestAddRefusesNodeNamespace(t *testing.T) {
 }
 
 func TestAddRollsBack(t *testing.T) {
-	forEach(t, func(t *testing.T, w *world, datapath Datapath) {
-		pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
-		add := on(datapath, request("ADD", "a", pod))
-		w.pods.fail = fmt.Errorf("map is full")
-		w.mustFail(t, add)
-		w.wantNothingLeft(t)
-		check0(t, pod.Do(func() error {
-			for _, name := range []string{"eth0", sideLink} {
-				if _, err := netlink.LinkByName(name); !isNoLink(err) {
-					return errors.Join(errors.New(name+" is still there"), err)
+	for _, datapath := range onThisKernel {
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
+			add := on(datapath, request("ADD", "a", pod))
+			w.pods.fail = fmt.Errorf("map is full")
+			w.mustFail(t, add)
+			w.wantNothingLeft(t)
+			check0(t, pod.Do(func() error {
+				for _, name := range []string{"eth0", sideLink} {
+					if _, err := netlink.LinkByName(name); !isNoLink(err) {
+						return errors.Join(errors.New(name+" is still there"), err)
+					}
 				}
+				return nil
+			}))
+			w.pods.fail, w.addresses.fail = nil, fmt.Errorf("none free")
+			if code := w.mustFail(t, add); code != 11 {
+				t.Errorf("code without an address is %d, want 11", code)
 			}
-			return nil
-		}))
-		w.pods.fail, w.addresses.fail = nil, fmt.Errorf("none free")
-		if code := w.mustFail(t, add); code != 11 {
-			t.Errorf("code without an address is %d, want 11", code)
-		}
-		w.addresses.fail = nil
-		w.mustServe(t, add)
-	})
+			w.addresses.fail = nil
+			w.mustServe(t, add)
+		})
+	}
 }
 
 // An attempt that was cut off may have leased an address for another datapath.

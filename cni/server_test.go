@@ -3,6 +3,7 @@ package cni
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -59,6 +60,15 @@ func TestRequestErrors(t *testing.T) {
 		if got == nil || got.Code != c.code || !strings.Contains(got.Error(), c.want) {
 			t.Errorf("%s: %+v, want code %d and %q", name, got, c.code, c.want)
 		}
+	}
+}
+
+// A runtime is told whether it is about new pods only.
+func TestStatusLimited(t *testing.T) {
+	s := newTestServer(t, Config{Status: func() error { return fmt.Errorf("the uplink is gone: %w", ErrLimited) }})
+	answer := s.Handle(t.Context(), agentapi.CNIRequest{Command: "STATUS", Config: []byte(`{"name":"net"}`)})
+	if answer.Error == nil || answer.Error.Code != 51 || !strings.Contains(answer.Error.Error(), "the uplink is gone") {
+		t.Errorf("%+v", answer.Error)
 	}
 }
 
