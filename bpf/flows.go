@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How long a connection is remembered after its last packet. Those that Linux's conntrack and kube-proxy also have are
-// as long as there (nf_conntrack-sysctl in the kernel's documentation; kube-proxy's --conntrack-tcp-timeout-*).
+// How long a connection is remembered after its last packet: as long as by conntrack under kube-proxy
+// (nf_conntrack-sysctl in the kernel's documentation; kube-proxy's --conntrack-tcp-timeout-*), but for those that both
+// sides have closed. Linux keeps these for 120 s; they are what a busy table is full of.
 const (
 	flowUDPOneWay   = 30 * time.Second
 	flowUDP         = 120 * time.Second

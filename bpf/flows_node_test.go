@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -354,21 +355,41 @@ func TestRepick(t *testing.T) {
 	})
 }
 
-// TestReopen is a client that uses a port again: after its connection was closed it gets a new pick.
+// TestReopen is a client that uses a port again. It gets a new pick if its connection was closed, or if the backend is
+// gone; else its SYN is one that was lost.
 func TestReopen(t *testing.T) {
-	g := newGate(t, node(t), 0, tcp, Block{})
-	first, _ := g.enter(t, g.client, syn)
-	if err := g.Services.Publish(1, Block{Cluster: []netip.AddrPort{at(remoteAddrs[0], 9000)}}); err != nil {
-		t.Fatal(err)
-	}
-	g.answer(t, first, syn|ack)
-	if s, ok := g.enter(t, g.client, syn); !ok || s.to != g.backend {
-		t.Errorf("a repeated SYN of a live connection went to %s", s.to)
-	}
-	g.enter(t, g.client, fin|ack)
-	g.answer(t, first, fin|ack)
-	if s, ok := g.enter(t, g.client, syn); !ok || s.to != at(remoteAddrs[0], 9000) || g.count(t) != 2 {
-		t.Errorf("a new connection went to %s, %d flows", s.to, g.count(t))
+	other := at(remoteAddrs[0], 9000)
+	for name, tt := range map[string]struct {
+		close   func(g *gate, first segment)
+		offered bool
+		moves   bool
+	}{
+		"live":             {func(*gate, segment) {}, true, false},
+		"live, not there":  {func(*gate, segment) {}, false, true},
+		"half closed":      {func(g *gate, _ segment) { g.enter(t, g.client, fin|ack) }, true, false},
+		"closed":           {func(g *gate, s segment) { g.enter(t, g.client, fin|ack); g.answer(t, s, fin|ack) }, true, true},
+		"reset":            {func(g *gate, s segment) { g.answer(t, s, rst) }, true, true},
+		"reset by client":  {func(g *gate, _ segment) { g.enter(t, g.client, rst) }, true, true},
+		"closed, and gone": {func(g *gate, s segment) { g.enter(t, g.client, fin|ack); g.answer(t, s, fin|ack) }, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGate(t, node(t), 0, tcp, Block{})
+			first, _ := g.enter(t, g.client, syn)
+			g.answer(t, first, syn|ack)
+			tt.close(g, first)
+			b := Block{Cluster: []netip.AddrPort{other}}
+			if tt.offered { // so that a new pick goes elsewhere all but certainly
+				b.Cluster = append(slices.Repeat(b.Cluster, 100), g.backend)
+			}
+			if err := g.Services.Publish(1, b); err != nil {
+				t.Fatal(err)
+			}
+			// Another port at the backend tells a new connection from the old one, wherever it goes.
+			s, ok := g.enter(t, g.client, syn)
+			if moved := s.from != first.from || s.to != first.to; !ok || moved != tt.moves || g.count(t) != 2 {
+				t.Errorf("the connection was %s -> %s and is %s -> %s (%v), %d flows", first.from, first.to, s.from, s.to, ok, g.count(t))
+			}
+		})
 	}
 }
 

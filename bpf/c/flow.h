@@ -73,7 +73,7 @@ static __always_inline bool closed(const struct flow *f, const struct flow_key *
 	return ((flags | f->flags) & FLOW_RST) || (flags & f->flags & FLOW_FIN);
 }
 
-/* Whether new datagrams of a client may still go to the backend they went to. */
+/* Whether what a client begins may still go to the backend that it went to. */
 static __always_inline bool still_offered(struct flow *f, const struct flow *copy)
 {
 	struct service svc = {};
@@ -98,7 +98,8 @@ static __always_inline bool still_offered(struct flow *f, const struct flow *cop
 	return true;
 }
 
-/* A client's packet that has a flow opens a new connection all the same when it could not go on with the old one. */
+/* A client's packet that has a flow opens a new connection all the same when it could not go on with the old one: the
+ * client has the port for the second time, or the backend is gone. */
 static __always_inline bool outlived(struct flow *f, const struct flow *copy, const struct packet *p)
 {
 	struct flow_key other;
@@ -106,7 +107,7 @@ static __always_inline bool outlived(struct flow *f, const struct flow *copy, co
 	if ((copy->flags & FLOW_REPLY) || !opens(p))
 		return false;
 	turn(copy, &p->tuple, &other);
-	if (p->tuple.proto == IPPROTO_UDP ? still_offered(f, copy) : !closed(copy, &other))
+	if (still_offered(f, copy) && (p->tuple.proto == IPPROTO_UDP || !closed(copy, &other)))
 		return false;
 	bpf_map_delete_elem(&flows, &p->tuple);
 	bpf_map_delete_elem(&flows, &other);
