@@ -242,7 +242,7 @@ func TestLimitsWhileTrafficFlows(t *testing.T) {
 				bits uint64
 				what string
 			}{
-				{10_000_000, "the same"}, {40_000_000, "raised"}, {20_000_000, "lowered"}, {2_000_000, "lowered to where packets are cut up"},
+				{10_000_000, "the same"}, {400_000_000, "raised"}, {100_000_000, "lowered"}, {2_000_000, "lowered to where packets are cut up"},
 				{500_000_000, "raised much"}, {5_000_000, "lowered much"},
 			} {
 				before := s.roots(t)

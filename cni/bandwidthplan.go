@@ -30,9 +30,9 @@ const (
 	frameMore = 18 // an Ethernet header with a VLAN tag
 
 	minBurst = 10 * time.Millisecond
-	maxSlack = 54 * time.Millisecond // what a bucket for two whole packets may be worth
-	queueFor = 50 * time.Millisecond
-	minQueue = 4                      // packets: a socket has up to three on their way, however slow it goes
+	maxSlack = 20 * time.Millisecond // what a bucket for two whole packets may be worth
+	minQueue = 50 * time.Millisecond
+	maxFloor = 220 * time.Millisecond // what a queue for whole packets may be worth
 	maxStale = 250 * time.Millisecond // how long what waits may go on waiting when a limit is lowered
 )
 
@@ -48,15 +48,15 @@ type bucket struct {
 
 // bucketOf is the bucket for a limit in bits per second on links of an MTU.
 //
-// The burst is 10 ms, but no less than two whole packets of segmentation offload: so none is cut up, none waits in a bucket
-// that can never hold it, and a timer that is late by some milliseconds costs nothing: with 5 ms a busy machine moved 88 to
-// 95 % of 1 Gbit/s. Where two packets would be more than 54 ms it is less, and below 10 Mbit/s packets are cut up. The queue
-// is 50 ms, but no less than a socket sends before it waits: with half of that, BBR at 10 Mbit/s had thousands of its
-// packets dropped in its own kernel and sent them again.
+// The burst is 10 ms: with 5 ms a busy machine, whose timers are late by some, moved 88 to 95 % of 1 Gbit/s. Below 100
+// Mbit/s it is up to two whole packets of segmentation offload, so that none is cut up, but not more than 20 ms, so that
+// below 26 Mbit/s packets are cut up after all. The queue is 50 ms, or four whole packets where that is more, which is what
+// a socket sends before it waits for them to leave; but not more than 220 ms. Both bounds were found at 10 Mbit/s: with a
+// burst of 54 ms or a queue of 100 ms, one BBR connection sent 5 to 20 % of its segments again, and with these none.
 func bucketOf(bits uint64, mtu int) bucket {
-	rate := bits / 8
-	burst := max(bytesIn(rate, minBurst), min(2*wholeGSO, bytesIn(rate, maxSlack)), 2*uint64(mtu+frameMore))
-	limit := max(bytesIn(rate, queueFor), minQueue*min(burst, wholeGSO))
+	rate, frames := bits/8, 2*uint64(mtu+frameMore)
+	burst := max(bytesIn(rate, minBurst), min(2*wholeGSO, bytesIn(rate, maxSlack)), frames)
+	limit := max(bytesIn(rate, minQueue), min(4*wholeGSO, bytesIn(rate, maxFloor)), 3*frames)
 	return bucket{rate: rate, ticks: ticksOf(burst, rate), limit: uint32(min(limit, math.MaxUint32))}
 }
 

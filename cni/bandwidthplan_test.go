@@ -37,19 +37,19 @@ func TestPlanShaping(t *testing.T) {
 		want     string
 	}{
 		{Veth, Limits{Ingress: 10_000_000, Egress: 1_000_000_000}, `
-host: tc qdisc replace dev np0 root handle 6e70: tbf rate 10000000bit burst 67500b limit 264000b
+host: tc qdisc replace dev np0 root handle 6e70: tbf rate 10000000bit burst 25000b limit 264000b
 pod: tc qdisc replace dev eth0 root handle 6e70: tbf rate 1000000000bit burst 1250000b limit 6250000b`},
 		{IPVlan, Limits{Ingress: 1_000_000, Egress: 100_000_000}, `
 pod: ip link add npin type ifb
 pod: ip link set dev npin up
 pod: tc qdisc replace dev eth0 root handle 6e70: tbf rate 100000000bit burst 132000b limit 625000b
-pod: tc qdisc replace dev npin root handle 6e70: tbf rate 1000000bit burst 6750b limit 27000b
+pod: tc qdisc replace dev npin root handle 6e70: tbf rate 1000000bit burst 3036b limit 27500b
 pod: tc qdisc add dev eth0 clsact
 pod: tc filter add dev eth0 ingress pref 28272 protocol all u32 match u32 0 0 action mirred egress redirect dev npin`},
 		{Exclusive, Limits{Egress: 1000}, `
 pod: ip link add npout type ifb
 pod: ip link set dev npout up
-pod: tc qdisc replace dev npout root handle 6e70: tbf rate 1000bit burst 3036b limit 12144b
+pod: tc qdisc replace dev npout root handle 6e70: tbf rate 1000bit burst 3036b limit 9108b
 pod: tc qdisc add dev eth0 clsact
 pod: tc filter add dev eth0 egress pref 28273 protocol all u32 match u32 0 0 action mirred egress redirect dev npout
 pod: tc qdisc add dev npside clsact
@@ -165,7 +165,7 @@ func TestSetBucket(t *testing.T) {
 		change   bool
 	}{
 		{"raised", 10_000_000, 1_000_000_000, 50 * time.Millisecond, true},
-		{"raised from cut up packets", 1_000_000, 10_000_000, 50 * time.Millisecond, true},
+		{"raised from cut up packets", 1_000_000, 30_000_000, 50 * time.Millisecond, true},
 		{"lowered, little waits", 1_000_000_000, 100_000_000, 20 * time.Millisecond, true},
 		{"lowered, too much waits", 1_000_000_000, 100_000_000, 26 * time.Millisecond, false},
 		{"lowered to where packets are cut up", 100_000_000, 1_000_000, 0, false},
@@ -189,10 +189,10 @@ func TestBucketOf(t *testing.T) {
 		mtu := rapid.IntRange(576, 9000).Draw(rt, "mtu")
 		b := bucketOf(bits, mtu)
 		frames := uint64(2 * (mtu + frameMore))
-		if b.burst() < frames || bits >= 10_000_000 && b.burst() < wholeGSO || b.limit == 0 {
+		if b.burst() < frames || bits >= 27_000_000 && b.burst() < wholeGSO || b.limit == 0 {
 			rt.Fatalf("too small: %s", b)
 		}
-		if b.burst() > frames+bytesIn(b.rate, maxSlack)+10 || uint64(b.limit) > 4*frames+bytesIn(b.rate, 4*maxSlack)+40 {
+		if b.burst() > frames+bytesIn(b.rate, maxSlack)+10 || uint64(b.limit) > 3*frames+bytesIn(b.rate, maxFloor)+10 {
 			rt.Fatalf("too long: %s", b)
 		}
 	})

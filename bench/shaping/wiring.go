@@ -53,8 +53,7 @@ func (o ours) add(ctx context.Context, node, pod *netlab.NetNS, bits uint64) (th
 	if err != nil {
 		return "", "", nil, errors.Join(err, undo())
 	}
-	defer shaper.Close()
-	if err := shaper.Shape(ctx, shaped); err != nil {
+	if err := errors.Join(shaper.Shape(ctx, shaped), shaper.Close()); err != nil {
 		return "", "", nil, errors.Join(err, undo())
 	}
 	return nodeAddr, podAddr, undo, nil
