@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/nearpath/nearpath/bench/measure"
 	"github.com/nearpath/nearpath/cni"
@@ -108,12 +107,12 @@ func (b *bed) round(ctx context.Context, r rate, l limiter) (samples measure.Sam
 	}
 	defer func() { err = errors.Join(err, undo()) }()
 	samples = measure.Samples{}
-	in, err := transfer(ctx, b.node, pod, here, seconds*time.Second)
+	in, err := transfer(ctx, b.node, pod, here, seconds)
 	if err != nil {
 		return nil, fmt.Errorf("to the pod: %w", err)
 	}
 	in.add(samples, "in", r.bits)
-	out, err := transfer(ctx, pod, b.node, there, seconds*time.Second)
+	out, err := transfer(ctx, pod, b.node, there, seconds)
 	if err != nil {
 		return nil, fmt.Errorf("from the pod: %w", err)
 	}

@@ -39,8 +39,8 @@ func (t transferred) add(samples measure.Samples, name string, bits uint64) {
 	samples[name+" again"] = []float64{t.again}
 }
 
-// transfer sends as much as goes from one namespace to an address in the other, for a time.
-func transfer(ctx context.Context, from, to *netlab.NetNS, addr string, d time.Duration) (t transferred, err error) {
+// transfer sends as much as goes from one namespace to an address in the other, for some seconds.
+func transfer(ctx context.Context, from, to *netlab.NetNS, addr string, seconds int) (t transferred, err error) {
 	sender, receiver, err := connect(ctx, from, to, addr)
 	if err != nil {
 		return t, err
@@ -50,7 +50,7 @@ func transfer(ctx context.Context, from, to *netlab.NetNS, addr string, d time.D
 	go func() { done <- flood(sender) }()
 	go func() { done <- drain(receiver, &got) }()
 	began := time.Now()
-	for last, at := int64(0), began; time.Since(began) < d; {
+	for last, at := int64(0), began; len(t.bytes) < seconds && ctx.Err() == nil; {
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Until(began.Add(time.Duration(len(t.bytes)+1) * time.Second))):
@@ -58,9 +58,6 @@ func transfer(ctx context.Context, from, to *netlab.NetNS, addr string, d time.D
 		n, now := got.Load(), time.Now()
 		t.bytes, t.took = append(t.bytes, n-last), append(t.took, now.Sub(at))
 		last, at = n, now
-		if ctx.Err() != nil {
-			break
-		}
 	}
 	t.again, err = sentAgain(sender)
 	return t, errors.Join(err, ctx.Err(), sender.Close(), receiver.Close(), ended(<-done), ended(<-done))
