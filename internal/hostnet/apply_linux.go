@@ -176,7 +176,7 @@ func readAddrs(wanted Wanted, found *Found) error {
 		}
 		_, companion := link.companionSlot()
 		eni := link.Group == LinkGroup || found.isENI(wanted, link.Index) // a former one, too
-		ofENI := eni && a.Scope == unix.RT_SCOPE_HOST && familyOf(prefix.Addr()) == IPv4
+		ofENI := eni && familyOf(prefix.Addr()) == IPv4 && (a.Scope == unix.RT_SCOPE_HOST || prefix.Addr() == noAddr)
 		if companion || ofENI || slices.Contains(uplinks, link) {
 			found.Addrs[link.Index] = append(found.Addrs[link.Index], prefix)
 		}

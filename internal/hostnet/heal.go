@@ -116,8 +116,9 @@ func (f Found) bases(wanted Wanted) map[scope]string {
 		if !ok {
 			continue
 		}
+		companion, _ := f.companion(e, link)
 		eni := fmt.Sprint(e, link.Index, f.mtu(), f.Families, f.nodeAddrs())
-		bases[scope{PartENI, e.MAC}] = eni
+		bases[scope{PartENI, e.MAC}] = eni + companion.Name
 		if wanted.isParent(e, f) {
 			bases[scope{PartIPVlan, e.MAC}] = eni
 		}

@@ -115,7 +115,7 @@ type (
 	}
 	// SetNoARP keeps a link from asking for neighbours: all that it leads to has its own MAC address.
 	SetNoARP struct{ Link Link }
-	// AddAddr gives a link an address of scope host that is not checked for duplicates.
+	// AddAddr gives a link an address of scope host, noAddr of scope link, that is not checked for duplicates.
 	AddAddr struct {
 		Link Link
 		Addr netip.Prefix
@@ -142,7 +142,7 @@ func (o SetIPVlanPort) String() string {
 }
 func (o SetNoARP) String() string { return fmt.Sprintf("ip link set dev %s arp off", o.Link.Name) }
 func (o AddAddr) String() string {
-	return fmt.Sprintf("ip address add %s dev %s scope host nodad", o.Addr, o.Link.Name)
+	return fmt.Sprintf("ip address add %s dev %s scope %s nodad", o.Addr, o.Link.Name, map[bool]string{true: "link", false: "host"}[o.Addr.Addr() == noAddr])
 }
 func (o DeleteAddr) String() string {
 	return fmt.Sprintf("ip address del %s dev %s", o.Addr, o.Link.Name)

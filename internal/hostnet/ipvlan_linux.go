@@ -94,10 +94,13 @@ func addCompanion(o AddCompanion) error {
 	return err
 }
 
-// kernelAddr is of scope host and without duplicate address detection: the same address may be on the uplink.
+// kernelAddr is of scope host, or link for noAddr, and without duplicate address detection: the same address may be on the uplink.
 func kernelAddr(p netip.Prefix) *netlink.Addr {
 	network := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 	a := &netlink.Addr{IPNet: network, Scope: unix.RT_SCOPE_HOST}
+	if p.Addr() == noAddr {
+		a.Scope = unix.RT_SCOPE_LINK
+	}
 	if p.Addr().Is6() {
 		a.Flags = unix.IFA_F_NODAD
 	}

@@ -361,7 +361,8 @@ func (b *builder) eni(e ENI, link Link) {
 	if mtu := b.found.mtu(); mtu != 0 && link.MTU != mtu {
 		b.add(SetMTU{link, mtu})
 	}
-	b.eniAddr(link)
+	_, parent := b.found.companion(e, link)
+	b.eniAddr(link, parent)
 	if !link.Up {
 		b.add(SetUp{link})
 	}
@@ -374,21 +375,24 @@ func (b *builder) eni(e ENI, link Link) {
 	b.defaultRoutes(e, link)
 }
 
-// noAddr is what an ENI's link has while no address of the node is known.
+// noAddr is of no machine. An ENI's link has it with scope link: requests for neighbours come from it then.
 var noAddr = netip.MustParseAddr("169.254.1.1")
 
 // eniAddr gives the ENI's link an IPv4 address: without one the kernel's loose filtering drops what the main table
-// would send elsewhere, that is everything (fib_validate_source). It is the node's, so that requests for neighbours come
-// from an address that the VPC knows.
-func (b *builder) eniAddr(link Link) {
+// would send elsewhere, that is everything (fib_validate_source). It is the node's, with scope host. Requests for
+// neighbours then come from the node's address on the uplink, which the VPC knows. A parent cannot have that: the
+// answers would go to its companion, which has the address too.
+func (b *builder) eniAddr(link Link, parent bool) {
 	have := b.found.Addrs[link.Index]
 	nodes := of(IPv4, b.found.nodePrefixes())
-	if len(nodes) == 0 && len(have) > 0 {
+	if len(nodes) == 0 && len(have) > 0 && !parent {
 		return
 	}
-	want := append(nodes, netip.PrefixFrom(noAddr, noAddr.BitLen()))[0]
-	if i := slices.IndexFunc(have, func(p netip.Prefix) bool { return slices.Contains(nodes, p) }); i >= 0 {
+	want := netip.PrefixFrom(noAddr, noAddr.BitLen())
+	if i := slices.IndexFunc(have, func(p netip.Prefix) bool { return slices.Contains(nodes, p) }); i >= 0 && !parent {
 		want = have[i]
+	} else if len(nodes) > 0 && !parent {
+		want = nodes[0]
 	}
 	b.addrs(link, []netip.Prefix{want}, have)
 }

@@ -64,7 +64,7 @@ sysctl -w net/ipv6/conf/eth1/accept_ra=0
 sysctl -w net/ipv6/conf/eth1/disable_ipv6=0
 ip link set dev eth1 group 28272
 ip link set dev eth1 mtu 1400
-ip address add 169.254.1.1/32 dev eth1 scope host nodad
+ip address add 169.254.1.1/32 dev eth1 scope link nodad
 ip link set dev eth1 up
 ip route replace default via 10.1.0.253 dev eth1 onlink table 1001 proto 110
 ip -6 route replace default via fd00:1::253 dev eth1 onlink table 1001 proto 110
