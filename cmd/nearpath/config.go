@@ -159,7 +159,7 @@ func defaultConfig() config {
 			IdleReclaim: idleReclaim{After: duration(10 * time.Minute), Interval: duration(time.Minute), Batch: 5, Jitter: 0.1},
 			KeepFor:     duration(5 * time.Minute), KeepKinds: []string{"StatefulSet"},
 		},
-		Network: networkConfig{Datapath: cni.Veth, Sandboxed: slices.Clone(sandboxedByDefault)},
+		Network: networkConfig{Datapath: cni.Veth, Sandboxed: slices.Clone(sandboxedByDefault), HostRoot: "/"},
 		Egress:  egressConfig{Mode: "vpc"},
 		DNS:     dnsConfig{Address: netip.MustParseAddr("169.254.20.10"), Service: "kube-system/kube-dns"},
 		CNI:     cniConfig{ConfName: defaultConfName},

@@ -74,7 +74,7 @@ func TestConfigErrors(t *testing.T) {
 		"tags":             {"cloud: {eniTags: {'acs:x': a, nearpath: b}}", []string{"acs:x", "nearpath"}},
 		"no cooldown":      {"pool: {cooldown: 0s}", []string{"pool.cooldown", "0s", "above"}},
 		"stack":            {"pool: {stack: ipv6}", []string{"pool.stack", "ipv6", "dual"}},
-		"datapath":         {"network: {datapath: macvlan}", []string{"network.datapath", "macvlan", "ipvlan"}},
+		"datapath":         {"network: {datapath: macvlan, hostRoot: host}", []string{"network.hostRoot", "host", "network.datapath", "macvlan", "ipvlan"}},
 		"class":            {"network: {runtimeClasses: {fast: bridge}}", []string{"network.runtimeClasses.fast", "bridge", "exclusive"}},
 		"sandbox":          {"network: {runtimeClasses: {kata-qemu: ipvlan}}", []string{"network.runtimeClasses.kata-qemu", "ipvlan", "network.sandboxed"}},
 		"pattern":          {"network: {sandboxed: ['[']}", []string{"network.sandboxed[0]", "["}},

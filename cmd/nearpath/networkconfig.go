@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"path"
+	"path/filepath"
 	"slices"
 
 	"github.com/nearpath/nearpath/cni"
@@ -22,6 +23,9 @@ type networkConfig struct {
 	RuntimeClasses map[string]cni.Datapath `json:"runtimeClasses"`
 	// HostNetworks are where pods send by the node whatever their datapath, beside the node's own addresses.
 	HostNetworks []netip.Prefix `json:"hostNetworks"`
+	// HostRoot is the root of the node's file system as the agent sees it, below which drop-ins keep systemd-networkd and
+	// NetworkManager off the ENIs. Empty: none are written.
+	HostRoot string `json:"hostRoot"`
 }
 
 // exclusiveConfig bounds the ENIs that are given to pods whole.
@@ -39,7 +43,10 @@ var sandboxedByDefault = []string{"kata*", "gvisor", "runsc*", "runv", "rund", "
 var datapaths = []cni.Datapath{cni.Veth, cni.IPVlan, cni.Exclusive}
 
 func (c networkConfig) check() []strict.Rule {
-	rules := []strict.Rule{aDatapath("network.datapath", c.Datapath), disjoint("network.hostNetworks", c.HostNetworks)}
+	rules := []strict.Rule{
+		aDatapath("network.datapath", c.Datapath), disjoint("network.hostNetworks", c.HostNetworks),
+		{OK: c.HostRoot == "" || filepath.IsAbs(c.HostRoot), Path: "network.hostRoot", Value: c.HostRoot, Fix: "use an absolute path, or leave it empty"},
+	}
 	for i, pattern := range c.Sandboxed {
 		_, err := path.Match(pattern, "")
 		rules = append(rules, strict.Rule{

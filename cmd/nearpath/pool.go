@@ -49,6 +49,7 @@ func (a *agent) buildPool(context.Context) (err error) {
 	if a.host, err = hostnet.New(hostnet.Config{
 		NodeDNS: a.cfg.DNS.Address, Egress: keptEgress(a.cfg), SpreadIRQs: a.cfg.Pool.SpreadIRQs, Log: a.log,
 		HostNetworks: a.cfg.Network.HostNetworks, Programs: nodePrograms{a.datapath}, Report: a.warnNode,
+		Unmanage: a.cfg.Network.HostRoot,
 	}); err != nil {
 		return err
 	}

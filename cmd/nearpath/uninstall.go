@@ -63,7 +63,13 @@ func nodeOf(c config) nodeCleaner {
 			return len(wired), err
 		},
 		programs: func() error { return bpf.Remove(c.PinDir) },
-		network:  func(ctx context.Context) error { return hostnet.Remove(ctx, c.DNS.Address) },
+		network: func(ctx context.Context) error {
+			err := hostnet.Remove(ctx, c.DNS.Address)
+			if root := c.Network.HostRoot; root != "" {
+				err = errors.Join(err, hostnet.RemoveDropIns(root))
+			}
+			return err
+		},
 	}
 }
 
