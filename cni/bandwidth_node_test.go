@@ -325,13 +325,7 @@ type breakage struct {
 
 func (s *street) breakages() []breakage {
 	in := func(ns *netlab.NetNS, f func() error) func() error { return func() error { return ns.Do(f) } }
-	delRoot := func(link string) func() error {
-		return func() error {
-			return withLink(link, func(l netlink.Link) error {
-				return netlink.QdiscDel(&netlink.GenericQdisc{QdiscAttrs: rootAttrs(l, handleOurs), QdiscType: "tbf"})
-			})
-		}
-	}
+	delRoot := func(link string) func() error { return func() error { return withLink(link, deleteBucket) } }
 	if s.shaped.Datapath == Veth {
 		return []breakage{
 			{"host: tc qdisc replace dev np0 root", in(s.node, delRoot("np0"))},

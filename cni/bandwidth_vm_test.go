@@ -14,11 +14,7 @@ import (
 func TestLimitsOnIPVlan(t *testing.T) {
 	s := newIPVlanStreet(t)
 	testLimits(t, s)
-	check0(t, s.pod.Do(func() error {
-		return withLink("npin", func(l netlink.Link) error {
-			return netlink.QdiscDel(&netlink.GenericQdisc{QdiscAttrs: rootAttrs(l, handleOurs), QdiscType: "tbf"})
-		})
-	}))
+	check0(t, s.pod.Do(func() error { return withLink(ifbIngress, deleteBucket) }))
 	if err := s.shaper.Verify(t.Context(), s.shaped); err == nil {
 		t.Error("a bucket is gone, and Verify finds nothing")
 	}

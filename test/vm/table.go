@@ -94,6 +94,7 @@ var features = []feature{
 	{"SNAT of the node", []string{"internal/hostnet.TestNodeSNATByFamily", "internal/hostnet.TestNodeSNATIsKept"}},
 	{"pods on veth, ipvlan and ENIs of their own", []string{"cni.TestPodsTalk", "cni.TestDelTwiceAndWithoutNamespace", "cni.TestDelAfterNamespaceVanished"}},
 	{"pods are checked and put back", []string{"cni.TestCheckFindsWhatIsBroken", "cni.TestCollectorPutsBack", "cni.TestPodsFollowTheNode"}},
+	{"bandwidth limits", []string{"cni.TestLimits", "cni.TestLimitsOnIPVlan", "cni.TestLimitsWhileTrafficFlows", "cni.TestLimitsOfAPod"}},
 	{"who can talk to whom", []string{"test/matrix.TestMatrix"}},
 	{"ipvlan", []string{"test/vm/parts.TestIPVlan"}},
 	{"fq", []string{"test/vm/parts.TestFQ"}},
