@@ -30,6 +30,7 @@ type options struct {
 	kernels  []kernel
 	packages []testPackage
 	run      string
+	only     map[string]string // which tests of a package, by its directory
 	extra    []string
 	update   bool
 	show     bool // all output of the tests
@@ -73,7 +74,7 @@ func parse(args []string) (options, error) {
 		return o, fmt.Errorf("-kernel %s: there are 5.10, 6.1 and 6.12", *names)
 	}
 	if *pkgs == "" {
-		o.packages, o.jobs = packages, cmp.Or(o.jobs, 2)
+		o.packages, o.jobs, o.only = packages, cmp.Or(o.jobs, 2), lane{packages, features}.tests()
 		return o, nil
 	}
 	o.show, o.jobs = true, cmp.Or(o.jobs, 1)
@@ -147,7 +148,7 @@ func (o options) guests(ctx context.Context, cache, dir string, made made, to io
 		if err != nil {
 			return nil, err
 		}
-		fs := rootFS{made: made, kernel: found, run: o.run, extra: o.extra}
+		fs := rootFS{made: made, kernel: found, run: o.run, only: o.only, extra: o.extra}
 		group.Go(func() (err error) {
 			results[i], err = o.boot(ctx, fs, dir, to)
 			return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"debug/elf"
 	"encoding/json"
@@ -29,8 +30,9 @@ const ownDir = "/usr/local/nearpath"
 type rootFS struct {
 	made
 	kernel installed
-	run    string   // expression of tests to run; "": all
-	extra  []string // arguments of every test binary
+	run    string            // expression of tests to run; "": all
+	only   map[string]string // the same for one package, by its directory
+	extra  []string          // arguments of every test binary
 }
 
 // write makes the initramfs.
@@ -216,8 +218,8 @@ func (r rootFS) addTests(a *archive, p *plan.Plan) error {
 		if skip := t.skip(r.kernel.name); skip != "" {
 			argv = append(argv, "-test.skip="+skip)
 		}
-		if r.run != "" {
-			argv = append(argv, "-test.run="+r.run)
+		if run := cmp.Or(r.run, r.only[t.dir]); run != "" {
+			argv = append(argv, "-test.run="+run)
 		}
 		// The test's own timeout comes first: it prints where every goroutine is.
 		p.Runs = append(p.Runs, plan.Run{

@@ -23,7 +23,8 @@ type lane struct {
 	features []feature
 }
 
-// A testPackage is a package of which tests run in the guests, all but those left out.
+// A testPackage is a package of which tests run in the guests: in the lane those that a feature names, with -pkg all. What
+// does not depend on the kernel is for the other lanes.
 type testPackage struct {
 	dir     string // below the module's root
 	seconds int    // for all its tests on one kernel
@@ -47,6 +48,24 @@ var packages = []testPackage{
 	}},
 	{dir: "internal/hostnet", seconds: 120},
 	{dir: "test/matrix", seconds: 600, needsPrograms: true},
+}
+
+// tests returns, for every package, the expression that matches the tests of its rows.
+func (l lane) tests() map[string]string {
+	names := map[string][]string{}
+	for _, f := range l.features {
+		for _, test := range f.tests {
+			dir, name, _ := strings.Cut(test, ".")
+			if !slices.Contains(names[dir], name) {
+				names[dir] = append(names[dir], name)
+			}
+		}
+	}
+	only := map[string]string{}
+	for dir, tests := range names {
+		only[dir] = "^(" + strings.Join(tests, "|") + ")$"
+	}
+	return only
 }
 
 // appliesTo says whether the tests are left out on a kernel.
@@ -88,13 +107,21 @@ var features = []feature{
 	{"Services change under load", []string{"bpf.TestAtomicPublish", "bpf.TestRestart", "bpf.TestRoomOfReplacedBlocks"}},
 	{"programs on links", []string{"bpf.TestAttachLink"}},
 	{"marks of pods' packets", []string{"bpf.TestPodMark"}},
+	{"NodePort and hostPort from outside", []string{"bpf.TestFromOutside", "bpf.TestOnlySYNOpens", "bpf.TestClaims", "bpf.TestKeptPort"}},
+	{"NodePort and hostPort at sockets", []string{"bpf.TestWildcardSocket", "bpf.TestHostPortAddress"}},
+	{"ICMP errors of translated flows", []string{"bpf.TestErrorsOutside"}},
+	{"ways between pods of a node", []string{"bpf.TestWays", "bpf.TestLeavePod"}},
 	{"node DNS", []string{"bpf.TestNodeDNS", "bpf.TestNodeDNSAgentKilled"}},
-	{"netns cookie", []string{"test/vm/parts.TestNetNSCookie", "bpf.TestPods"}},
+	{"netns cookie", []string{"test/vm/parts.TestNetNSCookie", "bpf.TestCookieByProgram", "bpf.TestPods"}},
 	{"node network", []string{"internal/hostnet.TestHostIsBroughtIntoStateAndKept", "internal/hostnet.TestWaitersShareComparisons"}},
 	{"SNAT of the node", []string{"internal/hostnet.TestNodeSNATByFamily", "internal/hostnet.TestNodeSNATIsKept"}},
 	{"pods on veth, ipvlan and ENIs of their own", []string{"cni.TestPodsTalk", "cni.TestDelTwiceAndWithoutNamespace", "cni.TestDelAfterNamespaceVanished"}},
 	{"pods are checked and put back", []string{"cni.TestCheckFindsWhatIsBroken", "cni.TestCollectorPutsBack", "cni.TestPodsFollowTheNode"}},
 	{"bandwidth limits", []string{"cni.TestLimits", "cni.TestLimitsOnIPVlan", "cni.TestLimitsWhileTrafficFlows", "cni.TestLimitsOfAPod"}},
+	{"ENIs with ipvlan", []string{
+		"internal/hostnet.TestIPVlanParent", "internal/hostnet.TestIPVlanIsKept",
+		"internal/hostnet.TestIPVlanCompanionFollowsTheNode", "internal/hostnet.TestIPVlanAcrossRestart",
+	}},
 	{"who can talk to whom", []string{"test/matrix.TestMatrix"}},
 	{"ipvlan", []string{"test/vm/parts.TestIPVlan"}},
 	{"fq", []string{"test/vm/parts.TestFQ"}},
