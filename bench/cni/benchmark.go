@@ -46,7 +46,7 @@ func setup(ctx context.Context, env measure.Env) (*measure.Bed, error) {
 		latency.Cases = append(latency.Cases, c.measuredBy(b.single))
 		throughput.Cases = append(throughput.Cases, c.measuredBy(b.burst))
 	}
-	return &measure.Bed{Series: []measure.Series{latency, throughput}, Close: n.Close}, nil
+	return &measure.Bed{Series: []measure.Series{latency, throughput, startUp(env.Bin, env.Peers, env.Quick)}, Close: n.Close}, nil
 }
 
 // A contender is one of those compared.
