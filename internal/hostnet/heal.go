@@ -20,8 +20,8 @@ const (
 	// reportAgain is how long the same change is not reported again: two programs that disagree would else report for
 	// ever.
 	reportAgain = time.Minute
-	// reportLimit is a little less than the bytes that an event's note may have.
-	reportLimit = 1000
+	// reportLimit is what of an event's note, 1024 bytes, is for the changes.
+	reportLimit = 950
 )
 
 type report struct{ reason, message string }

@@ -63,7 +63,11 @@ func (o *outcome) which(match func(failure) bool) error {
 
 // ofStep is why the step failed.
 func (o *outcome) ofStep(s Step) error {
-	return o.which(func(f failure) bool { return f.Op != nil && f.MAC == s.MAC && f.String() == s.String() })
+	i := slices.IndexFunc(o.failed, func(f failure) bool { return f.Op != nil && f.MAC == s.MAC && f.String() == s.String() })
+	if i < 0 {
+		return nil
+	}
+	return o.failed[i].err
 }
 
 // added says whether one of the steps has made a link that was not there when the kernel was read.
