@@ -119,8 +119,15 @@ static __always_inline __be16 random_port(void)
 	return bpf_htons(FIRST_CLAIMED_PORT + (__u32)(((__u64)bpf_get_prandom_u32() * CLAIMED_PORTS) >> 32));
 }
 
+/* Adds an entry if there is none. The result is an int: before 6.4 the verifier calls a map's function directly, and
+ * what that leaves in the upper half of the register is not the sign. */
+static __always_inline int add_flow(const struct flow_key *key, const struct flow *value)
+{
+	return (int)bpf_map_update_elem(&flows, key, value, BPF_NOEXIST);
+}
+
 /* Takes the place of a connection that has ended but not been swept. */
-static __always_inline long take_over(const struct flow_key *key, const struct flow *value)
+static __always_inline int take_over(const struct flow_key *key, const struct flow *value)
 {
 	struct flow *old = bpf_map_lookup_elem(&flows, key);
 	struct flow_key other;
@@ -132,20 +139,20 @@ static __always_inline long take_over(const struct flow_key *key, const struct f
 		bpf_map_delete_elem(&flows, &other);
 		bpf_map_delete_elem(&flows, key);
 	}
-	return bpf_map_update_elem(&flows, key, value, BPF_NOEXIST);
+	return add_flow(key, value);
 }
 
 /* Finds the port that the client has for the backend, and with it the key of the backend's packets. The first try is
  * the port that is in the key, if keep says so. Whoever adds the entry first has the port. */
-static __always_inline long claim(struct flow_key *key, struct flow *value, bool keep)
+static __always_inline int claim(struct flow_key *key, struct flow *value, bool keep)
 {
-	long err = -EEXIST;
+	int err = -EEXIST;
 
 	for (__u32 i = 0; i < CLAIM_TRIES && err == -EEXIST; i++) {
 		if (i || !keep)
 			key->dport = random_port();
 		value->echo = fold_key(key);
-		err = bpf_map_update_elem(&flows, key, value, BPF_NOEXIST);
+		err = add_flow(key, value);
 	}
 	return err == -EEXIST ? take_over(key, value) : err;
 }

@@ -80,7 +80,7 @@ static __always_inline bool connect_flow(const struct __sk_buff *skb, const stru
 	const __be32 *source = keep ? p->tuple.saddr : p->tuple.daddr;
 	struct flow_key key;
 	struct flow reply;
-	long err;
+	int err;
 
 	__builtin_memcpy(to->saddr, source, sizeof(to->saddr));
 	to->sport = p->tuple.sport;
@@ -97,7 +97,7 @@ static __always_inline bool connect_flow(const struct __sk_buff *skb, const stru
 	}
 	to->sport = key.dport;
 	to->echo = fold_key(&p->tuple);
-	err = bpf_map_update_elem(&flows, &p->tuple, to, BPF_NOEXIST);
+	err = add_flow(&p->tuple, to);
 	if (!err)
 		return true;
 	bpf_map_delete_elem(&flows, &key);
