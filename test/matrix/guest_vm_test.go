@@ -8,3 +8,6 @@ import "time"
 const streamEvery = 100 * time.Millisecond
 
 var datapaths = []string{veth, ipvlan, exclusive}
+
+// churned is how many pods TestChurn runs of each datapath, a tenth of that of exclusive ones.
+const churned = 40

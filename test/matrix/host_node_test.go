@@ -9,3 +9,6 @@ const streamEvery = 20 * time.Millisecond
 
 // datapaths are those that any kernel has: ipvlan is a module that not every machine has.
 var datapaths = []string{veth, exclusive}
+
+// churned is how many pods TestChurn runs of each datapath, a tenth of that of exclusive ones.
+const churned = 500

@@ -132,7 +132,7 @@ func (v *verbs) all() (all view, err error) {
 	return all, nil
 }
 
-// warmUp runs two pods once, so that the pool has what they need, and notes what is there when they are gone.
+// warmUp runs two pods once, so that the pool has what they need.
 func (v *verbs) warmUp(t *testing.T) {
 	t.Helper()
 	pods := v.sandboxes(t, "warm-1", "warm-2")
@@ -142,6 +142,12 @@ func (v *verbs) warmUp(t *testing.T) {
 	for _, p := range pods {
 		ok(t, p.del(t.Context()))
 	}
+	v.settle(t)
+}
+
+// settle notes what there is without pods, once that does not change by itself.
+func (v *verbs) settle(t *testing.T) {
+	t.Helper()
 	ok(t, v.awaitRest(t.Context()))
 	ok(t, await(patience, "two looks to be the same", func() error {
 		first, err := v.all()
