@@ -175,10 +175,11 @@ func (n *node) maps() (v view, err error) {
 			return err
 		}
 		name, _ := filepath.Rel(root, path)
-		v = append(v, "pin "+name)
 		if filepath.Base(filepath.Dir(path)) == "links" {
+			v = append(v, "pin "+name+stateOf(path))
 			return nil
 		}
+		v = append(v, "pin "+name)
 		entries, err := entriesOf(path)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", name, err)
@@ -190,6 +191,25 @@ func (n *node) maps() (v view, err error) {
 	})
 	slices.Sort(v)
 	return v, err
+}
+
+// defunct marks the pin of a program whose link has gone: the agent removes it some seconds later.
+const defunct = " (defunct)"
+
+func stateOf(pin string) string {
+	l, err := link.LoadPinnedLink(pin, nil)
+	if err != nil {
+		return " " + err.Error()
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return " " + err.Error()
+	}
+	if on := info.TCX(); on != nil && on.Ifindex == 0 {
+		return defunct
+	}
+	return ""
 }
 
 // entriesOf lists the keys of a pinned map; arrays have the same for ever.

@@ -154,7 +154,10 @@ func (v *verbs) settle(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		time.Sleep(500 * time.Millisecond) // flows are swept, addresses cool, ENIs come and go
+		if i := slices.IndexFunc(first, func(line string) bool { return strings.HasSuffix(line, defunct) }); i >= 0 {
+			return errors.New(first[i])
+		}
+		time.Sleep(500 * time.Millisecond) // addresses cool, ENIs come and go
 		v.calm, err = v.all()
 		return errors.Join(err, first.lacks(v.calm))
 	}))
