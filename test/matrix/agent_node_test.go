@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -143,19 +142,6 @@ func (n *node) linksByMAC() (byMAC map[string]*netlink.LinkAttrs, err error) {
 
 // stopAgent ends the agent as the kernel would for lack of memory.
 func (n *node) stopAgent() { n.agent.Kill() }
-
-// terminateAgent ends the agent as an update of it does.
-func (n *node) terminateAgent(ctx context.Context) error {
-	pid, err := os.ReadFile(n.MachinePath("/run/nearpath/agent.lock"))
-	if err != nil {
-		return err
-	}
-	if out, err := n.Command(ctx, "sh", "-c", fmt.Sprintf("kill -%d %s", syscall.SIGTERM, bytes.TrimSpace(pid))).CombinedOutput(); err != nil {
-		return fmt.Errorf("end the agent of %s: %w: %s", n.Name(), err, out)
-	}
-	<-n.agent.Done()
-	return nil
-}
 
 func (n *node) cniBin() string { return filepath.Join(n.Dir(), "cni", "bin") }
 

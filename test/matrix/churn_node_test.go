@@ -19,6 +19,7 @@ const churnENIs = 6
 
 // TestChurn adds and deletes pods and wants nothing to be left of them.
 func TestChurn(t *testing.T) {
+	t.Parallel() // what it does is to wait, mostly
 	r := newRig(t, spec{
 		name: "c", enis: churnENIs, nodes: []string{"vpc"},
 		pool: fmt.Sprintf("minIdle: %d, maxIdle: %d, cooldown: 100ms, reuseCooling: true, idleReclaim: {after: 1h}", atATime, 2*atATime),

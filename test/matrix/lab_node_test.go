@@ -55,7 +55,7 @@ func newRig(t *testing.T, s spec) *rig {
 	t.Helper()
 	name := prefix + "-" + s.name
 	leaveNothing(t, name)
-	r := &rig{spec: s, bin: programs(t), manifests: map[string]string{}}
+	r := &rig{spec: s, bin: os.Getenv(binEnv), manifests: map[string]string{}}
 	var err error
 	r.Lab, err = netlab.New(name)
 	ok(t, err)

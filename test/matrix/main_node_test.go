@@ -20,31 +20,43 @@ import (
 // prefix begins the name of everything the tests make on the machine.
 const prefix = "npmatrix"
 
-// binEnv names a directory that has the programs; without it they are built.
+// binEnv names a directory that has the programs.
 const binEnv = "NEARPATH_BIN"
 
 // patience bounds the wait for one condition. A guest without hardware support is up to ten times slower than its host.
 const patience = time.Minute
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain builds the programs once, unless they are given.
+func TestMain(m *testing.M) {
+	dir, err := build()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if dir != "" {
+			_ = os.RemoveAll(dir)
+		}
+		os.Exit(code)
+	}))
+}
 
-// programs returns the directory that has nearpath, nearpath-cni, podapp and the CNI project's cnitool.
-func programs(t *testing.T) string {
-	t.Helper()
-	begin := time.Now()
-	defer func() { t.Logf("the programs took %s", time.Since(begin).Round(time.Millisecond)) }()
-	if dir := os.Getenv(binEnv); dir != "" {
-		return dir
+// build makes nearpath, nearpath-cni, podapp and the CNI project's cnitool in a new directory and has binEnv name it.
+func build() (dir string, err error) {
+	if os.Getenv(binEnv) != "" {
+		return "", nil
+	}
+	if dir, err = os.MkdirTemp("", prefix+"-bin-"); err != nil {
+		return "", err
 	}
 	const module = "github.com/nearpath/nearpath"
-	bin := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-ldflags=-s -w", "-o", bin,
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-s -w", "-o", dir,
 		module+"/cmd/nearpath", module+"/cmd/nearpath-cni", module+"/test/podapp", "github.com/containernetworking/cni/cnitool")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the programs: %v\n%s", err, out)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", errors.Join(fmt.Errorf("build the programs: %w\n%s", err, out), os.RemoveAll(dir))
 	}
-	return bin
+	return dir, os.Setenv(binEnv, dir)
 }
 
 // leaveNothing fails the test when it leaves anything on the machine. What a killed run left goes first.

@@ -43,6 +43,7 @@ type verbs struct {
 }
 
 func TestVerbs(t *testing.T) {
+	t.Parallel() // what it does is to wait, mostly
 	r := newRig(t, spec{name: "v", enis: 6, nodes: []string{"vpc"}, pool: "minIdle: 1, maxIdle: 3, cooldown: 200ms"})
 	n := r.nodes[0]
 	n.prepareTool(t)
