@@ -180,7 +180,8 @@ func TestPutIsWholeAfterAKill(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, "plugin", texts[0], 0o755)
 	left := 0
-	for range 25 {
+	// Enough rounds, and on until a writer was killed in the middle.
+	for round := 0; round < 25 || left == 0 && round < 400; round++ {
 		writer := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestPutIsWholeAfterAKill$")
 		writer.Env = append(os.Environ(), crashDir+"="+dir)
 		if err := writer.Start(); err != nil {

@@ -46,20 +46,23 @@ type kernelPods struct {
 	ports    hostPorts
 	// warn tells the pod that has the addresses of what it does not get.
 	warn func(addrs []netip.Addr, reason, message string)
+	// linked are the pods whose links have programs; see podLinks.
+	linked *podLinks
 }
 
 // Add puts the pod into the map before its links get programs, which look it up, and leads ports of the node to it when
 // it can answer.
-func (p kernelPods) Add(ctx context.Context, e cni.PodEntry) error {
+func (p *kernelPods) Add(ctx context.Context, e cni.PodEntry) error {
 	err := p.pods.Put(bpf.Pod{
 		Addrs: e.Addrs, NetNSCookie: e.NetNSCookie, HostNSID: e.HostNSID, Link: e.Link, Side: e.Side, Slot: e.Slot,
 	})
 	if err != nil {
 		return err
 	}
-	if err := p.eachLink(e, p.programs.AttachLink); err != nil {
+	if err := eachLink(e, p.programs.AttachLink); err != nil {
 		return err
 	}
+	p.linked.remember(e)
 	err = p.ports.SetHostPorts(ctx, e.Addrs, portsOf(e))
 	if errors.Is(err, service.ErrConflict) {
 		p.warn(e.Addrs, "HostPortConflict", err.Error())
@@ -70,16 +73,17 @@ func (p kernelPods) Add(ctx context.Context, e cni.PodEntry) error {
 }
 
 // Remove tries all of it, so that as little as possible is left.
-func (p kernelPods) Remove(ctx context.Context, e cni.PodEntry) error {
+func (p *kernelPods) Remove(ctx context.Context, e cni.PodEntry) error {
+	p.linked.forget(e)
 	portsErr := p.ports.RemoveHostPorts(ctx, e.Addrs)
-	err := p.eachLink(e, p.programs.DetachLink)
-	if errors.As(err, new(ns.NSPathNotExistErr)) || errors.As(err, new(ns.NSPathNotNSErr)) || errors.Is(err, fs.ErrNotExist) {
-		err = nil // the links are gone with the namespace
+	err := eachLink(e, p.programs.DetachLink)
+	if isGone(err) {
+		err = nil
 	}
 	return errors.Join(portsErr, err, p.pods.Delete(e.Addrs))
 }
 
-func (p kernelPods) Has(_ context.Context, e cni.PodEntry) (bool, error) {
+func (p *kernelPods) Has(_ context.Context, e cni.PodEntry) (bool, error) {
 	for _, a := range e.Addrs {
 		have, ok, err := p.pods.Lookup(a)
 		if err != nil || !ok || !sameEntry(have, e) {
@@ -87,7 +91,7 @@ func (p kernelPods) Has(_ context.Context, e cni.PodEntry) (bool, error) {
 		}
 	}
 	all := len(e.Addrs) > 0
-	err := p.eachLink(e, func(role bpf.Role, index int) error {
+	err := eachLink(e, func(role bpf.Role, index int) error {
 		ok, err := p.programs.LinkAttached(role, index)
 		all = all && ok
 		return err
@@ -106,6 +110,11 @@ func portsOf(e cni.PodEntry) []service.HostPort {
 	return ports
 }
 
+// isGone says that a pod's namespace, and with it its links, is gone.
+func isGone(err error) bool {
+	return errors.As(err, new(ns.NSPathNotExistErr)) || errors.As(err, new(ns.NSPathNotNSErr)) || errors.Is(err, fs.ErrNotExist)
+}
+
 // sameEntry compares what the entry says; 0 is not known.
 func sameEntry(have bpf.Pod, e cni.PodEntry) bool {
 	return have.NetNSCookie == e.NetNSCookie && (have.HostNSID == e.HostNSID || e.NetNSCookie == 0) &&
@@ -114,7 +123,7 @@ func sameEntry(have bpf.Pod, e cni.PodEntry) bool {
 
 // eachLink calls f for each link that is the pod's alone, in the link's namespace. The companion of an ENI is shared, and the
 // host network sees to it.
-func (p kernelPods) eachLink(e cni.PodEntry, f func(bpf.Role, int) error) error {
+func eachLink(e cni.PodEntry, f func(bpf.Role, int) error) error {
 	var errs []error
 	if e.Link != 0 && e.Datapath != cni.IPVlan {
 		errs = append(errs, f(bpf.PodLink, e.Link))

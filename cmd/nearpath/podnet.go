@@ -18,6 +18,8 @@ func (a *agent) buildCNI(context.Context) (err error) {
 		return err
 	}
 	a.closers = append(a.closers, shaper.Close)
+	links := newPodLinks(a.datapath, a.warnNode, a.log)
+	a.tasks = append(a.tasks, links)
 	wishes := &wisher{
 		config: func() networkConfig { return a.live.Load().Network },
 		pods:   podFinder{store: a.store, manifests: a.cfg.Manifests != ""},
@@ -25,8 +27,8 @@ func (a *agent) buildCNI(context.Context) (err error) {
 	}
 	a.cni, err = cni.NewServer(cni.Config{
 		Addresses: poolAddresses{a.pool, a.keepFor, func() int { return a.live.Load().Pool.Exclusive.Max }, make(chan struct{}, 1)},
-		Pods: kernelPods{
-			programs: a.datapath, pods: a.datapath.Pods, ports: a.services,
+		Pods: &kernelPods{
+			linked: links, programs: a.datapath, pods: a.datapath.Pods, ports: a.services,
 			warn: func(addrs []netip.Addr, reason, message string) {
 				a.events.Warn(podWith(a.pool.Leases(), addrs), reason, message)
 			},

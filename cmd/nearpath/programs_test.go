@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"regexp"
@@ -58,10 +59,16 @@ type fakeDatapath struct {
 
 	ports    map[netip.Addr][]service.HostPort
 	conflict error
+	reports  []string
 }
 
 func newFakeDatapath() *fakeDatapath {
 	return &fakeDatapath{links: map[string]bool{}, pods: map[netip.Addr]bpf.Pod{}, ports: map[netip.Addr][]service.HostPort{}}
+}
+
+func (f *fakeDatapath) kernelPods() *kernelPods {
+	report := func(reason, message string) { f.reports = append(f.reports, reason+": "+message) }
+	return &kernelPods{programs: f, pods: f, ports: f, linked: newPodLinks(f, report, slog.New(slog.DiscardHandler))}
 }
 
 func (f *fakeDatapath) SetHostPorts(_ context.Context, pod []netip.Addr, ports []service.HostPort) error {
@@ -132,7 +139,7 @@ func TestKernelPods(t *testing.T) {
 		t.Run(string(tt.entry.Datapath), func(t *testing.T) {
 			t.Parallel()
 			f := newFakeDatapath()
-			p, e := kernelPods{programs: f, pods: f, ports: f}, tt.entry
+			p, e := f.kernelPods(), tt.entry
 			e.HostPorts = []cni.HostPort{{HostPort: 8080, ContainerPort: 80, Protocol: 6}}
 			e.Addrs, e.NetNSCookie, e.HostNSID, e.Slot = addrs, 5, 1, 3
 			if ok, err := p.Has(t.Context(), e); ok || err != nil {
@@ -191,7 +198,7 @@ func TestRemoveOfAGonePod(t *testing.T) {
 	t.Parallel()
 	f := newFakeDatapath()
 	f.pods[netip.MustParseAddr("10.0.0.9")] = bpf.Pod{}
-	p := kernelPods{programs: f, pods: f, ports: f}
+	p := f.kernelPods()
 	e := cni.PodEntry{Datapath: cni.Exclusive, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.9")}, Link: 9, ENI: 2, NetNS: t.TempDir() + "/gone"}
 	if err := p.Remove(t.Context(), e); err != nil || len(f.pods) > 0 {
 		t.Errorf("%v; left: %v", err, f.pods)
@@ -213,9 +220,10 @@ func TestHostPortConflict(t *testing.T) {
 	leases := []ipam.Lease{{Pod: ipam.Pod{Name: "other"}, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.8")}}, {
 		Pod: ipam.Pod{Namespace: "shop", Name: "web", UID: "u"}, Addrs: []netip.Addr{addr},
 	}}
-	p := kernelPods{programs: f, pods: f, ports: f, warn: func(addrs []netip.Addr, reason, _ string) {
+	p := f.kernelPods()
+	p.warn = func(addrs []netip.Addr, reason, _ string) {
 		told = append(told, fmt.Sprint(podWith(leases, addrs), " ", reason))
-	}}
+	}
 	err := p.Add(t.Context(), cni.PodEntry{Addrs: []netip.Addr{addr}, HostPorts: []cni.HostPort{{HostPort: 80, ContainerPort: 80, Protocol: 6}}})
 	var coded *agentapi.CNIError
 	if !errors.As(err, &coded) || coded.Code != tryAgainLater || len(told) != 1 || told[0] != "{Pod shop/web u} HostPortConflict" {
@@ -223,5 +231,43 @@ func TestHostPortConflict(t *testing.T) {
 	}
 	if got := podWith(leases[:1], []netip.Addr{addr}); got != (cluster.Object{}) {
 		t.Errorf("the pod with an address nobody has is %v", got)
+	}
+}
+
+// TestPodLinks: programs that somebody removes come back, those of a deleted pod do not.
+func TestPodLinks(t *testing.T) {
+	t.Parallel()
+	f := newFakeDatapath()
+	p := f.kernelPods()
+	veth := cni.PodEntry{Datapath: cni.Veth, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.9")}, Link: 7}
+	own := cni.PodEntry{Datapath: cni.Exclusive, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.8")}, Link: 9, ENI: 2, NetNS: "/proc/self/ns/net"}
+	vanished := cni.PodEntry{Datapath: cni.Exclusive, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.7")}, ENI: 3, NetNS: t.TempDir() + "/gone"}
+	for _, e := range []cni.PodEntry{veth, own} {
+		if err := p.Add(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.linked.remember(vanished)
+	p.linked.look()
+	if len(f.reports) != 0 || p.linked.failed != "" {
+		t.Errorf("with nothing missing: %q, %s", f.reports, p.linked.failed)
+	}
+	clear(f.links)
+	p.linked.look()
+	for _, link := range []string{"pod link 7", "pod link 9", "exclusive ENI 2"} {
+		if !f.links[link] {
+			t.Errorf("no program on %s: %v", link, f.links)
+		}
+	}
+	if want := "[PodProgramsRestored: programs were removed from the links of 2 pods, and are back: [10.0.0.8 10.0.0.9]]"; fmt.Sprint(f.reports) != want {
+		t.Errorf("reports %q", f.reports)
+	}
+	if err := p.Remove(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	clear(f.links)
+	p.linked.look()
+	if len(f.links) != 1 {
+		t.Errorf("after a DEL programs are on %v, want those of the other pod", f.links)
 	}
 }
