@@ -89,13 +89,13 @@ func TestCollectorPutsBack(t *testing.T) {
 			known, _ := w.server.attachedAs(Key{"net", "a", "eth0"})
 			ops := onHost(Plan(known.wiring))
 			whole := func() bool { return namespaces{host: w.server.host}.verify(ops) == nil }
-			await(t, time.Second, "the pod is whole at first", whole)
+			await(t, backWithin, "the pod is whole at first", whole)
 			for i, op := range ops {
 				check0(t, w.node.Do(func() error { return breakOne(op) }))
-				took := await(t, time.Second, op.String(), whole)
+				took := await(t, backWithin, op.String(), whole)
 				t.Logf("%s: back after %s", op, took)
 				if got := reports(); len(got) <= i || !strings.HasPrefix(got[len(got)-1], "PodRoutesRestored: ") || !strings.Contains(got[len(got)-1], "default/a") {
-					await(t, time.Second, fmt.Sprintf("%s is reported: %v", op, got), func() bool { return len(reports()) > i })
+					await(t, backWithin, fmt.Sprintf("%s is reported: %v", op, got), func() bool { return len(reports()) > i })
 				}
 			}
 			if _, err := talk(t, pod, w.node, uplinkAddr); err != nil {
