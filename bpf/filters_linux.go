@@ -43,12 +43,7 @@ func filterAttached(p linkProgram, index int) (bool, error) {
 	if err != nil || have == nil {
 		return false, err
 	}
-	want, err := p.program.Info()
-	if err != nil {
-		return false, err
-	}
-	id, ok := want.ID()
-	return ok && have.Id == int(id), nil
+	return have.Id == int(p.id), nil
 }
 
 func findFilter(p linkProgram, index int) (*netlink.BpfFilter, error) {

@@ -44,20 +44,29 @@ func (r Role) String() string {
 type linkProgram struct {
 	name    string
 	program *ebpf.Program
+	id      ebpf.ProgramID
 	egress  bool
 }
 
-func (d *Datapath) linkPrograms(role Role) []linkProgram {
+// nameLinkPrograms is called once they are loaded.
+func (d *Datapath) nameLinkPrograms() error {
 	p := &d.packet
-	switch role {
-	case Uplink:
-		return []linkProgram{{packetProgFromOutside, p.FromOutside, false}, {packetProgToOutside, p.ToOutside, true}}
-	case PodLink:
-		return []linkProgram{{packetProgFromPod, p.FromPod, false}}
-	case IPVlanParent:
-		return []linkProgram{{packetProgToVpc, p.ToVpc, true}}
-	case ExclusiveENI:
-		return []linkProgram{{packetProgLeavePod, p.LeavePod, true}}
+	d.programs = map[Role][]linkProgram{
+		Uplink: {
+			{name: packetProgFromOutside, program: p.FromOutside}, {name: packetProgToOutside, program: p.ToOutside, egress: true},
+		},
+		PodLink:      {{name: packetProgFromPod, program: p.FromPod}},
+		IPVlanParent: {{name: packetProgToVpc, program: p.ToVpc, egress: true}},
+		ExclusiveENI: {{name: packetProgLeavePod, program: p.LeavePod, egress: true}},
+	}
+	for _, programs := range d.programs {
+		for i := range programs {
+			have, err := programs[i].program.Info()
+			if err != nil {
+				return fmt.Errorf("look at %s: %w", programs[i].name, err)
+			}
+			programs[i].id, _ = have.ID()
+		}
 	}
 	return nil
 }
@@ -66,7 +75,7 @@ func (d *Datapath) linkPrograms(role Role) []linkProgram {
 // agent put there is replaced by one atomic update. It may be called again at any time, and concurrently for different
 // links. Programs stay when the agent ends, and end with the link.
 func (d *Datapath) AttachLink(role Role, index int) error {
-	for _, p := range d.linkPrograms(role) {
+	for _, p := range d.programs[role] {
 		attach := attachFilter
 		if d.tcx {
 			attach = d.attachTCX
@@ -80,7 +89,7 @@ func (d *Datapath) AttachLink(role Role, index int) error {
 
 // LinkAttached reports whether a link of the calling thread's network namespace has the programs of this agent.
 func (d *Datapath) LinkAttached(role Role, index int) (bool, error) {
-	for _, p := range d.linkPrograms(role) {
+	for _, p := range d.programs[role] {
 		attached := filterAttached
 		if d.tcx {
 			attached = d.tcxAttached
@@ -98,7 +107,7 @@ func (d *Datapath) LinkAttached(role Role, index int) (bool, error) {
 // DetachLink takes the programs of a role off a link of the calling thread's network namespace. It is no error when
 // they, or the link, are not there.
 func (d *Datapath) DetachLink(role Role, index int) error {
-	for _, p := range d.linkPrograms(role) {
+	for _, p := range d.programs[role] {
 		detach := detachFilter
 		if d.tcx {
 			detach = d.detachTCX
@@ -191,20 +200,8 @@ func (d *Datapath) tcxAttached(p linkProgram, index int) (bool, error) {
 	if on, err := tcxOn(l, index); err != nil || !on {
 		return false, err
 	}
-	return sameProgram(l, p.program)
-}
-
-func sameProgram(l link.Link, p *ebpf.Program) (bool, error) {
 	have, err := l.Info()
-	if err != nil {
-		return false, err
-	}
-	want, err := p.Info()
-	if err != nil {
-		return false, err
-	}
-	id, ok := want.ID()
-	return ok && have.Program == id, nil
+	return err == nil && have.Program == p.id, err
 }
 
 func (d *Datapath) detachTCX(p linkProgram, index int) error {

@@ -42,6 +42,7 @@ type Datapath struct {
 
 	objs     sockObjects
 	packet   packetPrograms
+	programs map[Role][]linkProgram
 	tcx      bool
 	linksMu  sync.Mutex // guards the pins of tcx links
 	cfg      Config
@@ -150,7 +151,10 @@ func (d *Datapath) loadPacket() error {
 	if err := spec.LoadAndAssign(&d.packet, opts); err != nil {
 		return fmt.Errorf("load the packet path: %w", err)
 	}
-	if d.tcx, err = haveTCX(d.packet.FromPod); err != nil {
+	if d.tcx, err = haveTCX(d.packet.FromPod); err == nil {
+		err = d.nameLinkPrograms()
+	}
+	if err != nil {
 		return errors.Join(err, d.packet.Close())
 	}
 	return nil
