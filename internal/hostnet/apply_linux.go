@@ -279,7 +279,7 @@ func applyLink(op Op) error {
 	case AddCompanion:
 		return addCompanion(o)
 	case SetIPVlanPort:
-		return netlink.LinkModify(ipvlan(netlink.LinkAttrs{Index: o.Link.Index}, o.Port))
+		return setIPVlanPort(o.Link.Index, o.Port)
 	case AddAddr:
 		return ignore(netlink.AddrAdd(byIndex(o.Link.Index), kernelAddr(o.Addr)), unix.EEXIST)
 	case DeleteAddr:

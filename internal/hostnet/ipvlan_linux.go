@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,10 +56,13 @@ func (h *Host) IPVlan(ctx context.Context, mac string) (Companion, error) {
 
 // SupportsIPVlan asks the running kernel, which loads its module for it. The error matches ErrNoIPVlan if it has none.
 func SupportsIPVlan() error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = companionName(0)
 	// A link without a parent is refused after its kind has been found.
-	err := netlink.LinkAdd(&netlink.GenericLink{LinkAttrs: attrs, LinkType: kindIPVlan})
+	message := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	req.AddData(message)
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(companionName(0))))
+	req.AddData(kindAttr())
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	switch {
 	case errors.Is(err, unix.EINVAL):
 		return nil
@@ -66,6 +70,27 @@ func SupportsIPVlan() error {
 		return fmt.Errorf("%w: %w", ErrNoIPVlan, err)
 	}
 	return fmt.Errorf("ask for ipvlan: %w", err)
+}
+
+// setIPVlanPort changes the port of a slave's parent. The library's LinkModify changes more than it is asked for.
+func setIPVlanPort(index int, port IPVlanPort) error {
+	message := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	message.Index = int32(index)
+	kind := kindAttr()
+	data := kind.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+	data.AddRtAttr(nl.IFLA_IPVLAN_MODE, nl.Uint16Attr(uint16(port.Mode)))
+	data.AddRtAttr(nl.IFLA_IPVLAN_FLAG, nl.Uint16Attr(uint16(port.Flag)))
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	req.AddData(message)
+	req.AddData(kind)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+func kindAttr() *nl.RtAttr {
+	kind := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	kind.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(kindIPVlan))
+	return kind
 }
 
 func (h *Host) unparent(mac string) {

@@ -159,7 +159,7 @@ func TestIPVlanIsKept(t *testing.T) {
 		{"a slave with mode l3", func() error { return slave("theirs", IPVlanPort{Mode: 1}) }, "mode l3 bridge"},
 		{"private", func() error {
 			return on("npc1", func(l netlink.Link) error {
-				return netlink.LinkModify(ipvlan(netlink.LinkAttrs{Index: l.Attrs().Index}, IPVlanPort{Flag: 1}))
+				return setIPVlanPort(l.Attrs().Index, IPVlanPort{Flag: 1})
 			})
 		}, "mode l2 private"},
 		{"companion down", withCompanion(netlink.LinkSetDown), "npc1 was down"},
@@ -188,7 +188,7 @@ func TestIPVlanIsKept(t *testing.T) {
 			}
 			inside(t, p.node, func() error {
 				if theirs, err := netlink.LinkByName("theirs"); err == nil {
-					check(t, netlink.LinkDel(theirs))
+					check(t, netlink.LinkDel(theirs)) // which does not change the mode back
 				}
 				return ignore(route("npc1", podIP+"/32", ""), unix.EEXIST) // CNI's
 			})
