@@ -103,25 +103,21 @@ func lock(ctx context.Context, name string, to io.Writer) (unlock func(), err er
 	if err != nil {
 		return nil, err
 	}
-	said := false
-	for {
-		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { file.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			file.Close()
-			return nil, fmt.Errorf("lock %s: %w", name, err)
-		}
-		if !said {
-			fmt.Fprintf(to, "vm: waiting for another run of the lane, which holds %s\n", name)
-			said = true
-		}
-		select {
-		case <-time.After(200 * time.Millisecond):
-		case <-ctx.Done():
-			file.Close()
-			return nil, ctx.Err()
-		}
+	locked := make(chan error, 1)
+	if err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		fmt.Fprintf(to, "vm: waiting for another run with guests, which holds %s\n", name)
+		// The kernel keeps the order of those who wait. The goroutine of a wait that is given up ends with the program.
+		go func() { locked <- unix.Flock(int(file.Fd()), unix.LOCK_EX) }()
+	} else {
+		locked <- err
 	}
+	select {
+	case err = <-locked:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), file.Close())
+	}
+	return func() { file.Close() }, nil
 }
