@@ -185,7 +185,7 @@ func (a *agent) buildDatapath(context.Context) error {
 		return err
 	}
 	a.closers = append(a.closers, a.datapath.Close)
-	subscription := a.store.Subscribe(cluster.Services, cluster.Namespaces)
+	subscription := a.store.Subscribe(cluster.Services, cluster.Namespaces, cluster.Nodes)
 	a.closers = append(a.closers, func() error { subscription.Close(); return nil })
 	dns, err := parseName(a.cfg.DNS.Service)
 	if err != nil {

@@ -29,7 +29,7 @@ type podView struct {
 type serviceView struct {
 	Frontend string   `json:"frontend"` // of an unspecified address: on all addresses of the node
 	Protocol string   `json:"protocol"`
-	Kind     string   `json:"kind"`   // ClusterIP, NodePort or HostPort
+	Kind     string   `json:"kind"`   // ClusterIP, NodePort, ExternalIP, LoadBalancer or HostPort
 	Policy   string   `json:"policy"` // the traffic policy that chose the backends: a ClusterIP's internal one, else the external one
 	Record   uint32   `json:"record"`
 	Backends []string `json:"backends"`

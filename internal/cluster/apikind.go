@@ -28,7 +28,7 @@ func (s *APISource) watches() []*watched {
 	if s.publish == 0 {
 		list := []*watched{s.watchNamespaces(), s.watchSlices(), s.watchServices()}
 		if s.node != "" {
-			list = append(list, s.watchPods(selectField("spec.nodeName", s.node)))
+			list = append(list, s.watchPods(selectField("spec.nodeName", s.node)), s.watchNodes(selectField("metadata.name", s.node)))
 		}
 		return list
 	}
@@ -37,7 +37,7 @@ func (s *APISource) watches() []*watched {
 		Services:   {s.watchServices, s.watchSlices},
 		Namespaces: {s.watchNamespaces},
 		Pods:       {func() *watched { return s.watchPods("") }},
-		Nodes:      {s.watchNodes},
+		Nodes:      {func() *watched { return s.watchNodes("") }},
 		Ingresses:  {s.watchIngresses},
 		HTTPRoutes: {func() *watched {
 			return s.watchCustom(kindHTTPRoute, gatewayResource("httproutes"), func(s *Snapshot) iter.Seq[Name] { return keys(s.routes) })
@@ -102,10 +102,10 @@ func (s *APISource) watchNamespaces() *watched {
 	}
 }
 
-func (s *APISource) watchNodes() *watched {
+func (s *APISource) watchNodes(selector string) *watched {
 	api := s.client.CoreV1().Nodes()
 	return &watched{
-		kind: kindNode, object: &corev1.Node{}, list: listerWatcher(s.client, "", api.List, api.Watch),
+		kind: kindNode, object: &corev1.Node{}, list: listerWatcher(s.client, selector, api.List, api.Watch),
 		names: func(s *Snapshot) iter.Seq[Name] { return keys(s.nodes) },
 	}
 }

@@ -19,7 +19,7 @@ type APIConfig struct {
 	// needs the objects for.
 	REST  *rest.Config
 	Store *Store
-	// NodeName says whose pods the Snapshot holds; empty for none.
+	// NodeName says whose pods the Snapshot holds, and which Node; empty for none.
 	NodeName string
 	// Publish says which kinds are read instead, for publishing their names: Pods are all then, and objects have what
 	// only publishing reads. Empty for what a node acts on. With it NodeName must be empty.
@@ -31,7 +31,7 @@ type APIConfig struct {
 
 // An APISource keeps a Store in step with a Kubernetes API. For a node it watches every Service, EndpointSlice and
 // Namespace: no selector hides headless Services or those of another proxy, since DNS answers for them too. Of pods it
-// watches those of its own node. For publishing it watches the kinds it is told to; those of an API that is not
+// watches those of its own node, and of nodes that one. For publishing it watches the kinds it is told to; those of an API that is not
 // installed are taken for empty, and watched once it is.
 //
 // It is a task: Run once, Ready is closed when the Store is synced.
@@ -67,10 +67,10 @@ func newAPISource(client kubernetes.Interface, custom dynamic.Interface, c APICo
 	s := &APISource{
 		client: client, dynamic: custom, store: c.Store, node: c.NodeName, log: c.Log, ready: make(chan struct{}),
 	}
-	kinds := []string{kindService, kindSlice, kindPod}
+	kinds := []string{kindService, kindSlice, kindPod, kindNode}
 	if len(c.Publish) > 0 {
 		s.publish = kindsOf(c.Publish)
-		kinds = append(kinds, kindNode, kindIngress, kindHTTPRoute, kindGateway, kindDNSEndpoint)
+		kinds = append(kinds, kindIngress, kindHTTPRoute, kindGateway, kindDNSEndpoint)
 	}
 	s.refused = newRefusedMetric(kinds...)
 	if s.publish != 0 && s.node != "" {

@@ -23,6 +23,18 @@ const defaultAffinity = time.Duration(corev1.DefaultClientIPServiceAffinitySecon
 // ServiceFrom converts a Service of the API. Fields that proxies must ignore (targetPort, appProtocol, loadBalancerIP,
 // loadBalancerClass, ipFamilyPolicy, trafficDistribution) are not looked at. Errors name the object and the field.
 func ServiceFrom(in *corev1.Service) (*Service, error) {
+	svc, err := serviceFrom(in)
+	if err != nil {
+		return nil, err
+	}
+	if err := svc.convertExternal(in); err != nil {
+		return nil, fmt.Errorf("convert Service %s: %w", svc.Name, err)
+	}
+	return svc, nil
+}
+
+// serviceFrom is ServiceFrom without what only forwarding reads.
+func serviceFrom(in *corev1.Service) (*Service, error) {
 	svc := &Service{
 		Name:            Name{in.Namespace, in.Name},
 		UID:             string(in.UID),
@@ -36,6 +48,37 @@ func ServiceFrom(in *corev1.Service) (*Service, error) {
 		return nil, fmt.Errorf("convert Service %s: %w", svc.Name, err)
 	}
 	return svc, nil
+}
+
+// convertExternal reads where the Service is reached beside its cluster IPs and ports of nodes.
+func (s *Service) convertExternal(in *corev1.Service) error {
+	for i, text := range in.Spec.ExternalIPs {
+		addr, err := parseAddr(text)
+		if err != nil {
+			return fmt.Errorf("spec.externalIPs[%d]: %w", i, err)
+		}
+		s.ExternalIPs = append(s.ExternalIPs, addr)
+	}
+	for i, at := range in.Status.LoadBalancer.Ingress {
+		if at.IP == "" || at.IPMode != nil && *at.IPMode != corev1.LoadBalancerIPModeVIP {
+			continue
+		}
+		addr, err := parseAddr(at.IP)
+		if err != nil {
+			return fmt.Errorf("status.loadBalancer.ingress[%d].ip: %w", i, err)
+		}
+		s.LoadBalancerIPs = append(s.LoadBalancerIPs, addr)
+	}
+	for i, text := range in.Spec.LoadBalancerSourceRanges {
+		_, ipNet, err := netutils.ParseCIDRSloppy(strings.TrimSpace(text))
+		if err != nil {
+			return fmt.Errorf("spec.loadBalancerSourceRanges[%d]: %q is not a range of addresses", i, text)
+		}
+		addr, _ := netip.AddrFromSlice(ipNet.IP)
+		bits, _ := ipNet.Mask.Size()
+		s.SourceRanges = append(s.SourceRanges, netip.PrefixFrom(addr, bits))
+	}
+	return nil
 }
 
 func (s *Service) convertSpec(spec *corev1.ServiceSpec) error {

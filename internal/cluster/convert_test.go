@@ -108,6 +108,60 @@ func TestServiceFrom(t *testing.T) {
 	}
 }
 
+func TestServiceFromExternal(t *testing.T) {
+	t.Parallel()
+	lb := func(list ...corev1.LoadBalancerIngress) corev1.ServiceStatus {
+		return corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: list}}
+	}
+	for name, tt := range map[string]struct {
+		spec    corev1.ServiceSpec
+		status  corev1.ServiceStatus
+		want    Service
+		wantErr string
+	}{
+		"external IPs": {
+			spec: corev1.ServiceSpec{ExternalIPs: []string{"203.0.113.7", "2001:db8::7"}},
+			want: Service{ExternalIPs: []netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")}},
+		},
+		"load balancer, by ipMode": {
+			status: lb(
+				corev1.LoadBalancerIngress{IP: "203.0.113.1"},
+				corev1.LoadBalancerIngress{IP: "203.0.113.2", IPMode: new(corev1.LoadBalancerIPModeVIP)},
+				corev1.LoadBalancerIngress{IP: "203.0.113.3", IPMode: new(corev1.LoadBalancerIPModeProxy)},
+				corev1.LoadBalancerIngress{Hostname: "lb.example.com"},
+			),
+			want: Service{LoadBalancerIPs: []netip.Addr{netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.2")}},
+		},
+		"source ranges": {
+			spec: corev1.ServiceSpec{LoadBalancerSourceRanges: []string{" 10.1.2.3/8", "fd00::/64 "}},
+			want: Service{SourceRanges: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/64")}},
+		},
+		"bad external IP": {spec: corev1.ServiceSpec{ExternalIPs: []string{"x"}}, wantErr: `convert Service shop/cart: spec.externalIPs[0]: "x" is not an address`},
+		"bad VIP":         {status: lb(corev1.LoadBalancerIngress{IP: "x"}), wantErr: `status.loadBalancer.ingress[0].ip: "x" is not an address`},
+		"bad range":       {spec: corev1.ServiceSpec{LoadBalancerSourceRanges: []string{"10.0.0.0"}}, wantErr: `spec.loadBalancerSourceRanges[0]: "10.0.0.0" is not a range of addresses`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			in := &corev1.Service{ObjectMeta: meta("cart"), Spec: tt.spec, Status: tt.status}
+			got, err := ServiceFrom(in)
+			if !errorHas(err, tt.wantErr) {
+				t.Fatalf("error %v, want %q", err, tt.wantErr)
+			}
+			if tt.wantErr != "" {
+				return
+			}
+			tt.want.Name, tt.want.UID = Name{"shop", "cart"}, "u1"
+			if !got.equal(&tt.want) || got.equal(&Service{Name: tt.want.Name, UID: "u1"}) {
+				t.Errorf("-want +got:\n%s", cmp.Diff(&tt.want, got, compareAddrs))
+			}
+			published, err := exposedServiceFrom(in)
+			if err != nil || published.ExternalIPs != nil || published.LoadBalancerIPs != nil || published.SourceRanges != nil {
+				t.Errorf("for publishing: %+v, %v", published, err)
+			}
+		})
+	}
+}
+
 func errorHas(err error, text string) bool {
 	if err == nil || text == "" {
 		return err == nil && text == ""

@@ -1,5 +1,5 @@
 // Package cluster turns Kubernetes objects into an immutable [Snapshot]: of what a node acts on, which are Services,
-// EndpointSlices, Namespaces, and the pods of the node itself; or of what names are published for, which are more kinds,
+// EndpointSlices, Namespaces, the Node and its pods; or of what names are published for, which are more kinds,
 // all pods, and other fields of them.
 //
 // A source ([APISource] for a Kubernetes API, [FileSource] for a directory of manifests) writes to a [Store]. Every
@@ -23,7 +23,7 @@
 //
 //	list, watch    namespaces, services, endpointslices.discovery.k8s.io
 //	list, watch    pods     field selector spec.nodeName: APISource with a NodeName
-//	list, watch    nodes    field selector metadata.name: NodeReporter
+//	list, watch    nodes    field selector metadata.name: NodeReporter, APISource with a NodeName
 //	list           nodes    all, when an ENI looks orphaned: NodeInstances
 //	patch          nodes/status                           NodeReporter
 //	create, patch  events                                 Events

@@ -9,7 +9,8 @@ import (
 // fields nobody reads wakes nobody.
 func (s *Service) equal(o *Service) bool {
 	return s.Name == o.Name && s.UID == o.UID && s.Created.Equal(o.Created) &&
-		slices.Equal(s.ClusterIPs, o.ClusterIPs) && s.Headless == o.Headless && s.ExternalName == o.ExternalName &&
+		slices.Equal(s.ClusterIPs, o.ClusterIPs) && slices.Equal(s.ExternalIPs, o.ExternalIPs) &&
+		slices.Equal(s.LoadBalancerIPs, o.LoadBalancerIPs) && slices.Equal(s.SourceRanges, o.SourceRanges) && s.Headless == o.Headless && s.ExternalName == o.ExternalName &&
 		slices.Equal(s.Ports, o.Ports) && s.PublishNotReady == o.PublishNotReady && s.Affinity == o.Affinity &&
 		s.InternalLocal == o.InternalLocal && s.ExternalLocal == o.ExternalLocal && s.ForeignProxy == o.ForeignProxy &&
 		s.Exposure.equal(o.Exposure)

@@ -29,7 +29,7 @@ func (x *Exposure) equal(o *Exposure) bool {
 
 // exposedServiceFrom is ServiceFrom with an Exposure.
 func exposedServiceFrom(in *corev1.Service) (*Service, error) {
-	svc, err := ServiceFrom(in)
+	svc, err := serviceFrom(in)
 	if err != nil {
 		return nil, err
 	}

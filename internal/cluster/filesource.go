@@ -28,8 +28,8 @@ const (
 type FileConfig struct {
 	Dir   string
 	Store *Store
-	// NodeName says whose pods the Snapshot holds: those that name this node, and those that name none. Empty for no
-	// pods.
+	// NodeName says whose pods the Snapshot holds: those that name this node, and those that name none; and which Node.
+	// Empty for no pods and no Node.
 	NodeName string
 	// Publish is as in [APIConfig].
 	Publish []Kind

@@ -3,12 +3,12 @@ package cluster
 // A Kind is a kind of object that sources read and Subscriptions follow.
 type Kind uint8
 
-// The kinds there are. Those from Nodes on are read for publishing only.
+// The kinds there are. Those from Ingresses on are read for publishing only.
 const (
 	Services     Kind = iota // with their EndpointSlices
 	Namespaces               // their coming and going; for publishing, with their labels
 	Pods                     // of this node; for publishing, all
-	Nodes                    // with addresses and labels
+	Nodes                    // with addresses and labels; this one, for publishing all
 	Ingresses                // networking.k8s.io/v1
 	HTTPRoutes               // gateway.networking.k8s.io/v1, when installed
 	Gateways                 // gateway.networking.k8s.io/v1, when installed

@@ -109,6 +109,19 @@ func TestManifestPodNetAdmin(t *testing.T) {
 	}
 }
 
+func TestManifestNodes(t *testing.T) {
+	t.Parallel()
+	set := newManifestSet("node-a", nil)
+	const nodes = "apiVersion: v1\nkind: Node\nmetadata: {name: node-b}\n---\n" +
+		"apiVersion: v1\nkind: Node\nmetadata: {name: node-a, labels: {topology.kubernetes.io/zone: z1}}\n"
+	if err := set.addFile("nodes.yaml", []byte(nodes)); err != nil {
+		t.Fatal(err)
+	}
+	if all := set.result(); len(all.Nodes) != 1 || all.Nodes[0].Name.Name != "node-a" || all.Nodes[0].Zone() != "z1" {
+		t.Errorf("nodes are %v, want this one, in zone z1", all.Nodes)
+	}
+}
+
 func TestManifestsWithoutANodeHaveNoPods(t *testing.T) {
 	t.Parallel()
 	set := newManifestSet("", nil)

@@ -29,6 +29,8 @@ func (m *manifestSet) addKind(where string, h *manifestHeader, object []byte) er
 		return m.addNamespace(where, h, object)
 	case h.APIVersion == versionCore && h.Kind == kindPod && m.node != "":
 		return m.addPod(where, h, object)
+	case h.APIVersion == versionCore && h.Kind == kindNode && m.node != "":
+		return m.addNode(where, h, object)
 	case h.APIVersion == versionDiscovery && h.Kind == kindSlice:
 		return m.addSlice(where, h, object)
 	case h.Kind == kindSlice && strings.HasPrefix(h.APIVersion, discoveryAPIGroup+"/"):

@@ -36,6 +36,7 @@ func (m *manifestSet) addPublished(where string, h *manifestHeader, object []byt
 	return read.add(where, h, object)
 }
 
+// addNode leaves out other nodes than a node's own once they have been found good.
 func (m *manifestSet) addNode(where string, h *manifestHeader, object []byte) error {
 	var in corev1.Node
 	if err := decodeStrict(object, &in); err != nil {
@@ -49,7 +50,9 @@ func (m *manifestSet) addNode(where string, h *manifestHeader, object []byte) er
 	if err != nil {
 		return errors.Unwrap(err)
 	}
-	m.objects.Nodes = append(m.objects.Nodes, node)
+	if m.publish != 0 || node.Name.Name == m.node {
+		m.objects.Nodes = append(m.objects.Nodes, node)
+	}
 	return m.define(where, h.Kind, Name{Name: in.Name})
 }
 

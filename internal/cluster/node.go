@@ -9,7 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// A Node is the part of a v1.Node that names are published for. It is immutable once it is in a Snapshot.
+// A Node is the part of a v1.Node that names are published for, or the topology of this node is known from. It is immutable once it is in a Snapshot.
 type Node struct {
 	Meta
 	// InternalIPs and ExternalIPs are the addresses of these types, in the order of the status, never v4-mapped.
@@ -22,6 +22,9 @@ func (n *Node) equal(o *Node) bool {
 	return n.Meta.equal(&o.Meta) && slices.Equal(n.InternalIPs, o.InternalIPs) &&
 		slices.Equal(n.ExternalIPs, o.ExternalIPs) && n.Unschedulable == o.Unschedulable
 }
+
+// Zone is where the node is, for topology hints; empty when nobody has said.
+func (n *Node) Zone() string { return n.Labels[corev1.LabelTopologyZone] }
 
 // NodeFrom converts a Node of the API. Errors name the object and the field.
 func NodeFrom(in *corev1.Node) (*Node, error) {
@@ -52,7 +55,7 @@ func (n *Node) convert(addresses []corev1.NodeAddress) error {
 	return nil
 }
 
-// Node returns the node of that name, nil when there is none or nodes are not read.
+// Node returns the node of that name, nil when there is none or it is not read: a node reads its own.
 func (s *Snapshot) Node(name string) *Node {
 	node, _ := s.nodes.get(Name{Name: name})
 	return node

@@ -39,7 +39,7 @@ func (s *streamServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	fmt.Fprintf(w, `{"type":"BOOKMARK","object":{"apiVersion":%q,"kind":%q,"metadata":{"resourceVersion":"9","annotations":{%q:"true"}}}}`,
 		map[bool]string{true: "discovery.k8s.io/v1", false: "v1"}[resource == "endpointslices"],
-		map[string]string{"pods": "Pod", "services": "Service", "namespaces": "Namespace", "endpointslices": "EndpointSlice"}[resource],
+		map[string]string{"pods": "Pod", "services": "Service", "namespaces": "Namespace", "nodes": "Node", "endpointslices": "EndpointSlice"}[resource],
 		metav1.InitialEventsAnnotationKey)
 	w.(http.Flusher).Flush()
 	later := s.later

@@ -55,6 +55,10 @@ func (o *stripped) convert(obj any) {
 		o.kind = kindPod
 		pod, err := PodFrom(in)
 		o.into, o.err = func(e *Edit) { e.PutPod(pod) }, err
+	case *corev1.Node:
+		o.kind = kindNode
+		node, err := NodeFrom(in)
+		o.into, o.err = func(e *Edit) { e.PutNode(node) }, err
 	case *corev1.Namespace:
 		o.kind = kindNamespace
 		o.into = func(e *Edit) { e.PutNamespace(o.Name) }

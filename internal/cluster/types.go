@@ -40,6 +40,11 @@ type Service struct {
 	Created time.Time
 	// ClusterIPs is empty for headless and ExternalName Services; the first one is the primary family.
 	ClusterIPs []netip.Addr
+	// ExternalIPs is spec.externalIPs, and LoadBalancerIPs those of status.loadBalancer that are for proxies: of ipMode
+	// VIP, which is what none means (KEP-1860). Both are empty for publishing.
+	ExternalIPs, LoadBalancerIPs []netip.Addr
+	// SourceRanges is spec.loadBalancerSourceRanges, masked. Empty for publishing.
+	SourceRanges []netip.Prefix
 	// Headless is spec.clusterIP: None.
 	Headless bool
 	// ExternalName is set only for Services of type ExternalName, without the trailing dot.
