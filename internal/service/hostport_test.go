@@ -391,7 +391,7 @@ func TestReconcilerHostPortProperties(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		m, store := newFakeMaps(), nodePortWorld()
-		r, pods := idle(t, m), map[cluster.Name][]Port{}
+		r, pods, said := idle(t, m), map[cluster.Name][]Port{}, map[netip.Addr][]HostPort{}
 		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
 			m.fail = rapid.IntRange(0, 12).Draw(rt, "fail")
 			switch rapid.SampledFrom([]string{"set", "service", "sync"}).Draw(rt, "step") {
@@ -405,7 +405,7 @@ func TestReconcilerHostPortProperties(t *testing.T) {
 					rt.Fatal(err)
 				}
 				if r.SetHostPorts(t.Context(), []netip.Addr{pod}, ports) == nil {
-					pods[podName(pod)] = want
+					pods[podName(pod)], said[pod] = want, ports
 				}
 			case "service":
 				store.Update(func(e *cluster.Edit) {
@@ -414,6 +414,9 @@ func TestReconcilerHostPortProperties(t *testing.T) {
 			}
 			r.sync(cluster.Change{Snapshot: store.Snapshot(), Services: []cluster.Name{web}})
 			m.fail = 0
+			for pod, ports := range said {
+				wantHas(t, r, []netip.Addr{pod}, ports, true)
+			}
 			if o := r.sync(cluster.Change{Snapshot: store.Snapshot(), Services: []cluster.Name{web}}); o.failure() != nil {
 				rt.Fatal(o.failure())
 			}

@@ -45,7 +45,7 @@ type Changes interface {
 type Config struct {
 	Maps    Maps
 	Changes Changes
-	Node    Node
+	Node    Node // without a Zone, which Snapshots say
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 	// Served is called for each Change after everything new in it is served and before anything is taken away. DNS
@@ -68,6 +68,7 @@ type Reconciler struct {
 	mu    sync.Mutex              // guards the rest, and orders writes to the maps
 	table *table                  // nil: unknown, to be adopted
 	stale bool                    // the table has seen no full plan
+	zone  string                  // of the node, at the last Change
 	pods  map[cluster.Name][]Port // what pods had in the table that was given up, nil: the maps know
 }
 
@@ -182,7 +183,9 @@ func (r *Reconciler) change(change cluster.Change) (o outcome) {
 	if o.err = r.adopt(); o.err != nil {
 		return o
 	}
-	change.Full = change.Full || r.stale
+	zone := zoneOf(change.Snapshot, r.cfg.Node.Name)
+	change.Full = change.Full || r.stale || zone != r.zone
+	r.zone = zone
 	want := r.selectPorts(change)
 	maps.Copy(want, r.wantPods())
 	plan, refused := r.table.plan(want, change.Full)
@@ -243,17 +246,27 @@ func (r *Reconciler) wantPods() map[cluster.Name][]Port {
 }
 
 func (r *Reconciler) selectPorts(change cluster.Change) map[cluster.Name][]Port {
+	node := r.cfg.Node
+	node.Zone = r.zone
 	want := map[cluster.Name][]Port{}
 	if change.Full {
 		for svc := range change.Snapshot.Services() {
-			want[svc.Name] = Select(svc, change.Snapshot.Slices(svc.Name), r.cfg.Node)
+			want[svc.Name] = Select(svc, change.Snapshot.Slices(svc.Name), node)
 		}
 		return want
 	}
 	for _, name := range change.Services {
-		want[name] = Select(change.Snapshot.Service(name), change.Snapshot.Slices(name), r.cfg.Node)
+		want[name] = Select(change.Snapshot.Service(name), change.Snapshot.Slices(name), node)
 	}
 	return want
+}
+
+// zoneOf is where a node is, empty when that is not known.
+func zoneOf(s *cluster.Snapshot, name string) string {
+	if node := s.Node(name); node != nil {
+		return node.Zone()
+	}
+	return ""
 }
 
 func (r *Reconciler) apply(ops []Op) error {

@@ -16,6 +16,8 @@ import (
 type Node struct {
 	// Name is the node's name in the cluster, lower case; endpoints that carry it are local.
 	Name string
+	// Zone is where the node is, for topology hints; empty when nobody has said.
+	Zone string
 	// DNS names the Service whose port 53 goes to the node's DNS listener while that one listens.
 	DNS cluster.Name
 }
@@ -96,7 +98,9 @@ func selectPort(svc *cluster.Service, sp cluster.ServicePort, v6 bool, slices []
 	if len(p.Frontends) == 0 {
 		return p
 	}
-	p.Block = selectBackends(collect(slices, sp, v6, node.Name), svc.InternalLocal, svc.ExternalLocal, external(p.Frontends))
+	candidates := collect(slices, sp, v6, node.Name)
+	near := nearby(candidates, node)
+	p.Block = selectBackends(candidates, near, svc.InternalLocal, svc.ExternalLocal, external(p.Frontends))
 	p.Block.NodeDNS = svc.Name == node.DNS && sp.Port == 53 && !v6
 	return p
 }
@@ -104,17 +108,59 @@ func selectPort(svc *cluster.Service, sp cluster.ServicePort, v6 bool, slices []
 // frontends are where a Service port is reached in one family. The Service's families are those of its cluster IPs.
 func frontends(svc *cluster.Service, sp cluster.ServicePort, v6 bool) (out []Frontend) {
 	add := func(kind bpf.FrontendKind, addr netip.Addr, port uint16) {
-		out = append(out, Frontend{bpf.Frontend{Addr: netip.AddrPortFrom(addr, port), Protocol: uint8(sp.Protocol)}, kind})
+		f := bpf.Frontend{Addr: netip.AddrPortFrom(addr, port), Protocol: uint8(sp.Protocol)}
+		if !slices.ContainsFunc(out, func(have Frontend) bool { return have.Frontend == f }) {
+			out = append(out, Frontend{f, kind})
+		}
 	}
 	for _, ip := range svc.ClusterIPs {
 		if ip.Is6() == v6 {
 			add(bpf.ClusterIP, ip, sp.Port)
 		}
 	}
-	if len(out) > 0 && sp.NodePort != 0 {
+	if len(out) == 0 {
+		return nil
+	}
+	if sp.NodePort != 0 {
 		add(bpf.NodePort, wildcard(v6), sp.NodePort)
 	}
+	for _, ip := range externalAddrs(svc.ExternalIPs, v6) {
+		add(bpf.ExternalIP, ip, sp.Port)
+	}
+	if restricted(svc.SourceRanges, v6) {
+		return out
+	}
+	for _, ip := range externalAddrs(svc.LoadBalancerIPs, v6) {
+		add(bpf.LoadBalancer, ip, sp.Port)
+	}
 	return out
+}
+
+// externalAddrs are those of one family that can be somebody's in a network. What the API server lets nobody write may
+// still stand in a manifest or a status: an unspecified address would be a wildcard, a loopback one that of every pod.
+func externalAddrs(addrs []netip.Addr, v6 bool) (out []netip.Addr) {
+	for _, a := range addrs {
+		if a.Is6() == v6 && a.IsGlobalUnicast() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// restricted reports whether not every client may use the load balancer's addresses of a family. No ranges of the family
+// are no restriction, and one that holds everything is none.
+func restricted(ranges []netip.Prefix, v6 bool) bool {
+	some := false
+	for _, r := range ranges {
+		if r.Addr().Is6() != v6 {
+			continue
+		}
+		if r.Bits() == 0 {
+			return false
+		}
+		some = true
+	}
+	return some
 }
 
 // external reports whether clients outside the cluster are to reach one of the frontends.
@@ -126,8 +172,8 @@ func external(frontends []Frontend) bool {
 // on its own (KEP-1669): the local list may do so while the cluster list does not. Clients inside the cluster use the
 // cluster list of what is reachable from outside, whatever the policies, as kube-proxy short-circuits them; only on the
 // cluster IP the internal policy binds them.
-func selectBackends(candidates []candidate, internalLocal, externalLocal, external bool) (b bpf.Block) {
-	cluster := usable(candidates, func(candidate) bool { return true })
+func selectBackends(candidates []candidate, near func(candidate) bool, internalLocal, externalLocal, external bool) (b bpf.Block) {
+	cluster := usable(candidates, near)
 	b.InternalLocal, b.ExternalLocal = internalLocal, externalLocal && external
 	if !internalLocal || external {
 		b.Cluster = cluster
@@ -141,7 +187,7 @@ func selectBackends(candidates []candidate, internalLocal, externalLocal, extern
 	return b
 }
 
-// usable lists the ready candidates, or else those that terminate and still serve, local ones first.
+// usable lists the ready candidates of a set, or else those that terminate and still serve, local ones first.
 func usable(candidates []candidate, in func(candidate) bool) []netip.AddrPort {
 	var ready, draining []netip.AddrPort
 	for _, c := range candidates {
@@ -164,6 +210,8 @@ type candidate struct {
 	addr            netip.AddrPort
 	local           bool
 	ready, draining bool // draining: terminating and still serving
+	// forNodes and forZones are the topology hints.
+	forNodes, forZones []string
 }
 
 // rank orders copies of one candidate: ready, draining, neither.
@@ -212,7 +260,7 @@ func offered(slice *cluster.EndpointSlice, sp cluster.ServicePort, v6 bool, node
 		if e.Addr.Is6() == v6 {
 			out = append(out, candidate{
 				addr: netip.AddrPortFrom(e.Addr, target), local: node != "" && e.NodeName == node,
-				ready: e.Ready, draining: e.Serving && e.Terminating,
+				ready: e.Ready, draining: e.Serving && e.Terminating, forNodes: e.ForNodes, forZones: e.ForZones,
 			})
 		}
 	}

@@ -45,6 +45,22 @@ func nodePort(port uint16) func(*cluster.Service) {
 	return func(s *cluster.Service) { s.Ports[0].NodePort = port }
 }
 
+func externalIPs(list ...string) func(*cluster.Service) {
+	return func(s *cluster.Service) { s.ExternalIPs = addrs(list...) }
+}
+
+func loadBalancer(list ...string) func(*cluster.Service) {
+	return func(s *cluster.Service) { s.LoadBalancerIPs = addrs(list...) }
+}
+
+func sources(list ...string) func(*cluster.Service) {
+	return func(s *cluster.Service) {
+		for _, r := range list {
+			s.SourceRanges = append(s.SourceRanges, netip.MustParsePrefix(r))
+		}
+	}
+}
+
 func internalLocal(s *cluster.Service) { s.InternalLocal = true }
 func externalLocal(s *cluster.Service) { s.ExternalLocal = true }
 
@@ -191,6 +207,13 @@ func TestSelect(t *testing.T) {
 				InternalLocal: true, ExternalLocal: true,
 			},
 		},
+		"E4/a load balancer's VIP short-circuits to all": {
+			webService(loadBalancer("203.0.113.7"), internalLocal, externalLocal), []cluster.Endpoint{here, there},
+			bpf.Block{
+				Cluster: backends("10.0.0.9:8080", "10.0.0.1:8080"), Local: backends("10.0.0.9:8080"),
+				InternalLocal: true, ExternalLocal: true,
+			},
+		},
 		"D1/nobody anywhere": {
 			webService(node, internalLocal, externalLocal), []cluster.Endpoint{endpoint("10.0.0.1", dead)},
 			bpf.Block{InternalLocal: true, ExternalLocal: true},
@@ -225,7 +248,7 @@ func TestSelect(t *testing.T) {
 	}
 }
 
-// TestSelectFrontends: rows B1, B3 and A7.
+// TestSelectFrontends: rows A7, A10, B1 to B3, B5 and E8.
 func TestSelectFrontends(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -251,6 +274,39 @@ func TestSelectFrontends(t *testing.T) {
 				"shop/web:53/UDP IPv4": {"10.96.0.1:53/17 ClusterIP", "0.0.0.0:30053/17 NodePort"},
 				"shop/web:80/TCP IPv4": {"10.96.0.1:80/6 ClusterIP", "0.0.0.0:30080/6 NodePort"},
 			},
+		},
+		"B2/external IPs of the Service's families": {
+			webService(externalIPs("203.0.113.7", "2001:db8::7")),
+			map[string][]string{"shop/web:80/TCP IPv4": {"10.96.0.1:80/6 ClusterIP", "203.0.113.7:80/6 ExternalIP"}},
+		},
+		"B2/addresses that are nobody's": {
+			webService(externalIPs("0.0.0.0", "127.0.0.1", "169.254.20.10", "224.0.0.1")),
+			map[string][]string{"shop/web:80/TCP IPv4": {"10.96.0.1:80/6 ClusterIP"}},
+		},
+		"B5/load balancer": {
+			webService(loadBalancer("203.0.113.7", "2001:db8::7"), dualStack), map[string][]string{
+				"shop/web:80/TCP IPv4": {"10.96.0.1:80/6 ClusterIP", "203.0.113.7:80/6 LoadBalancer"},
+				"shop/web:80/TCP IPv6": {"[fd00:96::1]:80/6 ClusterIP", "[2001:db8::7]:80/6 LoadBalancer"},
+			},
+		},
+		"A10/load balancer without node port": {
+			webService(loadBalancer("203.0.113.7"), nodePort(0)),
+			map[string][]string{"shop/web:80/TCP IPv4": {"10.96.0.1:80/6 ClusterIP", "203.0.113.7:80/6 LoadBalancer"}},
+		},
+		"B2/one address twice": {
+			webService(loadBalancer("203.0.113.7"), externalIPs("203.0.113.7", "10.96.0.1", "203.0.113.7")),
+			map[string][]string{"shop/web:80/TCP IPv4": {"10.96.0.1:80/6 ClusterIP", "203.0.113.7:80/6 ExternalIP"}},
+		},
+		"E8/source ranges leave the load balancer to itself": {
+			webService(loadBalancer("203.0.113.7", "2001:db8::7"), externalIPs("203.0.113.8"), dualStack, sources("192.168.0.0/16")),
+			map[string][]string{
+				"shop/web:80/TCP IPv4": {"10.96.0.1:80/6 ClusterIP", "203.0.113.8:80/6 ExternalIP"},
+				"shop/web:80/TCP IPv6": {"[fd00:96::1]:80/6 ClusterIP", "[2001:db8::7]:80/6 LoadBalancer"},
+			},
+		},
+		"E8/a range that holds everything": {
+			webService(loadBalancer("203.0.113.7"), sources("192.168.0.0/16", "0.0.0.0/0")),
+			map[string][]string{"shop/web:80/TCP IPv4": {"10.96.0.1:80/6 ClusterIP", "203.0.113.7:80/6 LoadBalancer"}},
 		},
 		"headless": {webService(nodePort(30080), func(s *cluster.Service) { s.Headless, s.ClusterIPs = true, nil }), map[string][]string{}},
 	} {
