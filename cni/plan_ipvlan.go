@@ -35,7 +35,8 @@ func (w Wiring) toNode() (ops []Op) {
 			}
 		}
 		for _, network := range w.Networks {
-			if w.Datapath == Exclusive && network.Addr().Is4() == addr.Is4() {
+			// A route to everywhere would take the place of the default route. The program at the ENI's egress knows of it, too.
+			if w.Datapath == Exclusive && network.Addr().Is4() == addr.Is4() && network.Bits() > 0 {
 				ops = append(ops, AddRoute{InPod, sideLink, network, gateway(addr), addr})
 			}
 		}

@@ -40,7 +40,7 @@ func wiringOf(datapath Datapath, addrs ...string) Wiring {
 		return w
 	}
 	w.Node = []netip.Addr{netip.MustParseAddr("10.8.0.2"), netip.MustParseAddr("fd08::2"), netip.MustParseAddr("169.254.20.10")}
-	w.Networks = []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")}
+	w.Networks = []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16"), netip.MustParsePrefix("0.0.0.0/0")}
 	if datapath == IPVlan {
 		w.Companion = hostnet.Companion{Parent: "eth1", Link: "npc2"}
 	}
