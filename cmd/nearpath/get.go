@@ -23,6 +23,10 @@ type podView struct {
 	Addresses   []string `json:"addresses"` // IPv4 first
 	ENI         string   `json:"eni"`
 	ContainerID string   `json:"containerID"`
+	Datapath    string   `json:"datapath"`
+	// Ingress and Egress are the pod's limits in bits per second, 0 for none.
+	Ingress uint64 `json:"ingress,omitempty"`
+	Egress  uint64 `json:"egress,omitempty"`
 }
 
 // A serviceView is where a Service port is reached in one address family, or a pod's host port, as the kernel has it.
@@ -108,8 +112,8 @@ type noun struct {
 }
 
 var nouns = map[string]noun{
-	"pods": {"/v1/pods", "pods of this node with their addresses and ENIs", table("NAMESPACE\tNAME\tADDRESSES\tENI",
-		func(p podView) []any { return []any{p.Namespace, p.Name, strings.Join(p.Addresses, " "), p.ENI} })},
+	"pods": {"/v1/pods", "pods of this node with their addresses and ENIs", table("NAMESPACE\tNAME\tADDRESSES\tDATAPATH\tENI",
+		func(p podView) []any { return []any{p.Namespace, p.Name, strings.Join(p.Addresses, " "), p.Datapath, p.ENI} })},
 	"services": {"/v1/services", "Service ports as the kernel has them", table("FRONTEND\tPROTOCOL\tKIND\tPOLICY\tRECORD\tBACKENDS",
 		func(s serviceView) []any {
 			return []any{s.Frontend, s.Protocol, s.Kind, s.Policy, s.Record, backendsText(s)}

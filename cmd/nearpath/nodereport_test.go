@@ -49,6 +49,33 @@ func TestNodeReport(t *testing.T) {
 	}
 }
 
+// TestExclusiveNodeReport: where pods get ENIs of their own, these are what is counted.
+func TestExclusiveNodeReport(t *testing.T) {
+	t.Parallel()
+	full := []ipam.VSwitchView{{ID: "vsw-1", Breaker: ipam.BreakerOpen}}
+	for name, tt := range map[string]struct {
+		stats     ipam.ExclusiveStats
+		vSwitches []ipam.VSwitchView
+		reason    string
+		names     string
+	}{
+		"room":           {ipam.ExclusiveStats{Used: 1, Idle: 1}, nil, "SufficientIP", "1 of 2 ENIs"},
+		"all used":       {ipam.ExclusiveStats{Used: 1, Kept: 1}, nil, "CapacityReached", "all 2 ENIs"},
+		"vSwitches full": {ipam.ExclusiveStats{Used: 1}, full, "VSwitchFull", "vsw-1"},
+		"pods wait":      {ipam.ExclusiveStats{Waiting: 1}, nil, "InsufficientIP", "1 pods"},
+	} {
+		s := poolState{"a", ipam.Stats{Exclusive: tt.stats}, ipam.Capacity{Shared: 10, Exclusive: 2}, tt.vSwitches, true}
+		r := s.report()
+		c := r.Conditions[0]
+		if c.Reason != tt.reason || c.OK != (tt.reason == "SufficientIP") || !strings.Contains(c.Message, tt.names) {
+			t.Errorf("%s: condition %+v, want %s", name, c, tt.reason)
+		}
+		if r.Resources[resourceIP] != 10 || r.Resources[resourceENI] != 2 || r.Annotations[annotationMax] != "2" {
+			t.Errorf("%s: report %+v", name, r)
+		}
+	}
+}
+
 // TestPoolReport: the report follows the pool, and a shortage is an event once.
 func TestPoolReport(t *testing.T) {
 	t.Parallel()

@@ -7,25 +7,38 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/nearpath/nearpath/cni"
 	"github.com/nearpath/nearpath/internal/agentapi"
 	"github.com/nearpath/nearpath/internal/cluster"
+	"github.com/nearpath/nearpath/ipam"
 )
 
 // registerViews adds the nouns of "nearpath get" to the API.
 func (a *agent) registerViews(api *agentapi.Server) {
-	api.Handle(nouns["pods"].path, func(context.Context) (any, error) { return a.podViews(), nil })
+	api.Handle(nouns["pods"].path, func(context.Context) (any, error) {
+		attached, err := a.cni.Attached()
+		return podViews(a.pool.Leases(), attached), err
+	})
 	api.Handle(nouns["services"].path, func(context.Context) (any, error) { return a.serviceViews() })
 	api.Handle(nouns["enis"].path, func(context.Context) (any, error) { return a.eniViews(), nil })
 	api.Handle(nouns["pool"].path, func(context.Context) (any, error) { return a.poolView(), nil })
 	api.Handle(nouns["ready"].path, func(context.Context) (any, error) { return readyView{Waiting: a.tasks.waiting()}, nil })
 }
 
-func (a *agent) podViews() []podView {
+// podViews lists the leases. What has no record is wired as veth.
+func podViews(leases []ipam.Lease, attached []cni.Attached) []podView {
 	views := []podView{}
-	for _, l := range a.pool.Leases() {
-		views = append(views, podView{
+	for _, l := range leases {
+		v := podView{
 			Namespace: l.Pod.Namespace, Name: l.Pod.Name, Addresses: texts(l.Addrs), ENI: l.ENI.ID, ContainerID: l.Key.ContainerID,
-		})
+			Datapath: string(cni.Veth),
+		}
+		for _, r := range attached {
+			if r.Key == cni.Key(l.Key) {
+				v.Datapath, v.Ingress, v.Egress = string(r.Datapath), r.Limits.Ingress, r.Limits.Egress
+			}
+		}
+		views = append(views, v)
 	}
 	slices.SortFunc(views, func(x, y podView) int {
 		return cmp.Or(cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name))
