@@ -20,6 +20,7 @@ const (
 	// reportAgain is how long the same change is not reported again: two programs that disagree would else report for
 	// ever.
 	reportAgain = time.Minute
+	reportAfter = time.Second
 	// reportLimit is what of an event's note, 1024 bytes, is for the changes.
 	reportLimit = 950
 )
@@ -37,33 +38,59 @@ type scope struct {
 type memory struct {
 	settled  map[scope]string     // what was wanted when there was nothing to do
 	reported map[string]time.Time // by Op
+	// What is to be reported when there is nothing more to do, or after reportAfter: one change by others may be seen in
+	// parts.
+	undone []string
+	failed map[string]string // by Op
+	since  time.Time
 }
 
-// judge says what is to be reported after steps were made with the outcome o.
-func (m *memory) judge(wanted Wanted, found Found, steps []Step, o outcome, now time.Time) (reports []report) {
+// judge says what is to be reported after steps were made with the outcome o. In a further round of a comparison the
+// steps are for what the round before has made.
+func (m *memory) judge(wanted Wanted, found Found, steps []Step, o outcome, further bool, now time.Time) (reports []report) {
 	if m.settled == nil {
-		m.settled, m.reported = map[scope]string{}, map[string]time.Time{}
+		m.settled, m.reported, m.failed = map[scope]string{}, map[string]time.Time{}, map[string]string{}
 	}
 	maps.DeleteFunc(m.reported, func(_ string, at time.Time) bool { return now.Sub(at) >= reportAgain })
+	maps.DeleteFunc(m.failed, func(op, _ string) bool {
+		return !slices.ContainsFunc(o.failed, func(f failure) bool { return f.Op != nil && f.String() == op })
+	})
 	bases := found.bases(wanted)
-	var undone, failed []string
 	for _, s := range steps {
-		if !m.tells(s, bases, now) {
+		if further || !m.tells(s, bases, now) {
 			continue
 		}
 		if err := o.ofStep(s); err != nil {
-			failed = append(failed, fmt.Sprintf("%s: %v", found.was(s.Op), err))
+			m.failed[s.String()] = fmt.Sprintf("%s: %v", found.was(s.Op), err)
 		} else {
-			undone = append(undone, fmt.Sprintf("%s: %s", found.was(s.Op), s))
+			m.undone = append(m.undone, fmt.Sprintf("%s: %s", found.was(s.Op), s))
 		}
 	}
 	m.settle(bases, steps)
-	if len(undone) > 0 {
-		reports = append(reports, report{ReasonUndone, "changed by others and put back: " + joined(undone)})
+	return m.due(len(steps) == 0, now)
+}
+
+// due are the reports that need not wait.
+func (m *memory) due(quiet bool, now time.Time) (reports []report) {
+	switch {
+	case len(m.undone)+len(m.failed) == 0:
+		m.since = time.Time{}
+		return nil
+	case m.since.IsZero():
+		m.since = now
 	}
-	if len(failed) > 0 {
+	if !quiet && now.Sub(m.since) < reportAfter {
+		return nil
+	}
+	if len(m.undone) > 0 {
+		reports = append(reports, report{ReasonUndone, "changed by others and put back: " + joined(m.undone)})
+	}
+	if len(m.failed) > 0 {
+		failed := slices.Sorted(maps.Values(m.failed))
 		reports = append(reports, report{ReasonNotUndone, "changed by others and cannot be put back: " + joined(failed)})
 	}
+	m.undone, m.since = nil, time.Time{}
+	clear(m.failed)
 	return reports
 }
 

@@ -24,7 +24,7 @@ func TestMemory(t *testing.T) {
 				o.add(s, err)
 			}
 		}
-		reports := m.judge(wanted, found, steps, o, now)
+		reports := m.judge(wanted, found, steps, o, false, now)
 		if err == nil {
 			carry(&found, steps)
 		}
@@ -44,14 +44,19 @@ func TestMemory(t *testing.T) {
 	must("set up", pass(nil), "")
 	must("nothing to do", pass(nil), "")
 	found.Links[2].Group, found.Sysctls[forwardV4] = 0, "0"
-	must("changed", pass(nil), undone+"net/ipv4/ip_forward was 0: sysctl -w net/ipv4/ip_forward=1; eth1 was in group 0: ip link set dev eth1 group 28272\n")
+	must("changed", pass(nil), "")
+	must("put back", pass(nil), undone+"net/ipv4/ip_forward was 0: sysctl -w net/ipv4/ip_forward=1; eth1 was in group 0: ip link set dev eth1 group 28272\n")
 	found.Links[2].Group = 0
 	must("again", pass(nil), "")
+	must("still not", pass(nil), "")
 	now = now.Add(reportAgain)
 	found.Links[2].Group = 0
-	must("later", pass(nil), undone+"eth1 was in group 0: ip link set dev eth1 group 28272\n")
+	must("later", pass(nil), "")
+	must("put back later", pass(nil), undone+"eth1 was in group 0: ip link set dev eth1 group 28272\n")
 	found.Routes = nil
-	must("not undone", pass(errors.New("no buffer space")), ReasonNotUndone+": changed by others and cannot be put back: "+
+	broken := errors.New("no buffer space")
+	must("not undone", pass(broken), "")
+	must("not undone after a second", pass(broken), ReasonNotUndone+": changed by others and cannot be put back: "+
 		"table 1001 had no IPv4 default route: no buffer space; table 1001 had no IPv6 default route: no buffer space\n")
 	must("undone later", pass(nil), "")
 	must("as wanted", pass(nil), "")
@@ -62,6 +67,7 @@ func TestMemory(t *testing.T) {
 	must("something else is wanted", pass(nil), "")
 	must("as wanted", pass(nil), "")
 	found.Rules = nil
+	must("rules", pass(nil), "")
 	if got := pass(nil); strings.Count(got, "a rule was missing") != 3 {
 		t.Errorf("rules: %s", got)
 	}

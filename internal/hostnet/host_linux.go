@@ -264,12 +264,12 @@ func (h *Host) compareOnce() (o outcome) {
 	wanted := h.wanted()
 	unmanaged := h.unmanage(wanted.ENIs)
 	err := h.netns.Do(func(ns.NetNS) error {
-		for range maxRounds {
+		for round := range maxRounds {
 			found, steps, last, err := h.round(wanted)
 			if err != nil {
 				return err
 			}
-			h.tell(wanted, found, steps, last)
+			h.tell(wanted, found, steps, last, round > 0)
 			last.companions = found.companions(wanted.ENIs)
 			if o = last; !o.added(steps) {
 				h.note(found, &o)
@@ -311,9 +311,8 @@ func (h *Host) round(wanted Wanted) (found Found, steps []Step, o outcome, err e
 }
 
 // tell reports what others changed and what became of that.
-func (h *Host) tell(wanted Wanted, found Found, steps []Step, o outcome) {
-	reports := h.memory.judge(wanted, found, steps, o, time.Now())
-	for _, r := range reports {
+func (h *Host) tell(wanted Wanted, found Found, steps []Step, o outcome, further bool) {
+	for _, r := range h.memory.judge(wanted, found, steps, o, further, time.Now()) {
 		h.log.Warn("host network changed by others", "reason", r.reason, "message", r.message)
 		if h.report != nil {
 			h.report(r.reason, r.message)

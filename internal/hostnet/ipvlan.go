@@ -160,9 +160,6 @@ func (b *builder) parent(e ENI, link Link) {
 	if c.IPVlan != (IPVlanPort{}) {
 		b.add(SetIPVlanPort{c, IPVlanPort{}})
 	}
-	if !c.NoARP || c.IPVlan.Mode != IPVlanL2 { // the kernel makes all slaves ask when it leaves another mode
-		b.add(SetNoARP{c})
-	}
 	for _, s := range linkSysctls(c.Name) {
 		b.sysctl(s.Key, s.Value)
 	}
@@ -177,6 +174,9 @@ func (b *builder) parent(e ENI, link Link) {
 	}
 	if !c.Up {
 		b.add(SetUp{c})
+	}
+	if !c.NoARP || !c.Up || c.IPVlan.Mode != IPVlanL2 { // the kernel makes a slave ask when it comes up or leaves another mode
+		b.add(SetNoARP{c})
 	}
 	b.attach(c.Name, RoleCompanion, c.Index)
 	b.attach(link.Name, RoleIPVlanParent, link.Index)

@@ -41,11 +41,11 @@ func TestParentIsMadeInTwoRounds(t *testing.T) {
 	carry(&found, steps)
 	second := `ip address add 169.254.1.1/32 dev eth1 scope link nodad
 ip address del 10.0.0.2/32 dev eth1
-ip link set dev npc1 arp off
 ip link set dev npc1 mtu 1400
 ip address add 10.0.0.2/32 dev npc1 scope host nodad
 ip address add fd00::2/128 dev npc1 scope host nodad
 ip link set dev npc1 up
+ip link set dev npc1 arp off
 attach program companion to dev npc1
 attach program ipvlan-parent to dev eth1
 `
@@ -64,10 +64,10 @@ attach program ipvlan-parent to dev eth1
 	// Others' slaves change the port for all.
 	found.Links[3].IPVlan, found.Addrs[2] = IPVlanPort{Mode: 2, Flag: 1}, prefixes("10.0.0.3/24")
 	mustBuild(t, wanted, found, `ip link set dev npc1 type ipvlan mode l2 bridge
-ip link set dev npc1 arp off
 ip address add 10.0.0.3/32 dev npc1 scope host nodad
 ip address del 10.0.0.2/32 dev npc1
 ip address del fd00::2/128 dev npc1
+ip link set dev npc1 arp off
 set node addresses [10.0.0.3], by the node 10.0.0.3/32 169.254.20.10/32
 `)
 	wanted.ENIs = wanted.ENIs[:1]

@@ -165,7 +165,7 @@ func carry(found *Found, ops []Step) {
 		case SetMTU:
 			edit(o.Link.Index, func(l *Link) { l.MTU = o.MTU })
 		case SetUp:
-			edit(o.Link.Index, func(l *Link) { l.Up, l.Running = true, true })
+			edit(o.Link.Index, func(l *Link) { l.Up, l.Running, l.NoARP = true, true, false })
 		case SetRoute:
 			found.Routes = append(removed(found.Routes, func(r Route) bool {
 				return r.Table == o.Route.Table && familyOf(r.Gateway) == familyOf(o.Route.Gateway)
