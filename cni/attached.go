@@ -101,6 +101,17 @@ func lost(known []attached, state hostState) (found []attached) {
 	return found
 }
 
+// podLinks are the indices of the node's links that lead to pods.
+func podLinks(known []attached, state hostState) map[int]bool {
+	indices := make(map[int]bool, len(known))
+	for _, a := range known {
+		if l, there := state.links[a.wiring.hostLink()]; there {
+			indices[l.index] = true
+		}
+	}
+	return indices
+}
+
 // follow tells pods of addresses of the node, and of networks behind it, that are new, and has them forget former ones.
 func (c *Collector) follow(known []attached) error {
 	node, networks := c.server.nodeSide()

@@ -92,6 +92,8 @@ func (c *Collector) Sweep(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
+	links := podLinks(known, state)
+	s.podLinks.Store(&links)
 	errs = append(errs, c.restoreAll(lost(known, state)), c.follow(known))
 	if now.Sub(c.asserted) >= assertEvery {
 		first := c.asserted.IsZero()

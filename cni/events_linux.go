@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"syscall"
@@ -26,7 +27,7 @@ func (s *Server) subscribe() (events <-chan struct{}, stop func(), err error) {
 	signal, stopped, ended := make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		if err := receive(socket, signal, stopped); err != nil {
+		if err := s.receive(socket, signal, stopped); err != nil {
 			s.log.Error("changes to what pods need are no longer seen at once", "err", err)
 		}
 	}()
@@ -37,7 +38,7 @@ func (s *Server) subscribe() (events <-chan struct{}, stop func(), err error) {
 	}, nil
 }
 
-func receive(socket *nl.NetlinkSocket, signal chan<- struct{}, stopped <-chan struct{}) error {
+func (s *Server) receive(socket *nl.NetlinkSocket, signal chan<- struct{}, stopped <-chan struct{}) error {
 	for {
 		messages, _, err := socket.Receive()
 		select {
@@ -49,7 +50,7 @@ func receive(socket *nl.NetlinkSocket, signal chan<- struct{}, stopped <-chan st
 		if err != nil && !full {
 			return err
 		}
-		if !full && !concerns(messages) {
+		if !full && !concerns(messages, s.leadsToPod) {
 			continue
 		}
 		select {
@@ -59,9 +60,15 @@ func receive(socket *nl.NetlinkSocket, signal chan<- struct{}, stopped <-chan st
 	}
 }
 
+// leadsToPod says whether the link with the index led to a pod when the Collector last looked; before, all may.
+func (s *Server) leadsToPod(index int) bool {
+	links := s.podLinks.Load()
+	return links == nil || (*links)[index]
+}
+
 // concerns says whether messages tell of something that went, or of a change of the node's addresses. What is added harms
-// nobody, and every ADD adds.
-func concerns(messages []syscall.NetlinkMessage) bool {
+// nobody, and every ADD adds. Neighbours go all the time on other links than pods'.
+func concerns(messages []syscall.NetlinkMessage, leadsToPod func(index int) bool) bool {
 	for _, m := range messages {
 		switch m.Header.Type {
 		case unix.RTM_DELROUTE:
@@ -72,7 +79,12 @@ func concerns(messages []syscall.NetlinkMessage) bool {
 			if len(m.Data) >= unix.SizeofIfInfomsg && nl.DeserializeIfInfomsg(m.Data).Flags&unix.IFF_UP == 0 {
 				return true
 			}
-		case unix.RTM_DELNEIGH, unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		case unix.RTM_DELNEIGH:
+			// The index is after the family, struct ndmsg.
+			if len(m.Data) >= unix.SizeofNdMsg && leadsToPod(int(binary.NativeEndian.Uint32(m.Data[4:]))) {
+				return true
+			}
+		case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 			return true
 		}
 	}

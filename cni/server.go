@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -69,6 +70,8 @@ type Server struct {
 	locks  locks
 
 	records records
+	// podLinks are the indices of the node's links that lead to pods, as the Collector has seen them; nil until it has.
+	podLinks atomic.Pointer[map[int]bool]
 }
 
 // NewServer opens the node's namespace; Close releases it.

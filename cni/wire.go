@@ -132,6 +132,7 @@ func (s *Server) connect(ctx context.Context, n namespaces, r *record, lease Lea
 	if err := n.index(r); err != nil {
 		return err
 	}
+	s.podLinks.Store(nil) // of the pod's link the Collector has not seen
 	if err := s.records.write(*r); err != nil {
 		return err
 	}
