@@ -76,7 +76,10 @@ func (r *result) passed() int {
 	return n
 }
 
-func (r *result) green() bool { return len(r.wrong) == 0 && r.passed() == len(r.tests) }
+// green says that all went well, and that it was something.
+func (r *result) green() bool {
+	return len(r.wrong) == 0 && len(r.tests) > 0 && r.passed() == len(r.tests)
+}
 
 // cell says whether a feature works on the kernel; the reason belongs below the table.
 func (l lane) cell(r *result, f feature) (text, reason string, ok bool) {
@@ -146,6 +149,9 @@ func (l lane) report(to io.Writer, results []*result) bool {
 func summary(to io.Writer, r *result) bool {
 	for _, w := range r.wrong {
 		fmt.Fprintf(to, "%s: %s\n", r.kernel.name, w)
+	}
+	if len(r.tests) == 0 {
+		fmt.Fprintf(to, "%s: no test has run\n", r.kernel.name)
 	}
 	names := []string{}
 	for name, o := range r.tests {

@@ -134,4 +134,7 @@ func TestNoSkippedTestPasses(t *testing.T) {
 	if resultOf("6.1", "a", "--- SKIP: TestLazy (0.0s)", 0).green() {
 		t.Error("green")
 	}
+	if resultOf("6.1", "a", "testing: warning: no tests to run", 0).green() {
+		t.Error("green without a test")
+	}
 }
