@@ -154,7 +154,7 @@ func (n *node) toldSince(size int64) (warned, changes []string) {
 	}
 	for line := range strings.Lines(string(text[size:])) {
 		switch {
-		case strings.Contains(line, "level=WARN"):
+		case strings.Contains(line, "level=WARN"), strings.Contains(line, "level=ERROR"):
 			warned = append(warned, strings.TrimSpace(line))
 		case strings.Contains(line, "level=INFO"):
 			changes = append(changes, strings.TrimSpace(line))

@@ -73,7 +73,8 @@ func newRig(t *testing.T, s spec) *rig {
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, n := range r.nodes {
-				t.Logf("the log of the agent of %s ends:\n%s", n.Name(), tail(n.logFile(), 6000))
+				warned, _ := n.toldSince(0)
+				t.Logf("the agent of %s warned:\n%s\nits log ends:\n%s", n.Name(), strings.Join(warned, "\n"), tail(n.logFile(), 6000))
 			}
 		}
 	})
