@@ -193,6 +193,15 @@ func TestIPVlanIsKept(t *testing.T) {
 				return ignore(route("npc1", podIP+"/32", ""), unix.EEXIST) // CNI's
 			})
 			check(t, p.serves(t))
+			reported := func() bool {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				return len(p.reports) > 0
+			}
+			eventually(t, "report", func() bool { // with the first comparison that has nothing to do
+				p.host.compare()
+				return reported()
+			})
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			if len(p.reports) != 1 || !strings.Contains(p.reports[0].message, b.report) {
