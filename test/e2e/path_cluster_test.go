@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -26,7 +27,7 @@ type answer struct {
 func TestWholePath(t *testing.T) {
 	r := startRig(t)
 	r.Apply(t, appYAML)
-	r.WaitReady(t, "deployment/shop/web", "deployment/shop/catalog", "shop/client-n1", "shop/client-n2")
+	r.WaitReady(t, "deployment/shop/web", "deployment/shop/catalog", "shop/client-n1", "shop/client-n2", "shop/client-own")
 
 	t.Run("pods have addresses of ENIs", func(t *testing.T) {
 		for _, n := range r.Nodes() {
@@ -40,6 +41,7 @@ func TestWholePath(t *testing.T) {
 			}
 		}
 	})
+	t.Run("a pod has an ENI of its own and a port of the node", func(t *testing.T) { r.checkOwnENI(t) })
 	t.Run("nodes say how many pods fit", func(t *testing.T) { r.checkNodes(t) })
 	t.Run("Services answer by name and by address from both nodes", func(t *testing.T) {
 		var svc struct{ Spec struct{ ClusterIP string } }
@@ -81,6 +83,31 @@ func (r *rig) checkNodes(t *testing.T) {
 			}
 			time.Sleep(200 * time.Millisecond)
 		}
+	}
+}
+
+// checkOwnENI looks at a pod that asks by its annotation for an ENI of its own, from inside and by its host port.
+func (r *rig) checkOwnENI(t *testing.T) {
+	t.Helper()
+	n2 := r.Node(t, "n2")
+	var pods []struct{ Name, Datapath string }
+	out, err := n2.Command(t.Context(), filepath.Join(r.bin, "nearpath"), "get", "pods", "-o", "json").Output()
+	if err != nil || json.Unmarshal(out, &pods) != nil {
+		t.Fatalf("list the pods of n2: %v: %s", err, out)
+	}
+	for _, p := range pods {
+		if want := map[string]string{"client-own": "exclusive", "client-n2": "veth"}[p.Name]; want != "" && p.Datapath != want {
+			t.Errorf("%s has datapath %s, want %s", p.Name, p.Datapath, want)
+		}
+	}
+	r.callUntilBothNodes(t, "shop/client-own", "http://web/")
+	var node corev1.Node
+	r.Get(t, "node/n2", &node)
+	at := node.Status.Addresses[slices.IndexFunc(node.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Type == corev1.NodeInternalIP })]
+	out, err = r.Node(t, "n1").Command(t.Context(), filepath.Join(r.bin, "podapp"), "get", "http://"+at.Address+":8088/", "--timeout", "5s").CombinedOutput()
+	var a answer
+	if err != nil || json.Unmarshal(out, &a) != nil || a.Pod != "client-own" {
+		t.Errorf("the host port of client-own answers %s, %v", out, err)
 	}
 }
 
