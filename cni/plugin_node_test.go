@@ -183,4 +183,7 @@ func TestPluginAddWaitsForTheAgent(t *testing.T) {
 	if took := time.Since(began); err == nil || errors.Is(err, context.DeadlineExceeded) || took < 9*time.Second || took > 20*time.Second {
 		t.Errorf("after %s: %v", took, err)
 	}
+	if coded := new(types.Error); !errors.As(err, &coded) || coded.Code != types.ErrTryAgainLater {
+		t.Errorf("error is %v, want one of code %d", err, types.ErrTryAgainLater)
+	}
 }

@@ -36,3 +36,17 @@ func TestImports(t *testing.T) {
 		}
 	}
 }
+
+// What packages of the standard library do at start is paid, too. Those named do much of it, or bring
+// what a program that asks one question has no use for.
+func TestStandardImports(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if .Standard}}{{.ImportPath}}{{end}}", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range strings.FieldsSeq(string(out)) {
+		if slices.Contains([]string{"text/template", "html", "html/template", "encoding/xml", "go/build", "net/rpc", "testing", "expvar", "net/http/pprof", "database/sql"}, path) {
+			t.Errorf("nearpath-cni imports %s", path)
+		}
+	}
+}
