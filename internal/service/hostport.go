@@ -152,7 +152,7 @@ func (t *table) adoptHostPorts() {
 		}
 		port := portOf(f, b.Cluster[0])
 		name := port.ID.Service
-		t.services[name] = append(t.services[name], port)
+		t.put(name, append(t.services[name], port))
 		t.records[port.ID], t.owned[e.record], t.owners[f] = e.record, true, port.ID
 	}
 	for _, ports := range t.pods() {
@@ -163,12 +163,17 @@ func (t *table) adoptHostPorts() {
 // pods are the names of the pods that have host ports.
 func (t *table) pods() map[cluster.Name][]Port {
 	pods := map[cluster.Name][]Port{}
-	for name, ports := range t.services {
-		if isPod(name) {
-			pods[name] = ports
-		}
+	for name := range t.hosting {
+		pods[name] = t.services[name]
 	}
 	return pods
+}
+
+func (t *table) put(name cluster.Name, ports []Port) {
+	t.services[name] = ports
+	if isPod(name) {
+		t.hosting[name] = true
+	}
 }
 
 // conflict is the error for host ports of which one is somebody else's. Services are served wherever their nodes'

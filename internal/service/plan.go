@@ -82,6 +82,7 @@ type table struct {
 	frontends map[bpf.Frontend]entry
 	blocks    map[uint32]bpf.Block
 	services  map[cluster.Name][]Port
+	hosting   map[cluster.Name]bool // the pods among services
 	records   map[PortID]uint32
 	owners    map[bpf.Frontend]PortID
 	owned     map[uint32]bool           // the numbers in records
@@ -267,8 +268,9 @@ func (t *table) shrink(name cluster.Name, want []Port, claimed map[bpf.Frontend]
 	}
 	if len(want) == 0 {
 		delete(t.services, name)
+		delete(t.hosting, name)
 	} else {
-		t.services[name] = want
+		t.put(name, want)
 	}
 	return ops
 }

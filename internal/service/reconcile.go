@@ -311,6 +311,7 @@ func adopt(m Maps) (*table, error) {
 func newTable(records uint32) *table {
 	return &table{
 		frontends: map[bpf.Frontend]entry{}, blocks: map[uint32]bpf.Block{}, services: map[cluster.Name][]Port{},
+		hosting: map[cluster.Name]bool{},
 		records: map[PortID]uint32{}, owners: map[bpf.Frontend]PortID{}, owned: map[uint32]bool{},
 		adopted: map[uint32][]bpf.Frontend{}, max: records,
 	}
