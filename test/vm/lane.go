@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,6 +75,9 @@ func (o options) print(to, log io.Writer, kernel string, e plan.Event) {
 	}
 }
 
+// fine matches the lines of go test that say nothing of a failure.
+var fine = regexp.MustCompile(`^(\s*--- PASS: .*|=== .*|PASS)$`)
+
 // explain shows the ends of the logs of a kernel that failed.
 func (o options) explain(to io.Writer, k installed, log *os.File) {
 	files := []string{filepath.Join(o.logs, k.name+".console")}
@@ -87,6 +92,7 @@ func (o options) explain(to io.Writer, k installed, log *os.File) {
 		}
 		content = bytes.ReplaceAll(content, []byte("\r"), nil)
 		lines := strings.Split(strings.TrimSpace(string(content)), "\n")
+		lines = slices.DeleteFunc(lines, fine.MatchString)
 		if omitted := len(lines) - 60; omitted > 0 {
 			lines = append([]string{fmt.Sprintf("... %d lines", omitted)}, lines[omitted:]...)
 		}
