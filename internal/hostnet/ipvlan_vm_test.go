@@ -54,13 +54,11 @@ func newParentLab(t *testing.T) *parentLab {
 
 func (p *parentLab) start(t *testing.T) *Host {
 	t.Helper()
-	h := started(t, Config{NetNS: p.node.Path(), Programs: p.programs, Log: discard(), Report: func(reason, message string) {
+	return started(t, Config{NetNS: p.node.Path(), Programs: p.programs, Log: discard(), Report: func(reason, message string) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.reports = append(p.reports, report{reason, message})
-	}})
-	h.Want(theENI())
-	return h
+	}}, theENI())
 }
 
 // slave adds an ipvlan link to the ENI, in the namespace of the caller.

@@ -57,11 +57,14 @@ func (r *recorder) has(role Role, index int) bool {
 	return ok
 }
 
-// started runs the host of a configuration until the test ends.
-func started(t *testing.T, c Config) *Host {
+// started runs the host of a configuration, which wants the ENIs, until the test ends.
+func started(t *testing.T, c Config, enis ...ENI) *Host {
 	t.Helper()
 	h, err := New(c)
 	check(t, err)
+	for _, e := range enis {
+		h.Want(e)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- h.Run(ctx) }()
