@@ -27,7 +27,7 @@ func TestChurn(t *testing.T) {
 	n := r.nodes[0]
 	for _, d := range datapaths {
 		t.Run(d, func(t *testing.T) {
-			v := &verbs{node: n, rig: r, datapath: d}
+			v := &verbs{node: n, rig: r, datapath: d, moving: d == exclusive}
 			count := churned
 			workers := atATime
 			if d == exclusive { // shared ENIs have the other slots
