@@ -101,7 +101,7 @@ type feature struct {
 }
 
 var features = []feature{
-	{"programs load", []string{"bpf.TestConnectTCP", "bpf.TestAttachLink", "bpf.TestSourceGuard"}},
+	{"programs load", []string{"bpf.TestConnectTCP", "bpf.TestFromOutside", "bpf.TestSourceGuard"}},
 	{"socket hooks: TCP", []string{"bpf.TestConnectTCP", "bpf.TestMappedConnect", "bpf.TestRejectWithoutEndpoints"}},
 	{"socket hooks: UDP", []string{"bpf.TestUDP", "bpf.TestMappedUDP", "bpf.TestGetpeernameUDP"}},
 	{"Services change under load", []string{"bpf.TestAtomicPublish", "bpf.TestRestart", "bpf.TestRoomOfReplacedBlocks"}},
