@@ -132,8 +132,10 @@ func TestInstallWaitsForTheAgent(t *testing.T) {
 		_, err := h.install(t, agent.socket, "--wait", "1m")
 		done <- err
 	}()
-	for agent.asked.Load() < asked+2 {
-		time.Sleep(time.Millisecond)
+	for deadline := time.Now().Add(20 * time.Second); agent.asked.Load() < asked+2; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the agent is not asked")
+		}
 	}
 	if exists(h.list()) {
 		t.Error("the configuration is there before the agent is ready")
