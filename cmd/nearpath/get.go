@@ -113,7 +113,9 @@ type noun struct {
 
 var nouns = map[string]noun{
 	"pods": {"/v1/pods", "pods of this node with their addresses and ENIs", table("NAMESPACE\tNAME\tADDRESSES\tDATAPATH\tENI",
-		func(p podView) []any { return []any{p.Namespace, p.Name, strings.Join(p.Addresses, " "), p.Datapath, p.ENI} })},
+		func(p podView) []any {
+			return []any{p.Namespace, p.Name, strings.Join(p.Addresses, " "), p.Datapath, p.ENI}
+		})},
 	"services": {"/v1/services", "Service ports as the kernel has them", table("FRONTEND\tPROTOCOL\tKIND\tPOLICY\tRECORD\tBACKENDS",
 		func(s serviceView) []any {
 			return []any{s.Frontend, s.Protocol, s.Kind, s.Policy, s.Record, backendsText(s)}
