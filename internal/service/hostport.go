@@ -41,6 +41,8 @@ type ConflictError struct {
 	Frontend bpf.Frontend
 	// Owner has it; it is the zero value for a Service of before the agent's start whose name is not known yet.
 	Owner PortID
+
+	byKind bool // the owner's claim is of a kind that comes first
 }
 
 func (e *ConflictError) Error() string {
@@ -49,6 +51,8 @@ func (e *ConflictError) Error() string {
 		owner = e.Owner.String()
 	}
 	switch {
+	case e.byKind && !isPod(e.Wanted.Service):
+		why = " as another kind of address, which comes first"
 	case !isPod(e.Wanted.Service):
 		why = " and is older"
 	case !isPod(e.Owner.Service) || e.Owner == (PortID{}):

@@ -252,7 +252,6 @@ func TestServiceTakesHostPort(t *testing.T) {
 	}
 	step("with the Service", func(e *cluster.Edit) { e.PutService(webService(nodePort(30080))) }, 2, took)
 	wantHas(t, r, addrs("10.0.0.5"), ports, true) // two of them wait
-	wantHas(t, idle(t, m), addrs("10.0.0.5"), ports, false)
 	other := func(e *cluster.Edit) {
 		e.PutService(webService(func(s *cluster.Service) { s.Name.Name, s.ClusterIPs = "other", addrs("10.96.0.9") }))
 	}
@@ -303,6 +302,44 @@ func TestHostPortsSurviveRestart(t *testing.T) {
 	if len(m.blocks) != 2 {
 		t.Errorf("%d blocks, want those of the Service", len(m.blocks))
 	}
+}
+
+// TestTakenHostPortsSurviveRestart: a port that a Service has taken is in no map. A new agent knows that its pod waits for
+// it once it has been asked, before and after it has seen the Services, and serves it when the Service goes.
+func TestTakenHostPortsSurviveRestart(t *testing.T) {
+	t.Parallel()
+	m, store := newFakeMaps(), cluster.NewStore()
+	store.Update(func(e *cluster.Edit) { e.MarkSynced() })
+	old := idle(t, m)
+	pod, ports := addrs("10.0.0.5"), []HostPort{tcpPort("", 30080, 80), tcpPort("127.0.0.1", 30080, 81), tcpPort("", 8080, 80)}
+	if err := old.SetHostPorts(t.Context(), pod, ports); err != nil {
+		t.Fatal(err)
+	}
+	alone := m.serves()
+	store.Update(func(e *cluster.Edit) { e.PutService(webService(nodePort(30080))) })
+	if o := syncFull(old, store); o.failure() != nil || len(o.conflicts) != 2 {
+		t.Fatal(o)
+	}
+	beside := m.serves()
+
+	r := idle(t, m)
+	wantHas(t, r, pod, ports, true)
+	wantHas(t, r, pod, append([]HostPort{tcpPort("", 7070, 80)}, ports...), false) // nobody has that one
+	wantHas(t, r, pod, ports[:2], false)                                           // it has another
+	wantServed(t, "before the first sync", m, beside)
+	if o := syncFull(r, store); o.failure() != nil || len(o.conflicts) > 0 {
+		t.Fatalf("%+v", o)
+	}
+	wantHas(t, r, pod, ports, true)
+	wantServed(t, "after the first sync", m, beside)
+	if err := r.SetHostPorts(t.Context(), addrs("10.0.0.6"), ports[:1]); !errors.Is(err, ErrConflict) {
+		t.Errorf("for another pod: error %v, want a conflict", err)
+	}
+	store.Update(func(e *cluster.Edit) { e.DeleteService(web) })
+	if o := r.sync(cluster.Change{Snapshot: store.Snapshot(), Services: []cluster.Name{web}}); o.failure() != nil {
+		t.Fatal(o)
+	}
+	wantServed(t, "after the Service", m, alone)
 }
 
 // TestHostPortsOfBrokenBlocks: what does not look like a host port of ours is removed at the first sync.
@@ -385,6 +422,28 @@ func TestSetHostPortsWithoutPortsDoesNotWait(t *testing.T) {
 	wantServed(t, "after the address was used again", m, map[string]string{})
 }
 
+// conflicts says whether host ports must be refused to a pod: a Service serves one of them, there or on all addresses of
+// the node, or another pod was granted it, or it and all addresses meet.
+func (m *fakeMaps) conflicts(pod netip.Addr, want []Port, granted map[cluster.Name][]Port) bool {
+	for _, p := range want {
+		f := p.Frontends[0].Frontend
+		for _, at := range []bpf.Frontend{f, anyAddress(f)} {
+			if e, ok := m.frontends[at]; ok && e.kind != bpf.HostPort {
+				return true
+			}
+		}
+		for name, ports := range granted {
+			for _, q := range ports {
+				g := q.Frontends[0].Frontend
+				if name != podName(pod) && (f == g || f == anyAddress(g) || g == anyAddress(f)) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // TestReconcilerHostPortProperties changes Services and host ports at random, with writes that fail: a call that fails
 // changes nothing, and after a sync that did not fail everything is as wanted.
 func TestReconcilerHostPortProperties(t *testing.T) {
@@ -404,8 +463,16 @@ func TestReconcilerHostPortProperties(t *testing.T) {
 				if err != nil {
 					rt.Fatal(err)
 				}
-				if r.SetHostPorts(t.Context(), []netip.Addr{pod}, ports) == nil {
+				expected := m.conflicts(pod, want, pods)
+				failing := m.fail
+				switch err := r.SetHostPorts(t.Context(), []netip.Addr{pod}, ports); {
+				case err == nil && expected:
+					rt.Fatalf("%v for %s is granted, want a conflict", ports, pod)
+				case err == nil:
 					pods[podName(pod)], said[pod] = want, ports
+				case failing > 0 && m.fail == 0: // a write has failed
+				case !expected || !errors.Is(err, ErrConflict):
+					rt.Fatalf("%v for %s: error %v, want a conflict: %v", ports, pod, err, expected)
 				}
 			case "service":
 				store.Update(func(e *cluster.Edit) {

@@ -1,12 +1,10 @@
 package service
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/internal/cluster"
@@ -113,15 +111,15 @@ func (t *table) plan(want map[cluster.Name][]Port, full bool) (p Plan, refused [
 	} else {
 		want = t.concerned(want)
 	}
-	t.waiting = nil
-	names, claimed := inOrder(want), map[bpf.Frontend]bool{}
+	names := inOrder(want)
+	ports := make([]Port, 0, len(names))
 	for _, name := range names {
-		for _, port := range want[name] {
-			ops, errs := t.grow(port, want, claimed)
-			refused = append(refused, errs...)
-			if len(ops) > 0 {
-				p.Grow = append(p.Grow, ops)
-			}
+		ports = append(ports, want[name]...)
+	}
+	claimed, refused := t.claimAll(ports, want)
+	for _, port := range ports {
+		if ops := t.grow(port, claimed); len(ops) > 0 {
+			p.Grow = append(p.Grow, ops)
 		}
 	}
 	for _, name := range names {
@@ -169,53 +167,31 @@ func (t *table) concerned(want map[cluster.Name][]Port) map[cluster.Name][]Port 
 }
 
 // grow makes port served: its block first, then the frontends that point to it.
-func (t *table) grow(port Port, want map[cluster.Name][]Port, claimed map[bpf.Frontend]bool) (ops []Op, refused []error) {
-	record, err := t.recordOf(port)
-	if err != nil {
-		return nil, []error{err}
+func (t *table) grow(port Port, claimed map[bpf.Frontend]bool) (ops []Op) {
+	record, ok := t.records[port.ID]
+	if !ok {
+		return nil
 	}
 	if have, ok := t.blocks[record]; !ok || !sameBlock(have, port.Block) {
 		ops = append(ops, Publish{record, port.ID, port.Block})
 		t.blocks[record] = port.Block
 	}
 	for _, f := range port.Frontends {
-		if owner, ok := t.holder(port.ID, f.Frontend, want, claimed); ok {
-			refused = append(refused, &ConflictError{Wanted: port.ID, Frontend: f.Frontend, Owner: owner})
-			t.waiting = append(t.waiting, port.ID.Service)
+		if !claimed[f.Frontend] || t.owners[f.Frontend] != port.ID {
 			continue
 		}
-		claimed[f.Frontend] = true
-		t.owners[f.Frontend] = port.ID
 		if put := (entry{record, f.Kind}); t.frontends[f.Frontend] != put {
 			ops = append(ops, Put{f, record})
 			t.frontends[f.Frontend] = put
 		}
 	}
-	return ops, refused
+	return ops
 }
 
-// holder finds who keeps a frontend from a port, if anybody does. A host port also gives way to a Service that has the
-// port on all addresses of the node.
-func (t *table) holder(id PortID, f bpf.Frontend, want map[cluster.Name][]Port, claimed map[bpf.Frontend]bool) (PortID, bool) {
-	keeps := func(f bpf.Frontend) (PortID, bool) {
-		owner, ok := t.owners[f]
-		if !ok || owner == id {
-			return PortID{}, false
-		}
-		_, planned := want[owner.Service]
-		return owner, claimed[f] || !planned
-	}
-	if owner, ok := keeps(f); ok || !isPod(id.Service) {
-		return owner, ok
-	}
-	owner, ok := keeps(anyAddress(f))
-	return owner, ok && !isPod(owner.Service)
-}
-
-// recordOf finds the port's record: the one it has, the one an earlier agent gave its frontends, or a new one.
-func (t *table) recordOf(port Port) (uint32, error) {
-	if record, ok := t.records[port.ID]; ok {
-		return record, nil
+// giveRecord finds the port's record: the one it has, the one an earlier agent gave its frontends, or a new one.
+func (t *table) giveRecord(port Port) error {
+	if _, ok := t.records[port.ID]; ok {
+		return nil
 	}
 	record, ok := t.inherited(port)
 	switch {
@@ -227,11 +203,11 @@ func (t *table) recordOf(port Port) (uint32, error) {
 		record = t.next
 		t.next++
 	default:
-		return 0, fmt.Errorf("serve %s: %w: all %d records are in use", port.ID, bpf.ErrFull, t.max)
+		return fmt.Errorf("serve %s: %w: all %d records are in use", port.ID, bpf.ErrFull, t.max)
 	}
 	t.records[port.ID] = record
 	t.owned[record] = true
-	return record, nil
+	return nil
 }
 
 // inherited finds a record that an earlier agent gave this port and nobody else: another's frontends, or those of
@@ -241,7 +217,7 @@ func (t *table) inherited(port Port) (uint32, bool) {
 		return 0, false
 	}
 	foreign := func(f bpf.Frontend) bool {
-		return !slices.Contains(port.Frontends, Frontend{f, t.frontends[f].kind})
+		return t.owners[f] != port.ID || !slices.Contains(port.Frontends, Frontend{f, t.frontends[f].kind})
 	}
 	for _, f := range port.Frontends {
 		record := t.frontends[f.Frontend].record
@@ -319,23 +295,4 @@ func sameBlock(a, b bpf.Block) bool {
 	return slices.Equal(a.Cluster, b.Cluster) && slices.Equal(a.Local, b.Local) &&
 		a.InternalLocal == b.InternalLocal && a.InternalDrop == b.InternalDrop &&
 		a.ExternalLocal == b.ExternalLocal && a.ExternalDrop == b.ExternalDrop && a.NodeDNS == b.NodeDNS
-}
-
-// inOrder lists who has the first claim on a frontend first: Services by creation, the oldest first, then pods.
-func inOrder(m map[cluster.Name][]Port) []cluster.Name {
-	pod := func(name cluster.Name) int {
-		if isPod(name) {
-			return 1
-		}
-		return 0
-	}
-	created := func(name cluster.Name) (t time.Time) {
-		if ports := m[name]; len(ports) > 0 {
-			t = ports[0].Created
-		}
-		return t
-	}
-	return slices.SortedFunc(maps.Keys(m), func(a, b cluster.Name) int {
-		return cmp.Or(pod(a)-pod(b), created(a).Compare(created(b)), compareNames(a, b))
-	})
 }

@@ -108,19 +108,21 @@ func shown(kind bpf.FrontendKind, b bpf.Block) string {
 	return fmt.Sprintf("%s, %s", kind, describe(b))
 }
 
-// wanted renders what clients should see: of Services that claim one frontend, the oldest has it, and what a Service
-// has, a pod has not.
+// wanted renders what clients should see: of Services that claim one frontend, the one with a cluster IP there has it,
+// then the oldest, and what a Service has, a pod has not.
 func wanted(want map[cluster.Name][]Port) map[string]string {
 	out := map[string]string{}
-	for _, name := range inOrder(want) {
-		for _, p := range want[name] {
-			for _, f := range p.Frontends {
-				_, taken := out[f.String()]
-				if isPod(name) {
-					taken = taken || strings.HasPrefix(out[anyAddress(f.Frontend).String()], bpf.NodePort.String())
-				}
-				if !taken {
-					out[f.String()] = shown(f.Kind, p.Block)
+	for _, kinds := range [][]bpf.FrontendKind{{bpf.ClusterIP}, {bpf.NodePort}, {bpf.ExternalIP, bpf.LoadBalancer}, {bpf.HostPort}} {
+		for _, name := range inOrder(want) {
+			for _, p := range want[name] {
+				for _, f := range p.Frontends {
+					_, taken := out[f.String()]
+					if isPod(name) {
+						taken = taken || strings.HasPrefix(out[anyAddress(f.Frontend).String()], bpf.NodePort.String())
+					}
+					if !taken && slices.Contains(kinds, f.Kind) {
+						out[f.String()] = shown(f.Kind, p.Block)
+					}
 				}
 			}
 		}
@@ -151,6 +153,11 @@ func drawServices(t *rapid.T) map[cluster.Name][]Port {
 				nodePorts[at] = true
 				f := bpf.Frontend{Addr: netip.AddrPortFrom(wildcard(ip.Is6()), at), Protocol: 6}
 				p.Frontends = append(p.Frontends, Frontend{f, bpf.NodePort})
+			}
+			other := netip.MustParseAddr(rapid.SampledFrom([]string{"10.96.0.1", "10.96.0.2", "fd00:96::1", "203.0.113.1"}).Draw(t, "external"))
+			if other.Is6() == ip.Is6() && other != ip {
+				kind := rapid.SampledFrom([]bpf.FrontendKind{bpf.ExternalIP, bpf.LoadBalancer}).Draw(t, "kind")
+				p.Frontends = append(p.Frontends, Frontend{bpf.Frontend{Addr: netip.AddrPortFrom(other, port), Protocol: 6}, kind})
 			}
 			want[name] = append(want[name], p)
 		}
@@ -458,6 +465,72 @@ func TestPlanOldestHasTheAddress(t *testing.T) {
 	}
 	do(map[cluster.Name][]Port{young: youngPorts}, true)
 	serves("after the old one is gone", "10.0.0.2")
+}
+
+// TestPlanClusterIPComesFirst: nobody can take a Service's cluster IP by asking for it as an external address, however
+// old the asking one is, and whether both are new or one is there.
+func TestPlanClusterIPComesFirst(t *testing.T) {
+	t.Parallel()
+	at := func(name string, created int64, backend string, ip string, external ...string) (cluster.Name, []Port) {
+		svc := webService(func(s *cluster.Service) {
+			s.Name, s.Created = cluster.Name{Namespace: "shop", Name: name}, time.Unix(created, 0)
+			s.ClusterIPs, s.ExternalIPs = addrs(ip), addrs(external...)
+		})
+		return svc.Name, Select(svc, []*cluster.EndpointSlice{slice(endpoint(backend))}, thisNode)
+	}
+	thief, thiefPorts := at("a-thief", 1, "10.0.0.66", "10.96.0.6", "10.96.0.1")
+	owner, ownerPorts := at("owner", 2, "10.0.0.1", "10.96.0.1")
+	for name, steps := range map[string][]map[cluster.Name][]Port{
+		"at once":          {{thief: thiefPorts, owner: ownerPorts}},
+		"the older first":  {{thief: thiefPorts}, {owner: ownerPorts}},
+		"the owner first":  {{owner: ownerPorts}, {thief: thiefPorts}},
+		"the older again":  {{owner: ownerPorts}, {thief: thiefPorts}, {thief: thiefPorts}},
+		"the owner is new": {{thief: thiefPorts}, {owner: nil}, {owner: ownerPorts}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newFakeMaps()
+			tab := must(adopt(m))
+			var refused []error
+			for _, want := range steps {
+				var plan Plan
+				plan, refused = tab.plan(want, false)
+				for _, op := range append(slices.Concat(plan.Grow...), plan.Shrink...) {
+					if err := op.apply(m); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			want := map[string]string{
+				"10.96.0.1:80/6": "ClusterIP, cluster [10.0.0.1:8080]", "10.96.0.6:80/6": "ClusterIP, cluster [10.0.0.66:8080]",
+			}
+			if diff := cmp.Diff(want, m.serves()); diff != "" {
+				t.Errorf("served differs (-want +got):\n%s", diff)
+			}
+			const told = "serve shop/a-thief:80/TCP IPv4 at 10.96.0.1:80/6: shop/owner:80/TCP IPv4 has it as another kind of address, which comes first"
+			if len(refused) != 1 || refused[0].Error() != told {
+				t.Errorf("refused %v, want %s", refused, told)
+			}
+		})
+	}
+}
+
+// TestPlanWithoutRecordClaimsNothing: a port that no record is left for keeps no frontend from one that has a record.
+func TestPlanWithoutRecordClaimsNothing(t *testing.T) {
+	t.Parallel()
+	m := newFakeMaps()
+	m.records = 1
+	tab := must(adopt(m))
+	young := Select(webService(func(s *cluster.Service) { s.Created = time.Unix(2, 0) }), nil, thisNode)
+	if _, refused := tab.plan(map[cluster.Name][]Port{web: young}, false); len(refused) > 0 {
+		t.Fatal(refused)
+	}
+	old := cluster.Name{Namespace: "shop", Name: "old"}
+	ports := Select(webService(func(s *cluster.Service) { s.Name, s.Created = old, time.Unix(1, 0) }), nil, thisNode)
+	plan, refused := tab.plan(map[cluster.Name][]Port{old: ports}, false)
+	if len(plan.Grow)+len(plan.Shrink) > 0 || len(refused) != 1 || !errors.Is(refused[0], bpf.ErrFull) {
+		t.Errorf("planned %v and refused %v, want nothing but the old one's refusal", plan, refused)
+	}
 }
 
 // TestPlanKeepsRecords: a new agent goes on with the records it finds, so that nothing is written that is right already.

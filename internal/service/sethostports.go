@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/internal/cluster"
 )
 
@@ -119,8 +120,8 @@ func ofPods(refused []error, pods map[cluster.Name][]Port) error {
 }
 
 // HasHostPorts reports whether these are the host ports of the pod with these addresses: served, or waiting for a
-// Service to go. A port that a Service had taken when the agent started anew is not known any more; to set it again is
-// refused until the Service has gone.
+// Service to go. A port that a Service had taken when the agent started anew is in no map; the pod that says it has it
+// waits for it again from now on.
 func (r *Reconciler) HasHostPorts(pod []netip.Addr, ports []HostPort) (bool, error) {
 	want, err := podPorts(pod, ports)
 	if err != nil {
@@ -136,13 +137,59 @@ func (r *Reconciler) HasHostPorts(pod []netip.Addr, ports []HostPort) (bool, err
 	}
 	have := r.table.pods()
 	maps.Copy(have, r.wantPods())
-	same := func(a, b Port) bool { return a.ID == b.ID && sameBlock(a.Block, b.Block) }
+	if waits, known := r.table.waits(want, have); waits && !known {
+		return true, nil // it can only wait for a Service that has a name
+	} else if waits {
+		defer r.publishHosting()
+		// That they conflict is known. What else goes wrong is found by the next call.
+		if err := r.setPods(want); err != nil && !errors.Is(err, ErrConflict) {
+			return false, err
+		}
+		return true, nil
+	}
 	for name, list := range want {
-		if !slices.EqualFunc(list, have[name], same) {
+		if !slices.EqualFunc(list, have[name], samePort) {
 			return false, nil
 		}
 	}
 	return true, nil
+}
+
+func samePort(a, b Port) bool { return a.ID == b.ID && sameBlock(a.Block, b.Block) }
+
+// waits reports whether pods lack nothing of what they want but ports that Services have: an ADD was granted those before
+// a Service took them. A pod that has something else is none of them. Known says that all of these Services have been
+// seen since the agent's start.
+func (t *table) waits(want, have map[cluster.Name][]Port) (some, known bool) {
+	known = true
+	for name, list := range want {
+		for _, p := range have[name] {
+			if !slices.ContainsFunc(list, func(q Port) bool { return samePort(p, q) }) {
+				return false, false
+			}
+		}
+		for _, p := range list {
+			if slices.ContainsFunc(have[name], func(q Port) bool { return samePort(p, q) }) {
+				continue
+			}
+			owner, ok := t.serviceWith(p.Frontends[0].Frontend)
+			if !ok {
+				return false, false
+			}
+			some, known = true, known && owner != (PortID{})
+		}
+	}
+	return some, known
+}
+
+// serviceWith finds the Service that keeps pods from a frontend; one of before the agent's start has no name.
+func (t *table) serviceWith(f bpf.Frontend) (PortID, bool) {
+	for _, at := range []bpf.Frontend{f, anyAddress(f)} {
+		if owner, ok := t.ownerOf(at); ok && (owner == (PortID{}) || !isPod(owner.Service)) {
+			return owner, true
+		}
+	}
+	return PortID{}, false
 }
 
 // podPorts are the Ports that host ports are, for each address of a pod.
