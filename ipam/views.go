@@ -73,6 +73,7 @@ type KeptAddress struct {
 	Namespace, Name string
 	Addr            netip.Addr
 	Until           time.Time
+	Exclusive       bool // the pod is to have the whole ENI again
 }
 
 // Kept returns the addresses that are reserved for pods' names, by address.
@@ -82,7 +83,7 @@ func (p *Pool) Kept() []KeptAddress {
 	var list []KeptAddress
 	for _, a := range p.ledger.addrs {
 		if a.State == kept {
-			list = append(list, KeptAddress{a.Pod.Namespace, a.Pod.Name, a.Addr, a.Until})
+			list = append(list, KeptAddress{a.Pod.Namespace, a.Pod.Name, a.Addr, a.Until, p.ledger.enis[a.ENI].Purpose == exclusive})
 		}
 	}
 	slices.SortFunc(list, func(a, b KeptAddress) int { return a.Addr.Compare(b.Addr) })

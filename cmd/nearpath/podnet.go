@@ -26,7 +26,7 @@ func (a *agent) buildCNI(context.Context) (err error) {
 		ipvlan: hostnet.SupportsIPVlan, warn: a.events.Warn,
 	}
 	a.cni, err = cni.NewServer(cni.Config{
-		Addresses: poolAddresses{a.pool, a.keepFor, func() int { return a.live.Load().Pool.Exclusive.Max }, make(chan struct{}, 1)},
+		Addresses: poolAddresses{a.pool, a.keepFor, func() int { return a.live.Load().Pool.Exclusive.Max }, &places{}},
 		Pods: &kernelPods{
 			linked: links, programs: a.datapath, pods: a.datapath.Pods, ports: a.services,
 			warn: func(addrs []netip.Addr, reason, message string) {

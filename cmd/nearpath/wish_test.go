@@ -14,7 +14,6 @@ import (
 	"github.com/nearpath/nearpath/internal/agentapi"
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/internal/hostnet"
-	"github.com/nearpath/nearpath/ipam"
 )
 
 func TestChoose(t *testing.T) {
@@ -211,24 +210,5 @@ func TestWishTells(t *testing.T) {
 		if got := count(tt.parts...); got != tt.want {
 			t.Errorf("%d events with %q, want %d of %q", got, tt.parts, tt.want, w.events)
 		}
-	}
-}
-
-// TestRoomForExclusive: pods have no more ENIs of their own than the configuration allows, and one that has one keeps it.
-func TestRoomForExclusive(t *testing.T) {
-	t.Parallel()
-	a, b := ipam.Key{ContainerID: "a"}, ipam.Key{ContainerID: "b"}
-	leases := []ipam.Lease{{Key: a, Exclusive: true}, {Key: ipam.Key{ContainerID: "c"}}}
-	if err := roomFor(b, leases, 2); err != nil {
-		t.Error(err)
-	}
-	if err := roomFor(a, leases, 1); err != nil {
-		t.Error(err)
-	}
-	if err := roomFor(b, leases, 1); !errors.Is(err, ipam.ErrExhausted) || !strings.Contains(err.Error(), "pool.exclusive.max") {
-		t.Error(err)
-	}
-	if got := capacityOf(config{Pool: poolConfig{Exclusive: exclusiveConfig{Max: 1}}}, ipam.Capacity{Shared: 9, Exclusive: 3}); got != (ipam.Capacity{Shared: 9, Exclusive: 1}) {
-		t.Errorf("%+v", got)
 	}
 }
