@@ -27,23 +27,11 @@ func ignoredAnnotations(annotations map[string]string) (names []string) {
 	return names
 }
 
-// maxTold bounds how many pods are remembered as told; the API makes one event of many that are alike anyway.
-const maxTold = 1024
-
 // tellIgnored makes one event of all of the pod's annotations without effect.
 func (w *wisher) tellIgnored(p podFacts) {
 	names := ignoredAnnotations(p.annotations)
 	if len(names) == 0 {
 		return
 	}
-	w.mu.Lock()
-	known := slices.Contains(w.told, p.object.UID)
-	if !known {
-		w.told = append(w.told, p.object.UID)
-		w.told = w.told[max(0, len(w.told)-maxTold):]
-	}
-	w.mu.Unlock()
-	if !known {
-		w.warn(p.object, "AnnotationsIgnored", fmt.Sprintf("%s: no meaning here, and the pod is wired without; remove them", strings.Join(names, ", ")))
-	}
+	w.tell(p.object, "AnnotationsIgnored", fmt.Sprintf("%s: no meaning here, and the pod is wired without; remove them", strings.Join(names, ", ")))
 }

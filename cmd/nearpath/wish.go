@@ -37,7 +37,7 @@ type wisher struct {
 
 	mu       sync.Mutex // guards what follows
 	noIPVlan bool       // the node was told of
-	told     []string   // UIDs of pods that were told of annotations, the newest last
+	told     []toldPod  // who was told of what, the newest last
 }
 
 // Wish is what the pod's annotations, its RuntimeClass and the configuration ask for. See choose.
@@ -54,14 +54,41 @@ func (w *wisher) Wish(ctx context.Context, a cni.Attachment, annotations map[str
 		choice = choice.instead("the node's kernel has no ipvlan")
 	}
 	if choice.refused != "" {
-		w.warn(facts.object, "DatapathRefused", choice.refused)
+		w.tell(facts.object, "DatapathRefused", choice.refused)
 	}
 	w.tellIgnored(facts)
 	limits, err := cni.LimitsOf(facts.annotations, cni.Limits{})
 	if err != nil {
-		w.warn(facts.object, "BandwidthIgnored", err.Error())
+		w.tell(facts.object, "BandwidthIgnored", err.Error())
 	}
 	return cni.Wish{Datapath: choice.Datapath, Limits: limits}, nil
+}
+
+// A toldPod is a pod that was told of something, by its UID or else its name.
+type toldPod struct {
+	pod     cluster.Object
+	message string
+}
+
+// maxTold bounds how many are remembered; the API makes one event of many that are alike anyway.
+const maxTold = 1024
+
+// tell makes an event on a pod unless there was the same one before: an ADD may be repeated for a long time.
+func (w *wisher) tell(pod cluster.Object, reason, message string) {
+	key := toldPod{pod, reason + message}
+	if key.pod.UID != "" {
+		key.pod.Name = cluster.Name{}
+	}
+	w.mu.Lock()
+	known := slices.Contains(w.told, key)
+	if !known {
+		w.told = append(w.told, key)
+		w.told = w.told[max(0, len(w.told)-maxTold):]
+	}
+	w.mu.Unlock()
+	if !known {
+		w.warn(pod, reason, message)
+	}
 }
 
 // A choice is a datapath; explicit says that the pod asks for it by its annotation, and refused what to tell it if it
@@ -132,6 +159,8 @@ const (
 	podPatience = 5 * time.Second
 	// annotationSource is the kubelet's, among those that it gives the runtime: where it has a pod from.
 	annotationSource = "kubernetes.io/config.source"
+	// annotationMirror is the kubelet's on the object that it makes of a static pod.
+	annotationMirror = "kubernetes.io/config.mirror"
 )
 
 // A podFinder knows what is known of a pod.
@@ -181,13 +210,13 @@ func (f podFinder) await(ctx context.Context, ref cni.PodRef) (*cluster.Pod, err
 }
 
 // known finds the object of this very pod, and not of an earlier one of its name. A mirror of a static pod has another
-// UID, and the node as its owner.
+// UID, and says so.
 func (f podFinder) known(ref cni.PodRef) *cluster.Pod {
 	pod := f.store.Snapshot().Pod(cluster.Name{Namespace: ref.Namespace, Name: ref.Name})
 	if pod == nil || ref.Name == "" {
 		return nil
 	}
-	if pod.UID != "" && ref.UID != "" && pod.UID != ref.UID && pod.Owner.Kind != "Node" {
+	if _, mirror := pod.Annotations[annotationMirror]; pod.UID != "" && ref.UID != "" && pod.UID != ref.UID && !mirror {
 		return nil
 	}
 	return pod

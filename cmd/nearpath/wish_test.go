@@ -138,8 +138,7 @@ func TestWishWithoutAnObject(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		passed := map[string]string{annotationDatapath: "exclusive"}
-		mirror := aPod("proxy", "mirror", nil)
-		mirror.Owner.Kind = "Node"
+		mirror := aPod("proxy", "mirror", map[string]string{annotationMirror: "hash"})
 		for name, tt := range map[string]struct {
 			manifests   bool
 			pod         cni.Attachment
@@ -200,15 +199,41 @@ func TestWishTells(t *testing.T) {
 		want  int
 		parts []string
 	}{
-		{2, []string{"Pod shop/admin: DatapathRefused", "NET_ADMIN"}}, // the API counts equal ones
-		{2, []string{"Pod shop/admin: BandwidthIgnored", "ingress-bandwidth", "fast"}},
+		{1, []string{"Pod shop/admin: DatapathRefused", "NET_ADMIN"}},
+		{1, []string{"Pod shop/admin: BandwidthIgnored", "ingress-bandwidth", "fast"}},
 		{1, []string{"Pod shop/admin: AnnotationsIgnored: k8s.aliyun.com/network-priority, k8s.aliyun.com/pod-networks: "}},
 		{1, []string{"NoIPVlan", "network.datapath"}},
 		{0, []string{"plain"}},
-		{6, nil},
+		{4, nil},
 	} {
 		if got := count(tt.parts...); got != tt.want {
 			t.Errorf("%d events with %q, want %d of %q", got, tt.parts, tt.want, w.events)
 		}
+	}
+}
+
+// TestTellByName: pods without a UID are told by name, one pod of different things, and another pod of the name, too.
+func TestTellByName(t *testing.T) {
+	t.Parallel()
+	w := newWishTest(networkConfig{})
+	for range 2 {
+		for _, ref := range []cni.PodRef{{Name: "a"}, {Name: "b"}, {Name: "c", UID: "1"}, {Name: "c", UID: "2"}} {
+			w.tell(objectOf(ref), "First", "x")
+			w.tell(objectOf(ref), "Second", "x")
+		}
+	}
+	if len(w.events) != 8 {
+		t.Errorf("%d events, want 8: %q", len(w.events), w.events)
+	}
+}
+
+// TestNotAMirror: whoever names a node as a pod's controller does not make it the mirror of another pod.
+func TestNotAMirror(t *testing.T) {
+	t.Parallel()
+	owned := aPod("web", "old", nil)
+	owned.Owner.Kind = "Node"
+	w := newWishTest(networkConfig{}, owned)
+	if got := w.pods.known(attachmentOf("web", "new").Pod); got != nil {
+		t.Errorf("found %+v", got)
 	}
 }

@@ -24,8 +24,8 @@ type Pod struct {
 	HostNetwork bool
 	Owner       Owner // not read for publishing
 	Labels      map[string]string
-	// Annotations are those that nearpath reads: of k8s.aliyun.com and nearpath.io, and the two of kubernetes.io for
-	// bandwidth; for publishing, those of Meta.
+	// Annotations are those that nearpath reads: of k8s.aliyun.com and nearpath.io, and of kubernetes.io the two for
+	// bandwidth and that of mirrors; for publishing, those of Meta.
 	Annotations map[string]string
 	// RuntimeClass is spec.runtimeClassName, empty for the node's default; not read for publishing.
 	RuntimeClass string
@@ -172,7 +172,8 @@ func podAddrs(status *corev1.PodStatus) ([]netip.Addr, error) {
 // of Terway asks for and does not get can be named.
 func isRead(annotation string) bool {
 	return strings.HasPrefix(annotation, "k8s.aliyun.com/") || strings.HasPrefix(annotation, "nearpath.io/") ||
-		annotation == "kubernetes.io/ingress-bandwidth" || annotation == "kubernetes.io/egress-bandwidth"
+		annotation == "kubernetes.io/ingress-bandwidth" || annotation == "kubernetes.io/egress-bandwidth" ||
+		annotation == "kubernetes.io/config.mirror"
 }
 
 // internMap copies, so that the map it is given may go, and shares the strings: pods of a node have much in common.
