@@ -38,8 +38,10 @@ verify: generate ## fail if generated files, go.mod or formatting are stale, or 
 	$(GO) -C bench mod tidy -diff
 	@unformatted=$$($(GOFMT) -l $$(git ls-files '*.go')) || exit 1; \
 		[ -z "$$unformatted" ] || { echo "verify: run make fmt: $$unformatted"; exit 1; }
-	@# rapid discards a draw with Skip, too; there its T is called rt.
+	@large=$$(git ls-files -z | xargs -0 stat -c '%s %n' | awk '$$1 > 1048576') || exit 1; \
+		[ -z "$$large" ] || { echo "verify: tracked files above 1 MB: $$large"; exit 1; }
 	$(GO) vet -tags node,cluster,vm ./...
+	@# rapid discards a draw with Skip, too; there its T is called rt.
 	@git ls-files '*_test.go' | xargs grep -nE '\bt\.Skip(f|Now)?\(' /dev/null; \
 		[ $$? -ne 0 ] || { echo "verify: a skipped test proves nothing"; exit 1; }
 	@stale=$$(git status --porcelain -- bpf go.mod go.sum) || exit 1; \
