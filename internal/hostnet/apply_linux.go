@@ -175,7 +175,7 @@ func readAddrs(wanted Wanted, found *Found) error {
 			found.Loopback = append(found.Loopback, prefix)
 		}
 		_, companion := link.companionSlot()
-		eni := link.Group == LinkGroup || found.isENI(wanted, link.Index) // a former one, too
+		eni := link.Group == LinkGroup || slices.ContainsFunc(wanted.ENIs, link.isOf) // a former one, too
 		ofENI := eni && familyOf(prefix.Addr()) == IPv4 && (a.Scope == unix.RT_SCOPE_HOST || prefix.Addr() == noAddr)
 		if companion || ofENI || slices.Contains(uplinks, link) {
 			found.Addrs[link.Index] = append(found.Addrs[link.Index], prefix)

@@ -23,28 +23,35 @@ func managersOf(root string) Managers {
 }
 
 // RemoveDropIns removes our files below the root, and tells the managers.
-func RemoveDropIns(root string) error { return writeDropIns(root, nil) }
+func RemoveDropIns(root string) error {
+	changed, err := writeDropIns(root, nil)
+	_, told := reload(root, changed)
+	return errors.Join(err, told)
+}
 
-// unmanage keeps the managers off the wanted ENIs. It needs h.pass.
-func (h *Host) unmanage(enis []ENI) error {
+// unmanage keeps the managers off the ENIs. One that could not be told, as while the bus is not up yet, is told again
+// after the interval. It needs h.pass.
+func (h *Host) unmanage(macs []string, now time.Time) error {
 	if h.unmanaged == "" {
 		return nil
 	}
-	macs := make([]string, len(enis))
-	for i, e := range enis {
-		macs[i] = e.MAC
+	changed, err := writeDropIns(h.unmanaged, DropIns(macs, managersOf(h.unmanaged)))
+	if len(changed) == 0 && (len(h.untold) == 0 || now.Sub(h.lastTold) < h.interval) {
+		return err
 	}
-	return writeDropIns(h.unmanaged, DropIns(macs, managersOf(h.unmanaged)))
+	var told error
+	h.untold, told = reload(h.unmanaged, append(h.untold, changed...))
+	h.lastTold = now
+	return errors.Join(err, told)
 }
 
-// writeDropIns makes our files below the root what is wanted, and tells the managers whose files have changed.
-func writeDropIns(root string, wanted map[string]string) error {
+// writeDropIns makes our files below the root what is wanted. The managers are to be told of those that have changed.
+func writeDropIns(root string, wanted map[string]string) (changed []string, err error) {
 	have, err := ownDropIns(root)
 	if err != nil {
-		return fmt.Errorf("list drop-ins: %w", err)
+		return nil, fmt.Errorf("list drop-ins: %w", err)
 	}
 	var errs []error
-	var changed []string
 	for path, content := range wanted {
 		if have[path] == content {
 			continue
@@ -58,7 +65,7 @@ func writeDropIns(root string, wanted map[string]string) error {
 			errs = append(errs, os.Remove(filepath.Join(root, path)))
 		}
 	}
-	return errors.Join(append(errs, reload(root, changed))...)
+	return changed, errors.Join(errs...)
 }
 
 // ownDropIns are our files and their contents, by path below the root.
@@ -90,19 +97,23 @@ func ownDropIns(root string) (map[string]string, error) {
 const reloadPatience = time.Second
 
 // reload tells the managers that are running to read their files again: networkd heeds those of interfaces then (since
-// version 244), and those of itself when it starts, which is when it would delete rules. udev looks by itself.
-func reload(root string, changed []string) error {
+// version 244), and those of itself when it starts, which is when it would delete rules. udev looks by itself. What a
+// manager could not be told of is returned, once a path.
+func reload(root string, changed []string) (untold []string, err error) {
 	managers := managersOf(root)
 	bus := filepath.Join(root, "run/dbus/system_bus_socket")
-	below := func(dir string) bool {
-		return slices.ContainsFunc(changed, func(p string) bool { return strings.HasPrefix(p, dir) })
-	}
 	var errs []error
-	if managers.Networkd && below("run/systemd/") {
-		errs = append(errs, dbusCall(bus, reloadNetworkd, reloadPatience))
+	tell := func(runs bool, dir string, call dbusMethod) {
+		paths := slices.DeleteFunc(slices.Clone(changed), func(p string) bool { return !strings.HasPrefix(p, dir) })
+		if !runs || len(paths) == 0 {
+			return
+		}
+		if err := dbusCall(bus, call, reloadPatience); err != nil {
+			errs, untold = append(errs, err), append(untold, paths...)
+		}
 	}
-	if managers.NetworkManager && below("run/NetworkManager/") {
-		errs = append(errs, dbusCall(bus, reloadNetworkManager, reloadPatience))
-	}
-	return errors.Join(errs...)
+	tell(managers.Networkd, "run/systemd/", reloadNetworkd)
+	tell(managers.NetworkManager, "run/NetworkManager/", reloadNetworkManager)
+	slices.Sort(untold)
+	return slices.Compact(untold), errors.Join(errs...)
 }

@@ -124,23 +124,23 @@ func TestDropInsFollowTheENIs(t *testing.T) {
 	must(t, os.WriteFile(theirs, []byte("[Match]\n"), 0o644))
 	calls := bus(t, root, dbusReturn)
 	h := &Host{unmanaged: root, log: slog.New(slog.DiscardHandler)}
-	one := []ENI{{MAC: "00:16:3e:00:00:02", Slot: 1}}
-	must(t, h.unmanage(one))
+	one := []string{"00:16:3e:00:00:02"}
+	must(t, h.unmanage(one, time.Now()))
 	first, second := nextCall(t, calls), nextCall(t, calls)
 	if !strings.Contains(first, "org.freedesktop.network1.Manager") || !strings.Contains(second, "org.freedesktop.NetworkManager") || !strings.HasSuffix(second, "\x01\x00\x00\x00") {
 		t.Errorf("told %q, %q", first, second)
 	}
 	have, err := ownDropIns(root)
-	if diff := cmp.Diff(DropIns([]string{one[0].MAC}, Managers{true, true}), have); diff != "" || err != nil {
+	if diff := cmp.Diff(DropIns(one, Managers{true, true}), have); diff != "" || err != nil {
 		t.Error(diff, err)
 	}
-	must(t, h.unmanage(one))
+	must(t, h.unmanage(one, time.Now()))
 	select {
 	case c := <-calls:
 		t.Errorf("told without a change: %q", c)
 	default:
 	}
-	must(t, h.unmanage(nil))
+	must(t, h.unmanage(nil, time.Now()))
 	if have, err := ownDropIns(root); err != nil || len(have) != 1 || have[networkdConf] == "" {
 		t.Errorf("left: %v, %v", have, err)
 	}
@@ -161,12 +161,12 @@ func TestDropInsFollowTheENIs(t *testing.T) {
 func TestDropInsWithoutManagers(t *testing.T) {
 	root := t.TempDir()
 	h := &Host{unmanaged: root}
-	must(t, h.unmanage([]ENI{{MAC: "00:16:3e:00:00:02", Slot: 1}}))
+	must(t, h.unmanage([]string{"00:16:3e:00:00:02"}, time.Now()))
 	if entries, err := os.ReadDir(root); err != nil || len(entries) != 0 {
 		t.Errorf("made %v, %v", entries, err)
 	}
 	must(t, os.MkdirAll(filepath.Join(root, "run/systemd/netif"), 0o755))
-	if err := h.unmanage(nil); err == nil {
+	if err := h.unmanage(nil, time.Now()); err == nil {
 		t.Error("no error without a bus")
 	}
 	refusing := t.TempDir()
@@ -174,6 +174,28 @@ func TestDropInsWithoutManagers(t *testing.T) {
 	err := dbusCall(filepath.Join(refusing, "run/dbus/system_bus_socket"), reloadNetworkd, time.Second)
 	if err == nil || !strings.Contains(err.Error(), "the bus says bad") {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// A manager that could not be told is told again, after the interval, and once.
+func TestDropInsAreToldLater(t *testing.T) {
+	root, now := t.TempDir(), time.Now()
+	must(t, os.MkdirAll(filepath.Join(root, "run/systemd/netif"), 0o755))
+	h := &Host{unmanaged: root, interval: 10 * time.Second}
+	macs := []string{"00:16:3e:00:00:02"}
+	if err := h.unmanage(macs, now); err == nil {
+		t.Error("no error without a bus")
+	}
+	calls := bus(t, root, dbusReturn)
+	for _, after := range []time.Duration{5 * time.Second, 11 * time.Second, 22 * time.Second} {
+		must(t, h.unmanage(macs, now.Add(after)))
+		told := len(calls) == 1 // the call was answered
+		if due := after == 11*time.Second; told != due {
+			t.Errorf("after %v: told is %t", after, told)
+		}
+		if told {
+			nextCall(t, calls)
+		}
 	}
 }
 

@@ -43,6 +43,7 @@ type memory struct {
 	undone []string
 	failed map[string]string // by Op
 	since  time.Time
+	fights map[string]fight // by Op
 }
 
 // judge says what is to be reported after steps were made with the outcome o. In a further round of a comparison the
@@ -96,16 +97,22 @@ func (m *memory) due(quiet bool, now time.Time) (reports []report) {
 
 // tells says whether the step undoes what somebody has changed and is not reported yet.
 func (m *memory) tells(s Step, bases map[scope]string, now time.Time) bool {
-	if _, consequence := s.Op.(DeleteNeighbour); consequence {
-		return false
-	}
-	basis, ok := bases[scope{s.Part, s.MAC}]
-	_, recent := m.reported[s.String()]
-	if recent || !ok || m.settled[scope{s.Part, s.MAC}] != basis {
+	if _, recent := m.reported[s.String()]; recent || !m.undoes(s, bases) {
 		return false
 	}
 	m.reported[s.String()] = now
 	return true
+}
+
+// undoes says whether the step undoes what somebody has changed. Neighbours that are asked for again, and programs that
+// are taken off in case, are nobody's doing.
+func (m *memory) undoes(s Step, bases map[scope]string) bool {
+	switch s.Op.(type) {
+	case DeleteNeighbour, Detach:
+		return false
+	}
+	basis, ok := bases[scope{s.Part, s.MAC}]
+	return ok && m.settled[scope{s.Part, s.MAC}] == basis
 }
 
 // settle remembers the scopes that had no steps, and forgets those that are to be otherwise now.
@@ -138,6 +145,11 @@ func joined(texts []string) string {
 func (f Found) bases(wanted Wanted) map[scope]string {
 	node := fmt.Sprint(wanted.ENIs, wanted.Parents, wanted.NodeDNS, wanted.Egress, wanted.HostNetworks, f.Families, f.Uplinks, f.nodeAddrs())
 	bases := map[scope]string{{part: PartNode}: node, {part: PartEgress}: node, {part: PartRest}: node}
+	for _, mac := range wanted.Known {
+		if link, ok := f.link(func(l Link) bool { return l.has(mac) }); ok {
+			bases[scope{PartENI, mac}] = fmt.Sprint("not wanted ", link.Index) // or else, see below
+		}
+	}
 	for _, e := range wanted.ENIs {
 		link, ok := f.eniLink(e)
 		if !ok {

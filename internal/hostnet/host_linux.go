@@ -32,6 +32,9 @@ type Config struct {
 	Egress Egress
 	// HostNetworks are networks that pods of every datapath reach through the node.
 	HostNetworks []netip.Prefix
+	// ENIs are the MAC addresses of all secondary ENIs that are ours, wanted or not, see Wanted.Known; nil means that there
+	// are no others than the wanted ones. It is asked in each comparison, "" counts for nothing.
+	ENIs func() []string
 	// Programs are attached to links; nil means none.
 	Programs Programs
 	// Unmanage is the root of the node's file system, where drop-ins keep network managers off the ENIs, see DropIns; empty
@@ -53,6 +56,7 @@ type Host struct {
 	log      *slog.Logger
 	ready    chan struct{}
 
+	known        func() []string
 	programs     Programs
 	report       func(reason, message string)
 	unmanaged    string // root of the drop-ins
@@ -67,7 +71,11 @@ type Host struct {
 	node        *SetNode     // what the programs were told
 	nodeTold    time.Time
 	attached    []Attachment // after the last comparison
+	detached    map[Attachment]bool
 	memory      memory
+	again       time.Duration // until what was held back is due; 0: nothing was
+	untold      []string      // paths of drop-ins that a manager was not told of
+	lastTold    time.Time     // when that was tried
 
 	mu         sync.Mutex // guards what follows
 	enis       map[string]ENI
@@ -97,7 +105,8 @@ func New(c Config) (*Host, error) {
 	}
 	return &Host{
 		netns: netns, interval: cmp.Or(c.Interval, 10*time.Second), log: c.Log, ready: make(chan struct{}),
-		programs: c.Programs, report: c.Report, unmanaged: c.Unmanage, hostNetworks: c.HostNetworks, spreadIRQs: c.SpreadIRQs, root: "/", enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}),
+		known: c.ENIs, programs: c.Programs, report: c.Report, unmanaged: c.Unmanage, hostNetworks: c.HostNetworks, spreadIRQs: c.SpreadIRQs,
+		root: "/", detached: map[Attachment]bool{}, enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}),
 	}, nil
 }
 
@@ -168,6 +177,10 @@ func (h *Host) RemoveENI(_ context.Context, mac string) error {
 	return result.ofTable(table)
 }
 
+// Refresh is for a new ENI that Config.ENIs tells: when it returns, network managers have been told to leave it alone. Run
+// goes on trying.
+func (h *Host) Refresh() { h.compare() }
+
 // SetEgress changes how pods reach the outside, from now on. Connections to the outside that are open when the mode
 // changes break. The error is that of the way out alone; Run goes on trying.
 func (h *Host) SetEgress(e Egress) error {
@@ -209,10 +222,17 @@ func (h *Host) Run(ctx context.Context) error {
 		if result.of(PartNode) == nil {
 			h.closeReady()
 		}
-		if !wait(ctx, events, h.interval) {
+		if !wait(ctx, events, h.patience()) {
 			return nil
 		}
 	}
+}
+
+// patience is how long Run waits for an event.
+func (h *Host) patience() time.Duration {
+	h.pass.Lock()
+	defer h.pass.Unlock()
+	return min(h.interval, cmp.Or(h.again, h.interval))
 }
 
 func (h *Host) closeReady() {
@@ -262,10 +282,10 @@ const maxRounds = 2
 // compareOnce needs h.pass. A link that was added is looked at again, for what it needs beside.
 func (h *Host) compareOnce() (o outcome) {
 	wanted := h.wanted()
-	unmanaged := h.unmanage(wanted.ENIs)
+	unmanaged := h.unmanage(wanted.macs(), time.Now())
 	err := h.netns.Do(func(ns.NetNS) error {
 		for round := range maxRounds {
-			found, steps, last, err := h.round(wanted)
+			found, steps, last, err := h.round(wanted, round > 0)
 			if err != nil {
 				return err
 			}
@@ -288,8 +308,8 @@ func (h *Host) compareOnce() (o outcome) {
 	return o
 }
 
-// round reads, builds and applies once.
-func (h *Host) round(wanted Wanted) (found Found, steps []Step, o outcome, err error) {
+// round reads, builds and applies once. A further one is for what the round before has made.
+func (h *Host) round(wanted Wanted, further bool) (found Found, steps []Step, o outcome, err error) {
 	if found, err = read(wanted); err != nil {
 		return found, nil, o, err
 	}
@@ -302,6 +322,9 @@ func (h *Host) round(wanted Wanted) (found Found, steps []Step, o outcome, err e
 	}
 	h.readPrograms(wanted, &found, &o)
 	steps, o.absent = Build(wanted, found)
+	if !further {
+		steps, h.again = h.memory.hold(found.bases(wanted), found, steps, h.interval, time.Now())
+	}
 	for _, s := range steps {
 		h.log.Info("host network change", "op", s.String())
 	}
@@ -321,10 +344,14 @@ func (h *Host) tell(wanted Wanted, found Found, steps []Step, o outcome, further
 }
 
 func (h *Host) wanted() Wanted {
+	var known []string
+	if h.known != nil { // not under the lock: it has its own
+		known = slices.DeleteFunc(h.known(), func(mac string) bool { return mac == "" })
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return Wanted{
-		ENIs: sorted(slices.Collect(maps.Values(h.enis))), NodeDNS: h.dns, Egress: h.egress, Parents: slices.Clone(h.parents),
+		ENIs: sorted(slices.Collect(maps.Values(h.enis))), Known: known, NodeDNS: h.dns, Egress: h.egress, Parents: slices.Clone(h.parents),
 		HostNetworks: h.hostNetworks, SpreadIRQs: h.spreadIRQs,
 	}
 }

@@ -57,6 +57,9 @@ func (e ENI) Check() error {
 // Wanted is the state that the node should be in.
 type Wanted struct {
 	ENIs []ENI
+	// Known are the MAC addresses of all secondary ENIs that are ours, wanted or not: those that attach or detach, and those
+	// that a pod has, or will have, for itself. Their links are never the node's.
+	Known []string
 	// NodeDNS is the address of the node's DNS listener; the zero address means none.
 	NodeDNS netip.Addr
 	Egress  Egress
@@ -72,10 +75,10 @@ type Wanted struct {
 type Found struct {
 	Families []Family // those the kernel has
 	Links    []Link
-	// Uplinks are the indices of the links with the main table's default routes, the best first, wanted ENIs left out. A
+	// Uplinks are the indices of the links with the main table's default routes, the best first, our ENIs left out. A
 	// family without one is not in it.
 	Uplinks map[Family][]int
-	// ENIDefaults are the main table's default routes by links of wanted ENIs alone.
+	// ENIDefaults are the main table's default routes by links of our ENIs alone, see isENI.
 	ENIDefaults []MainRoute
 	Rules       []Rule  // ours only, without those for an address
 	Routes      []Route // ours only
@@ -87,6 +90,8 @@ type Found struct {
 	Stuck []Neighbour
 	// Attached are the programs that links have; nil if no programs are to be attached.
 	Attached map[Attachment]bool
+	// Detached are those that this process has taken off. A link may have one of an earlier process that is in neither.
+	Detached map[Attachment]bool
 	// Node is what the datapath was last told of the node; nil if nothing.
 	Node *SetNode
 	// NAT is what our nftables table does, nil if there is none. A table that somebody has changed is an empty NAT.
@@ -204,6 +209,7 @@ func Build(wanted Wanted, found Found) (steps []Step, absent []ENI) {
 			b.parent(e, link)
 		}
 	}
+	b.knownENIs(wanted)
 	b.part, b.mac = PartRest, ""
 	b.staleCompanions(wanted)
 	b.stalePodRules(wanted.ENIs)
@@ -238,15 +244,38 @@ func (f Found) eniLink(e ENI) (Link, bool) {
 	return f.link(func(l Link) bool { return l.isOf(e) })
 }
 
-func (l Link) isOf(e ENI) bool { return l.MAC == e.MAC && !slices.Contains(stackedKinds, l.Kind) }
+func (l Link) isOf(e ENI) bool { return l.has(e.MAC) }
+
+// has says whether the link is the interface with the MAC address; "" is none.
+func (l Link) has(mac string) bool {
+	return mac != "" && l.MAC == mac && !slices.Contains(stackedKinds, l.Kind)
+}
+
+// isEthernet says whether the link's packets have an Ethernet header, as far as its address tells: those of a tunnel have
+// none.
+func (l Link) isEthernet() bool { return len(l.MAC) == len("00:00:00:00:00:00") }
 
 // stackedKinds are kinds of links that have, or may have, the MAC address of the link below.
 var stackedKinds = []string{kindIPVlan, "ipvtap", "vlan", "macvlan", "macvtap", "bridge", "bond", "team"}
 
-// isENI says whether the link is that of a wanted ENI.
+// isENI says whether the link is that of one of our ENIs, wanted or not.
 func (f Found) isENI(wanted Wanted, index int) bool {
 	l, ok := f.link(func(l Link) bool { return l.Index == index })
-	return ok && slices.ContainsFunc(wanted.ENIs, l.isOf)
+	return ok && (slices.ContainsFunc(wanted.ENIs, l.isOf) || slices.ContainsFunc(wanted.Known, l.has))
+}
+
+// wants says whether the ENI is wanted.
+func (w Wanted) wants(mac string) bool {
+	return slices.ContainsFunc(w.ENIs, func(e ENI) bool { return e.MAC == mac })
+}
+
+// macs are those of all our ENIs.
+func (w Wanted) macs() []string {
+	macs := slices.Clone(w.Known)
+	for _, e := range w.ENIs {
+		macs = append(macs, e.MAC)
+	}
+	return macs
 }
 
 func (f Found) uplinksOf(family Family) (links []Link) {
@@ -308,9 +337,9 @@ func (b *builder) staleGroups(wanted Wanted) {
 		return
 	}
 	for _, l := range b.found.Links {
-		if l.Group == LinkGroup && !b.found.isENI(wanted, l.Index) && !slices.Contains(uplinks, l) {
-			b.detach(l.Name, RoleUplink, l.Index)
-			b.detach(l.Name, RoleIPVlanParent, l.Index)
+		if l.Group == LinkGroup && !slices.ContainsFunc(wanted.ENIs, l.isOf) && !slices.Contains(uplinks, l) {
+			b.detachAny(l.Name, RoleUplink, l.Index)
+			b.detachAny(l.Name, RoleIPVlanParent, l.Index)
 			b.addrs(l, nil, b.found.Addrs[l.Index])
 			b.add(SetGroup{l, 0})
 		}
@@ -373,6 +402,17 @@ func (b *builder) eni(e ENI, link Link) {
 	}
 	b.mainRoutes(link)
 	b.defaultRoutes(e, link)
+}
+
+// knownENIs does for the ENIs that are not wanted what the node needs: they are none of its ways outside.
+func (b *builder) knownENIs(wanted Wanted) {
+	for _, mac := range wanted.Known {
+		link, ok := b.found.link(func(l Link) bool { return l.has(mac) })
+		if ok && !wanted.wants(mac) {
+			b.part, b.mac = PartENI, mac
+			b.mainRoutes(link)
+		}
+	}
 }
 
 // noAddr is of no machine. An ENI's link has it with scope link: requests for neighbours come from it then.

@@ -147,6 +147,38 @@ func TestBuildUngroupsFormerUplinks(t *testing.T) {
 	}
 }
 
+// Programs of an earlier process, which nobody can see, are taken off what leaves the group and what is an ENI now; and
+// none is put on what has no Ethernet header.
+func TestBuildDetachesWhatMayBeThere(t *testing.T) {
+	found := bareNode()
+	found.Attached = map[Attachment]bool{}
+	found.Links = append(found.Links, Link{Index: 4, Name: "eth3", MAC: "00:16:3e:00:00:09", Group: LinkGroup},
+		Link{Index: 5, Name: "eth4", MAC: "00:16:3e:00:00:0a"}, Link{Index: 6, Name: "wg0", Kind: "wireguard"})
+	found.Uplinks[IPv4] = []int{6, 2}
+	found.ENIDefaults = []MainRoute{{Family: IPv4, Link: 5, Priority: 5}}
+	wanted := twoENIs()
+	wanted.Known = []string{"00:16:3e:00:00:0a", "00:16:3e:00:00:02"}
+	steps, _ := Build(wanted, found)
+	for _, line := range []string{
+		"detach program uplink from dev eth3\n", "detach program ipvlan-parent from dev eth3\n", "detach program uplink from dev eth1\n",
+		"detach program uplink from dev eth4\n", "detach program uplink from dev wg0\n", "attach program uplink to dev eth0\n",
+		"ip route del default dev eth4 metric 5 proto 0\n",
+	} {
+		if strings.Count(text(steps), line) != 1 {
+			t.Errorf("%q is not there once in:\n%s", line, text(steps))
+		}
+	}
+	for _, line := range []string{"attach program uplink to dev wg0", "eth4 group", "dev eth4 up"} {
+		if strings.Contains(text(steps), line) {
+			t.Errorf("%q in:\n%s", line, text(steps))
+		}
+	}
+	carry(&found, steps)
+	if again, _ := Build(wanted, found); len(again) > 0 {
+		t.Errorf("still\n%s", text(again))
+	}
+}
+
 // carry makes the changes in the model, as the kernel would.
 func carry(found *Found, ops []Step) {
 	edit := func(index int, f func(*Link)) {
@@ -191,8 +223,13 @@ func carry(found *Found, ops []Step) {
 			edit(o.Link.Index, func(l *Link) { l.NoARP = true })
 		case Attach:
 			found.Attached[o.Attachment] = true
+			delete(found.Detached, o.Attachment)
 		case Detach:
 			delete(found.Attached, o.Attachment)
+			if found.Detached == nil {
+				found.Detached = map[Attachment]bool{}
+			}
+			found.Detached[o.Attachment] = true
 		case SetNode:
 			found.Node = &o
 		case DeleteMainRoute:
@@ -267,6 +304,9 @@ func TestBuildConverges(t *testing.T) {
 		found.Addrs[2] = rapid.SliceOfNDistinct(rapid.SampledFrom(prefixes("10.0.0.2/24", "10.0.0.3/24", "fd00::2/64")), 0, 3, rapid.ID).Draw(t, "addresses")
 		found.Addrs[3] = rapid.SliceOfNDistinct(rapid.SampledFrom(prefixes("10.0.0.2/32", "10.0.0.9/32", "169.254.1.1/32")), 0, 3, rapid.ID).Draw(t, "ENI's addresses")
 		found.ENIDefaults = []MainRoute{{Family: IPv4, Link: 3, Priority: 5}}
+		if rapid.Bool().Draw(t, "known") {
+			wanted.Known = []string{"00:16:3e:00:00:02", "00:16:3e:00:00:09", ""}
+		}
 		ops, _ := Build(wanted, found)
 		carry(&found, ops)
 		if slices.ContainsFunc(ops, func(s Step) bool { _, adds := s.Op.(AddCompanion); return adds }) {

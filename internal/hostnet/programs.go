@@ -100,9 +100,18 @@ func (b *builder) attach(name string, role Role, index int) {
 	}
 }
 
+// detach takes off what the link may have: nobody can tell whether there is one of an earlier process, so one that this
+// process has not taken off yet may be there.
 func (b *builder) detach(name string, role Role, index int) {
-	if a := (Attachment{role, index}); b.found.Attached[a] {
-		b.add(Detach{a, name})
+	if a := (Attachment{role, index}); b.found.Attached[a] || !b.found.Detached[a] {
+		b.detachAny(name, role, index)
+	}
+}
+
+// detachAny does so without a look.
+func (b *builder) detachAny(name string, role Role, index int) {
+	if b.found.Attached != nil {
+		b.add(Detach{Attachment{role, index}, name})
 	}
 }
 
@@ -119,18 +128,34 @@ func attachments(wanted Wanted, found Found) (list []Attachment) {
 	return list
 }
 
-// programs attaches the uplinks' and tells the datapath of the node, once its addresses are known.
+// programs attaches the uplinks', which expect an Ethernet header, takes them off the ENIs that were uplinks, and tells the datapath of the node, once its addresses are known.
 func (b *builder) programs(wanted Wanted) {
 	if b.found.Attached == nil {
 		return
 	}
 	for _, l := range b.found.uplinks() {
-		b.attach(l.Name, RoleUplink, l.Index)
+		if l.isEthernet() {
+			b.attach(l.Name, RoleUplink, l.Index)
+		} else {
+			b.detach(l.Name, RoleUplink, l.Index)
+		}
+	}
+	for _, l := range b.found.Links {
+		if b.found.isENI(wanted, l.Index) && !b.willDetach(Attachment{RoleUplink, l.Index}) {
+			b.detach(l.Name, RoleUplink, l.Index)
+		}
 	}
 	node := SetNode{Addrs: b.found.nodeAddrs(), Networks: b.found.hostNetworks(wanted)}
 	if len(node.Addrs) > 0 && (b.found.Node == nil || !b.found.Node.equal(node)) {
 		b.add(node)
 	}
+}
+
+func (b *builder) willDetach(a Attachment) bool {
+	return slices.ContainsFunc(b.steps, func(s Step) bool {
+		d, ok := s.Op.(Detach)
+		return ok && d.Attachment == a
+	})
 }
 
 // nodeAddrs are the addresses of the uplinks, IPv4 first, each family's in the order of the kernel.

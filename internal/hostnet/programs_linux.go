@@ -3,6 +3,8 @@ package hostnet
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -64,7 +66,7 @@ func (h *Host) readPrograms(wanted Wanted, found *Found, o *outcome) {
 		}
 		h.nodeTold = time.Now()
 	}
-	found.Node = h.node
+	found.Node, found.Detached = h.node, h.detached
 }
 
 // notePrograms remembers what the links and the datapath have now. It needs h.pass.
@@ -77,12 +79,17 @@ func (h *Host) notePrograms(found Found, steps []Step, o outcome) {
 		switch op := s.Op.(type) {
 		case Attach:
 			have[op.Attachment] = true
+			delete(h.detached, op.Attachment)
 		case Detach:
 			delete(have, op.Attachment)
+			h.detached[op.Attachment] = true
 		case SetNode:
 			h.node, h.nodeTold = &op, time.Now()
 		}
 	}
+	maps.DeleteFunc(h.detached, func(a Attachment, _ bool) bool {
+		return !slices.ContainsFunc(found.Links, func(l Link) bool { return l.Index == a.Index })
+	})
 	h.attached = h.attached[:0]
 	for a, ok := range have {
 		if ok {
