@@ -112,6 +112,7 @@ func (p *Pool) attach(ctx context.Context, e eni) error {
 	if err := p.moveENI(e.Token, ENIAttaching); err != nil {
 		return err
 	}
+	p.config.Links.ExpectENI(ctx, e.lease())
 	return p.callAttach(ctx, e)
 }
 

@@ -328,10 +328,18 @@ type fakeLinks struct {
 	mu     sync.Mutex // guards what follows
 	absent map[string]bool
 	wired  map[string]bool
+	// expected are those that ExpectENI was called for.
+	expected map[string]bool
 }
 
 func newFakeLinks() *fakeLinks {
-	return &fakeLinks{absent: map[string]bool{}, wired: map[string]bool{}}
+	return &fakeLinks{absent: map[string]bool{}, wired: map[string]bool{}, expected: map[string]bool{}}
+}
+
+func (f *fakeLinks) ExpectENI(_ context.Context, e LeaseENI) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.expected[e.MAC] = true
 }
 
 func (f *fakeLinks) EnsureENI(_ context.Context, e LeaseENI) error {

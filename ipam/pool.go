@@ -34,8 +34,11 @@ type Cloud interface {
 	UnassignIPs(ctx context.Context, eniID string, addrs []netip.Addr) error
 }
 
-// Links makes the node's side of ENIs. Both methods are idempotent.
+// Links makes the node's side of ENIs. All methods are idempotent.
 type Links interface {
+	// ExpectENI is called before an ENI, which Pool.ENIs tells with its MAC address, is attached: its link is to be kept from
+	// the programs that configure any link of a node.
+	ExpectENI(ctx context.Context, e LeaseENI)
 	// EnsureENI returns when the link of a shared ENI is up and routed. It is called before an address of the ENI is leased
 	// and never for an exclusive ENI.
 	EnsureENI(ctx context.Context, e LeaseENI) error

@@ -263,6 +263,37 @@ func TestLinkAbsentKeepsAddressesBack(t *testing.T) {
 	})
 }
 
+// An attacher notes what was so when an ENI was attached.
+type attacher struct {
+	*fakeCloud
+	attaching func()
+}
+
+func (a attacher) AttachENI(ctx context.Context, eniID, instanceID string) error {
+	a.attaching()
+	return a.fakeCloud.AttachENI(ctx, eniID, instanceID)
+}
+
+// The node is told of an ENI that the pool knows, with its MAC address, before its link can appear.
+func TestENIIsExpectedBeforeItIsAttached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := testConfig(t, newFakeCloud(1, 3))
+		links := newFakeLinks()
+		var p *Pool
+		c.Links, c.Cloud = links, attacher{newFakeCloud(1, 3), func() {
+			enis := p.ENIs()
+			links.mu.Lock()
+			defer links.mu.Unlock()
+			if len(enis) != 1 || enis[0].MAC == "" || !links.expected[enis[0].MAC] {
+				t.Errorf("ENIs %+v, expected %v", enis, links.expected)
+			}
+		}}
+		p = mustOpen(t, c)
+		defer start(t, p)()
+		mustAllocate(t, p, 1)
+	})
+}
+
 func TestSyncAdoptsAndForgets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cloud := newFakeCloud(3, 4)

@@ -389,6 +389,7 @@ func newLinks(seed uint64) *links {
 	return &links{rng: rand.New(rand.NewPCG(seed, 1)), ready: map[string]bool{}}
 }
 
+func (l *links) ExpectENI(context.Context, ipam.LeaseENI)           {}
 func (l *links) EnsureENI(_ context.Context, e ipam.LeaseENI) error { return l.set(e, true) }
 func (l *links) RemoveENI(_ context.Context, e ipam.LeaseENI) error { return l.set(e, false) }
 

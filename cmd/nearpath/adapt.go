@@ -16,6 +16,8 @@ import (
 // hostLinks lets the pool wire its ENIs.
 type hostLinks struct{ host *hostnet.Host }
 
+func (h hostLinks) ExpectENI(context.Context, ipam.LeaseENI) { h.host.Refresh() }
+
 func (h hostLinks) EnsureENI(ctx context.Context, e ipam.LeaseENI) error {
 	return h.host.EnsureENI(ctx, eniOf(e))
 }

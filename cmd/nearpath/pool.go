@@ -48,7 +48,7 @@ func (a *agent) connect(region string, metadata *aliyun.Metadata) (*aliyun.Clien
 func (a *agent) buildPool(context.Context) (err error) {
 	if a.host, err = hostnet.New(hostnet.Config{
 		NodeDNS: a.cfg.DNS.Address, Egress: keptEgress(a.cfg), SpreadIRQs: a.cfg.Pool.SpreadIRQs, Log: a.log,
-		HostNetworks: a.cfg.Network.HostNetworks, Programs: nodePrograms{a.datapath}, Report: a.warnNode,
+		HostNetworks: a.cfg.Network.HostNetworks, ENIs: a.poolMACs, Programs: nodePrograms{a.datapath}, Report: a.warnNode,
 		Unmanage: a.cfg.Network.HostRoot,
 	}); err != nil {
 		return err
@@ -82,6 +82,17 @@ func (a *agent) buildPool(context.Context) (err error) {
 	a.tasks = append(a.tasks, a.host, a.pool)
 	a.forADD = append(a.forADD, a.host, a.pool)
 	return nil
+}
+
+// poolMACs are those of all ENIs in the pool's journal, those that are not wired, not attached or a pod's own included.
+func (a *agent) poolMACs() (macs []string) {
+	if a.pool == nil { // not open yet
+		return nil
+	}
+	for _, e := range a.pool.ENIs() {
+		macs = append(macs, e.MAC)
+	}
+	return macs
 }
 
 // wiredBefore lists the ENIs whose routes are from an earlier agent. Pods go on using them: the host network must know
