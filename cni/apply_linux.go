@@ -126,7 +126,7 @@ func (n namespaces) undoOne(op Op) error {
 			return gone(netlink.NeighDel(AddNeighbour{Addr: o.Addr}.neighbour(l)))
 		})
 	case SetDown:
-		return withENI(o.MAC, netlink.LinkSetDown)
+		return withENI(o.MAC, o.Index, netlink.LinkSetDown)
 	case ReturnLink:
 		return n.returnLink(o)
 	case TidyLink:

@@ -15,7 +15,9 @@ type attached struct {
 	record   record // the zero value if there is none
 	leased   bool
 	recorded bool
-	pod      PodRef
+	// broken says that there is a record, but that it cannot be read: how the pod is wired, and where it is, is not known.
+	broken bool
+	pod    PodRef
 }
 
 func (a attached) name() string {
@@ -25,21 +27,30 @@ func (a attached) name() string {
 	return a.pod.Namespace + "/" + a.pod.Name
 }
 
-// vanished says whether the pod is gone: its namespace, and with it the links of a pair, one of which is on the node.
+// vanished says whether the pod is gone: its namespace, and with it the links of a pair, one of which is on the node. What
+// has become of that link is no sign as long as the namespace is there, or may be: the address is still in use.
 func (a attached) vanished(links map[string]linkState) bool {
-	if _, there := links[a.wiring.Key.HostLink()]; there {
+	if _, there := links[a.wiring.Key.HostLink()]; there || a.broken {
 		return false
 	}
-	return a.wiring.Datapath != IPVlan || !a.record.lives()
+	return !a.recorded || !a.record.lives()
 }
 
+// unlinked says whether somebody has deleted the link on the node of a pod that is there.
+func (a attached) unlinked(links map[string]linkState) bool {
+	_, there := links[a.wiring.hostLink()]
+	return !there && a.recorded && a.wiring.Datapath != IPVlan && a.record.Link != 0 && a.record.lives()
+}
+
+// combine is all that follows from a lease and a record, either of which may be absent. Without a record the datapath is not
+// known, unless the lease is of a whole ENI.
 func combine(k Key, lease Lease, leased bool, r record, recorded bool) attached {
 	if !recorded {
-		datapath := Veth
+		w := Wiring{Key: k, Lease: lease}
 		if lease.Exclusive {
-			datapath = Exclusive
+			w.Datapath = Exclusive
 		}
-		return attached{wiring: Wiring{Key: k, Datapath: datapath, Lease: lease}, leased: leased}
+		return attached{wiring: w, leased: leased}
 	}
 	if !leased {
 		lease = Lease{Addrs: r.Addrs, Slot: r.Slot, MAC: r.MAC, Exclusive: r.Datapath == Exclusive}
@@ -60,6 +71,7 @@ func (s *Server) attached() ([]attached, error) {
 		k := l.Attachment.Key
 		r, recorded := byKey[k]
 		a := combine(k, l.Lease, true, r, recorded)
+		a.broken = !recorded && s.records.has(k)
 		a.pod = l.Attachment.Pod
 		all = append(all, a)
 		delete(byKey, k)
@@ -74,7 +86,9 @@ func (s *Server) attached() ([]attached, error) {
 func (s *Server) attachedAs(k Key) (attached, bool) {
 	r, recorded := s.recordOf(k)
 	lease, leased := s.config.Addresses.Lookup(k)
-	return combine(k, lease, leased, r, recorded), recorded || leased
+	a := combine(k, lease, leased, r, recorded)
+	a.broken = !recorded && s.records.has(k)
+	return a, recorded || leased
 }
 
 // orphans lists what is there of pods that are gone.
@@ -99,17 +113,6 @@ func lost(known []attached, state hostState) (found []attached) {
 		}
 	}
 	return found
-}
-
-// podLinks are the indices of the node's links that lead to pods.
-func podLinks(known []attached, state hostState) map[int]bool {
-	indices := make(map[int]bool, len(known))
-	for _, a := range known {
-		if l, there := state.links[a.wiring.hostLink()]; there {
-			indices[l.index] = true
-		}
-	}
-	return indices
 }
 
 // follow tells pods of addresses of the node, and of networks behind it, that are new, and has them forget former ones.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -30,7 +31,12 @@ type Collector struct {
 	ready    chan struct{}
 
 	keys     Watch[Key]
+	unlinked Watch[Key]
+	told     map[Key]bool // unlinked, and reported
 	asserted time.Time
+
+	failure   string // what the last look failed with
+	failureAt time.Time
 }
 
 // NewCollector looks after every change that the kernel tells of, and every interval; zero means 5 seconds.
@@ -52,12 +58,28 @@ func (c *Collector) Run(ctx context.Context) error {
 	}
 	defer stop()
 	for {
-		if err := c.Sweep(ctx, time.Now()); err != nil && ctx.Err() == nil {
-			c.log.Warn("collection failed", "err", err)
+		now := time.Now()
+		if err := c.Sweep(ctx, now); ctx.Err() == nil {
+			c.complain(now, err)
 		}
 		if !wait(ctx, events, c.interval) {
 			return nil
 		}
+	}
+}
+
+// complain says once a minute what stays wrong.
+func (c *Collector) complain(now time.Time, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text == c.failure && now.Sub(c.failureAt) < time.Minute {
+		return
+	}
+	c.failure, c.failureAt = text, now
+	if err != nil {
+		c.log.Warn("collection failed", "err", err)
 	}
 }
 
@@ -85,6 +107,7 @@ func wait(ctx context.Context, events <-chan struct{}, interval time.Duration) b
 // use, Run included.
 func (c *Collector) Sweep(ctx context.Context, now time.Time) error {
 	s := c.server
+	changes := s.podLinks.look()
 	// Leases first: a pod added in between has a link and no lease here, which is no suspect.
 	known, err := s.attached()
 	errs := []error{err}
@@ -92,18 +115,40 @@ func (c *Collector) Sweep(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	links := podLinks(known, state)
-	s.podLinks.Store(&links)
+	s.podLinks.replace(changes, linksOf(known, state))
+	c.tellUnlinked(now, known, state)
 	errs = append(errs, c.restoreAll(lost(known, state)), c.follow(known))
 	if now.Sub(c.asserted) >= assertEvery {
 		first := c.asserted.IsZero()
 		c.asserted = now
 		errs = append(errs, c.assert(ctx, known, first))
 	}
-	for _, k := range c.keys.Observe(now, orphans(known, state.links)) {
+	due := c.keys.Observe(now, orphans(known, state.links))
+	for _, k := range slices.Concat(s.absent.due(now, state), due) {
 		errs = append(errs, c.collect(ctx, k))
 	}
 	return errors.Join(append(errs, c.tidy(state))...)
+}
+
+// tellUnlinked reports once of each pod that is there and has no link on the node for a while: the pod must be made anew,
+// which only its owner can do.
+func (c *Collector) tellUnlinked(now time.Time, known []attached, state hostState) {
+	names := map[Key]string{}
+	var keys []Key
+	for _, a := range known {
+		if a.unlinked(state.links) {
+			keys = append(keys, a.wiring.Key)
+			names[a.wiring.Key] = a.name()
+		}
+	}
+	told := map[Key]bool{}
+	for _, k := range c.unlinked.Observe(now, keys) {
+		told[k] = true
+		if !c.told[k] {
+			c.server.report("PodLinkDeleted", fmt.Sprintf("somebody deleted the link on the node of pod %s, which lacks connectivity until it is made anew", names[k]))
+		}
+	}
+	c.told = told
 }
 
 // restoreAll puts back what is missing of pods on the node, and reports it once.
@@ -150,6 +195,9 @@ func (c *Collector) restore(k Key) (bool, error) {
 // collect looks again when no verb is at work on the container.
 func (c *Collector) collect(ctx context.Context, k Key) error {
 	s := c.server
+	if s.absent.waits(k) {
+		return nil
+	}
 	release, ok := s.locks.try(k)
 	if !ok {
 		return nil

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 
 	"github.com/nearpath/nearpath/test/netlab"
@@ -40,7 +41,7 @@ func (w *world) awaitENIs(t *testing.T) {
 		check0(t, w.node.Do(func() error {
 			for i := 1; i <= wholeENIs; i++ {
 				hardware := must[net.HardwareAddr](t)(net.ParseMAC(mac(i)))
-				if l := must[netlink.Link](t)(findENI(hardware)); l != nil {
+				if l := must[netlink.Link](t)(findENI(hardware, 0)); l != nil {
 					back++
 				}
 			}
@@ -229,7 +230,7 @@ func TestCollectorTidiesReturnedENI(t *testing.T) {
 	w := newWorld(t)
 	hardware := must[net.HardwareAddr](t)(net.ParseMAC(mac(1)))
 	check0(t, w.node.Do(func() error {
-		return withENI(hardware, func(l netlink.Link) error {
+		return withENI(hardware, 0, func(l netlink.Link) error {
 			check0(t, netlink.LinkSetAlias(l, Key{"net", "gone", "eth0"}.Alias()))
 			check0(t, netlink.LinkSetName(l, "dev7"))
 			return netlink.LinkSetUp(l)
@@ -240,4 +241,102 @@ func TestCollectorTidiesReturnedENI(t *testing.T) {
 	check0(t, w.node.Do(func() error {
 		return withLink(nameOnHost(hardware), func(netlink.Link) error { return nil })
 	}))
+}
+
+// held is a world with a pod whose namespace has no path any more, and which a process holds until release is called.
+func held(t *testing.T) (w *world, k Key, reports func() []string, release func()) {
+	t.Helper()
+	w = newWorld(t)
+	pod, _ := w.addOn(t, Exclusive, "a")
+	open := must[ns.NetNS](t)(ns.GetNS(pod.Path()))
+	release = sync.OnceFunc(func() { check0(t, open.Close()) })
+	t.Cleanup(release)
+	check0(t, pod.Close())
+	var told []string
+	w.server.config.Report = func(reason, message string) { told = append(told, reason+": "+message) }
+	return w, Key{"net", "a", "eth0"}, func() []string { return told }, release
+}
+
+// A lease of an ENI is not given up before the ENI is on the node again, and that is told once.
+func TestDelWaitsForENI(t *testing.T) {
+	w, k, reports, release := held(t)
+	w.mustServe(t, request("DEL", "a", nil))
+	w.mustServe(t, request("DEL", "a", nil))
+	collector, now := NewCollector(w.server, 0), time.Now()
+	for _, later := range []time.Duration{0, secondLook, 2 * secondLook, 3 * secondLook} {
+		check0(t, collector.Sweep(t.Context(), now.Add(later)))
+		if _, leased := w.addresses.Lookup(k); !leased || w.pods.count() != 0 {
+			t.Fatalf("after %s: leased %v, %d entries", later, leased, w.pods.count())
+		}
+	}
+	if got := reports(); len(got) != 1 || !strings.HasPrefix(got[0], "ENINotReturned: ENI "+mac(1)) {
+		t.Errorf("reports are %v", got)
+	}
+	release()
+	w.awaitENIs(t)
+	check0(t, collector.Sweep(t.Context(), now.Add(3*secondLook)))
+	w.wantNothingLeft(t)
+	if got := reports(); len(got) != 1 {
+		t.Errorf("reports are %v", got)
+	}
+}
+
+// An ENI that does not come back, because it was detached by hand, does not keep its lease for ever.
+func TestDelGivesENIUp(t *testing.T) {
+	w, k, reports, release := held(t)
+	w.mustServe(t, request("DEL", "a", nil))
+	collector, now := NewCollector(w.server, 0), time.Now()
+	check0(t, collector.Sweep(t.Context(), now.Add(eniReturn-time.Second)))
+	if _, leased := w.addresses.Lookup(k); !leased {
+		t.Error("given up too early")
+	}
+	check0(t, collector.Sweep(t.Context(), now.Add(eniReturn)))
+	if got := reports(); len(got) != 2 || !strings.Contains(got[1], "is given up") {
+		t.Errorf("reports are %v", got)
+	}
+	release()
+	w.awaitENIs(t)
+	w.wantNothingLeft(t)
+}
+
+// A pod that is there keeps its address, and its ENI, when somebody deletes its link on the node.
+func TestCollectorKeepsUnlinked(t *testing.T) {
+	for _, datapath := range []Datapath{Veth, Exclusive} {
+		t.Run(string(datapath), func(t *testing.T) {
+			w := newWorld(t)
+			pod, _ := w.addOn(t, datapath, "a")
+			k := Key{"net", "a", "eth0"}
+			var reports []string
+			w.server.config.Report = func(reason, _ string) { reports = append(reports, reason) }
+			check0(t, w.node.Do(func() error { return withLink(k.HostLink(), netlink.LinkDel) }))
+			collector, now := NewCollector(w.server, 0), time.Now()
+			for _, later := range []time.Duration{0, secondLook, 2 * secondLook} {
+				check0(t, collector.Sweep(t.Context(), now.Add(later)))
+			}
+			if _, leased := w.addresses.Lookup(k); !leased || w.pods.count() != 1 || !slices.Equal(reports, []string{"PodLinkDeleted"}) {
+				t.Errorf("leased %v, %d entries, reports %v", leased, w.pods.count(), reports)
+			}
+			w.mustServe(t, request("DEL", "a", pod))
+			w.wantNothingLeft(t)
+		})
+	}
+}
+
+// A pod may make a link with the address of its ENI: it is not taken for the ENI.
+func TestDelReturnsTheRightLink(t *testing.T) {
+	w := newWorld(t)
+	pod := must[*netlab.NetNS](t)(w.lab.NetNS("a"))
+	mine := func(i int) *netlink.Veth {
+		a := netlink.NewLinkAttrs()
+		a.Name, a.HardwareAddr = fmt.Sprint("mine", i), must[net.HardwareAddr](t)(net.ParseMAC(mac(1)))
+		return &netlink.Veth{LinkAttrs: a, PeerName: fmt.Sprint("peer", i)}
+	}
+	// One before the ENI and one after it, in whichever order the kernel lists them.
+	check0(t, pod.Do(func() error { return netlink.LinkAdd(mine(0)) }))
+	w.mustServe(t, on(Exclusive, request("ADD", "a", pod)))
+	check0(t, pod.Do(func() error { return netlink.LinkAdd(mine(1)) }))
+	w.mustServe(t, request("DEL", "a", pod))
+	w.wantNothingLeft(t)
+	check0(t, pod.Do(func() error { return withLink("mine0", func(netlink.Link) error { return nil }) }))
+	check0(t, pod.Do(func() error { return withLink("mine1", func(netlink.Link) error { return nil }) }))
 }

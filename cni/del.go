@@ -2,6 +2,7 @@ package cni
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -37,23 +38,18 @@ func (s *Server) remove(ctx context.Context, a Attachment) error {
 func (s *Server) removeLocked(ctx context.Context, a Attachment) error {
 	r, known := s.recordOf(a.Key)
 	lease, leased := s.config.Addresses.Lookup(a.Key)
-	n, entry := s.approach(a, r, known)
+	n, entry, err := s.approach(a, r, known)
+	if err != nil {
+		return err
+	}
 	if n.pod != nil {
 		defer n.pod.Close()
 	}
-	w := r.wiring(lease)
-	w.Key = a.Key
-	switch {
-	case known && !leased:
-		w.Lease = Lease{Addrs: r.Addrs, Slot: r.Slot, MAC: r.MAC}
-	case leased && !known && lease.Exclusive:
-		w.Datapath = Exclusive
-	case !leased && !known:
-		addrs, err := addressesBehind(s.host, a.HostLink())
-		if err != nil {
+	w := combine(a.Key, lease, leased, r, known).wiring
+	if !leased && !known {
+		if w.Lease.Addrs, err = addressesBehind(s.host, a.HostLink()); err != nil {
 			return err
 		}
-		w.Lease.Addrs = addrs
 	}
 	entry.Addrs = w.Lease.Addrs
 	if err := s.dismantle(ctx, n, w, entry); err != nil {
@@ -76,33 +72,51 @@ func (s *Server) recordOf(k Key) (record, bool) {
 }
 
 // approach opens what can still be entered, and says what the datapath may know of the pod. The namespace may be gone: the
-// datapath also knows the pod by address.
-func (s *Server) approach(a Attachment, r record, known bool) (namespaces, PodEntry) {
-	n, entry := namespaces{host: s.host}, PodEntry{HostNSID: -1}
+// datapath also knows the pod by address. Only what is surely gone is left out; a DEL that fails is asked for again.
+func (s *Server) approach(a Attachment, r record, known bool) (namespaces, PodEntry, error) {
+	n, entry, path := namespaces{host: s.host}, PodEntry{HostNSID: -1}, a.NetNS
 	if known {
 		entry = r.entry()
 		entry.NetNS = ""
 		if r.lives() {
-			a.NetNS = r.NetNS
+			path = r.NetNS
 		}
 	}
-	if a.NetNS == "" {
-		return n, entry
+	if path == "" {
+		return n, entry, nil
 	}
-	pod, err := openPod(a.NetNS, s.host)
+	inode, there, err := namespaceAt(path)
 	if err != nil {
-		return n, entry // it is gone, or never was the pod's
+		return n, entry, err
 	}
-	inside, inode, err := namespaces{s.host, pod}.identify()
-	if err != nil || known && inode != r.Inode {
-		pod.Close()
-		return n, entry // it is another one by now
+	if !there || known && inode != r.Inode {
+		return n, entry, nil // it is gone, or another one by now
 	}
-	n.pod, entry.NetNS = pod, a.NetNS
+	pod, err := openPod(path, s.host)
+	if errors.Is(err, errNodesOwn) {
+		return n, entry, nil // it never was the pod's
+	}
+	if err != nil {
+		return n, entry, err
+	}
+	n.pod = pod
+	var now PodEntry // what a record would tell
+	if known {
+		inode, err = inodeOf(pod.Fd())
+	} else {
+		now, inode, err = n.identify()
+	}
+	if err != nil {
+		return namespaces{host: s.host}, entry, errors.Join(err, pod.Close())
+	}
+	if known && inode != r.Inode { // since just now
+		return namespaces{host: s.host}, entry, pod.Close()
+	}
+	entry.NetNS = path
 	if !known {
-		entry.NetNSCookie, entry.HostNSID = inside.NetNSCookie, inside.HostNSID
+		entry.NetNSCookie, entry.HostNSID = now.NetNSCookie, now.HostNSID
 	}
-	return n, entry
+	return n, entry, nil
 }
 
 // dismantle ends the traffic first, then has the datapath forget the pod, and gives the address up only when the kernel no
@@ -110,6 +124,9 @@ func (s *Server) approach(a Attachment, r record, known bool) (namespaces, PodEn
 func (s *Server) dismantle(ctx context.Context, n namespaces, w Wiring, entry PodEntry) error {
 	s.unlimit(ctx, n, w.Key)
 	quiet, rest := Unplan(w)
+	if w.Datapath != IPVlan && entry.Link != 0 { // an ENI's companion stays
+		s.podLinks.set(entry.Link, false)
+	}
 	if err := n.apply(quiet); err != nil {
 		return fmt.Errorf("unwire %s: %w", w.Key, err)
 	}
@@ -120,6 +137,9 @@ func (s *Server) dismantle(ctx context.Context, n namespaces, w Wiring, entry Po
 	}
 	if err := n.apply(rest); err != nil {
 		return fmt.Errorf("unwire %s: %w", w.Key, err)
+	}
+	if kept, err := s.keepWithENI(n, w); kept || err != nil {
+		return err
 	}
 	if err := s.records.remove(w.Key); err != nil {
 		return fmt.Errorf("remove record of %s: %w", w.Key, err)

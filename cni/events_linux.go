@@ -50,7 +50,7 @@ func (s *Server) receive(socket *nl.NetlinkSocket, signal chan<- struct{}, stopp
 		if err != nil && !full {
 			return err
 		}
-		if !full && !concerns(messages, s.leadsToPod) {
+		if !full && !concerns(messages, s.podLinks.has) {
 			continue
 		}
 		select {
@@ -60,10 +60,31 @@ func (s *Server) receive(socket *nl.NetlinkSocket, signal chan<- struct{}, stopp
 	}
 }
 
-// leadsToPod says whether the link with the index led to a pod when the Collector last looked; before, all may.
-func (s *Server) leadsToPod(index int) bool {
-	links := s.podLinks.Load()
-	return links == nil || (*links)[index]
+// concernsLink says whether a link of a pod went down, or an ENI came back that still has a pod's alias. Others' links go
+// up and down all the time, and so do links that a verb is at work on.
+func concernsLink(data []byte, leadsToPod func(index int) bool) bool {
+	m := nl.DeserializeIfInfomsg(data)
+	if m.Flags&unix.IFF_UP != 0 {
+		return false
+	}
+	if leadsToPod(int(m.Index)) {
+		return true
+	}
+	attrs, err := nl.ParseRouteAttr(data[unix.SizeofIfInfomsg:])
+	if err != nil {
+		return false
+	}
+	var name, alias string
+	for _, a := range attrs {
+		switch a.Attr.Type {
+		case unix.IFLA_IFNAME:
+			name = unix.ByteSliceToString(a.Value)
+		case unix.IFLA_IFALIAS:
+			alias = unix.ByteSliceToString(a.Value)
+		}
+	}
+	k, ours := keyOf(alias)
+	return ours && name != k.HostLink()
 }
 
 // concerns says whether messages tell of something that went, or of a change of the node's addresses. What is added harms
@@ -76,7 +97,7 @@ func concerns(messages []syscall.NetlinkMessage, leadsToPod func(index int) bool
 				return true
 			}
 		case unix.RTM_NEWLINK:
-			if len(m.Data) >= unix.SizeofIfInfomsg && nl.DeserializeIfInfomsg(m.Data).Flags&unix.IFF_UP == 0 {
+			if len(m.Data) >= unix.SizeofIfInfomsg && concernsLink(m.Data, leadsToPod) {
 				return true
 			}
 		case unix.RTM_DELNEIGH:

@@ -21,27 +21,55 @@ import (
 // stacked are the types of links that have the MAC address of another.
 var stacked = []string{"ipvlan", "ipvtap", "macvlan", "macvtap", "vlan", "bridge", "bond", "team"}
 
-func isENI(l netlink.Link, mac net.HardwareAddr) bool {
-	return bytes.Equal(l.Attrs().HardwareAddr, mac) && !slices.Contains(stacked, l.Type())
+// isENI goes by the permanent address where the device has one, for a pod may change the other, or make a link that has the
+// ENI's. Without one, a link of another index than the ENI is known to have is none; index 0 means that it is not known.
+func isENI(l netlink.Link, mac net.HardwareAddr, index int) bool {
+	a := l.Attrs()
+	if slices.Contains(stacked, l.Type()) {
+		return false
+	}
+	if len(a.PermHWAddr) > 0 {
+		return bytes.Equal(a.PermHWAddr, mac)
+	}
+	return bytes.Equal(a.HardwareAddr, mac) && (index == 0 || a.Index == index)
 }
 
 // findENI finds the link of an ENI in the namespace of the calling thread, nil if it is not there.
-func findENI(mac net.HardwareAddr) (netlink.Link, error) {
+func findENI(mac net.HardwareAddr, index int) (netlink.Link, error) {
 	links, err := netlinksafe.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
+	return pickENI(links, mac, index), nil
+}
+
+// pickENI prefers a link that has the address for good.
+func pickENI(links []netlink.Link, mac net.HardwareAddr, index int) (found netlink.Link) {
 	for _, l := range links {
-		if isENI(l, mac) {
-			return l, nil
+		if !isENI(l, mac, index) {
+			continue
+		}
+		if len(l.Attrs().PermHWAddr) > 0 {
+			return l
+		}
+		if found == nil {
+			found = l
 		}
 	}
-	return nil, nil
+	return found
+}
+
+// addressOfENI is the permanent one, where the device has one.
+func addressOfENI(a *netlink.LinkAttrs) net.HardwareAddr {
+	if len(a.PermHWAddr) > 0 {
+		return a.PermHWAddr
+	}
+	return a.HardwareAddr
 }
 
 // withENI does nothing if the ENI is not in the namespace of the calling thread.
-func withENI(mac net.HardwareAddr, f func(netlink.Link) error) error {
-	l, err := findENI(mac)
+func withENI(mac net.HardwareAddr, index int, f func(netlink.Link) error) error {
+	l, err := findENI(mac, index)
 	if l == nil || err != nil {
 		return err
 	}
@@ -70,7 +98,7 @@ func awaitENI(ctx context.Context, host ns.NetNS, mac net.HardwareAddr) error {
 			if !ok {
 				return errors.New("watch of links ended")
 			}
-			if u.Header.Type == unix.RTM_NEWLINK && isENI(u.Link, mac) {
+			if u.Header.Type == unix.RTM_NEWLINK && isENI(u.Link, mac, 0) {
 				return nil
 			}
 		case <-ctx.Done():
@@ -111,7 +139,7 @@ func (n namespaces) addIPVlan(o AddIPVlan) error {
 
 // moveLink runs on the host.
 func (n namespaces) moveLink(o MoveLink) error {
-	l, err := findENI(o.MAC)
+	l, err := findENI(o.MAC, 0)
 	if err != nil {
 		return err
 	}
@@ -141,9 +169,13 @@ func (n namespaces) moveLink(o MoveLink) error {
 	})
 }
 
-// strip takes from an ENI what was a pod's. Its addresses and what hangs on it go with the namespace.
+// strip takes from an ENI what was a pod's. Its addresses and what hangs on it go with the namespace. The VPC drops what
+// comes from another MAC address than the ENI's.
 func strip(l netlink.Link, name string) error {
 	err := errors.Join(netlink.LinkSetDown(l), netlink.LinkSetAlias(l, ""))
+	if own := addressOfENI(l.Attrs()); err == nil && !bytes.Equal(own, l.Attrs().HardwareAddr) {
+		err = netlink.LinkSetHardwareAddr(l, own)
+	}
 	if err == nil && l.Attrs().Name != name {
 		err = netlink.LinkSetName(l, name)
 	}
@@ -152,7 +184,7 @@ func strip(l netlink.Link, name string) error {
 
 // returnLink runs in the pod.
 func (n namespaces) returnLink(o ReturnLink) error {
-	return withENI(o.MAC, func(l netlink.Link) error {
+	return withENI(o.MAC, o.Index, func(l netlink.Link) error {
 		if err := strip(l, o.Name); err != nil {
 			return err
 		}
@@ -162,7 +194,7 @@ func (n namespaces) returnLink(o ReturnLink) error {
 
 // tidy leaves an ENI alone that has no alias of ours: it came back as new, or is the node's.
 func (o TidyLink) tidy() error {
-	return withENI(o.MAC, func(l netlink.Link) error {
+	return withENI(o.MAC, 0, func(l netlink.Link) error {
 		if _, ours := keyOf(l.Attrs().Alias); !ours {
 			return nil
 		}

@@ -16,6 +16,9 @@ import (
 // specification 1.1.0, section 2, ADD).
 var errInterfaceExists = errors.New("the container already has an interface of that name")
 
+// errNodesOwn says that a container's network namespace is the node's.
+var errNodesOwn = errors.New("network namespace is the node's own")
+
 // openHost opens the node's network namespace; an empty path is that of the process.
 func openHost(path string) (ns.NetNS, error) {
 	open := ns.GetCurrentNS
@@ -37,7 +40,7 @@ func openPod(path string, host ns.NetNS) (ns.NetNS, error) {
 	}
 	same, err := sameFile(pod.Fd(), host.Fd())
 	if err == nil && same {
-		err = fmt.Errorf("network namespace %s is the node's own", path)
+		err = fmt.Errorf("%s: %w", path, errNodesOwn)
 	}
 	if err != nil {
 		return nil, errors.Join(err, pod.Close())
@@ -63,11 +66,26 @@ func inodeOf(fd uintptr) (uint64, error) {
 	return stat.Ino, nil
 }
 
-// lives says whether the record's namespace is still at its path.
+// lives says whether the record's namespace is still at its path, or whether that cannot be told.
 func (r record) lives() bool {
+	inode, there, err := namespaceAt(r.NetNS)
+	return err != nil || there && inode == r.Inode
+}
+
+// namespaceAt returns the inode of the namespace at a path. That there is none is no error; that it cannot be told is.
+func namespaceAt(path string) (inode uint64, there bool, err error) {
 	var stat unix.Stat_t
 	var system unix.Statfs_t
-	return unix.Stat(r.NetNS, &stat) == nil && stat.Ino == r.Inode && unix.Statfs(r.NetNS, &system) == nil && system.Type == unix.NSFS_MAGIC
+	if err = unix.Stat(path, &stat); err == nil {
+		err = unix.Statfs(path, &system)
+	}
+	switch {
+	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ESRCH):
+		return 0, false, nil
+	case err != nil:
+		return 0, false, fmt.Errorf("look for network namespace %s: %w", path, err)
+	}
+	return stat.Ino, system.Type == unix.NSFS_MAGIC, nil
 }
 
 // prepare makes sure that the pod has no such interface, gives the node's namespace a number in the pod's, and reads the

@@ -101,11 +101,15 @@ type (
 		Addr netip.Addr
 	}
 	// SetDown takes the pod's ENI down, so that it carries nothing any more.
-	SetDown struct{ MAC net.HardwareAddr }
+	SetDown struct {
+		MAC   net.HardwareAddr
+		Index int // 0: not known
+	}
 	// ReturnLink moves the ENI from the pod back to the host, down and with neither addresses nor an alias.
 	ReturnLink struct {
-		MAC  net.HardwareAddr
-		Name string // on the host
+		MAC   net.HardwareAddr
+		Index int    // in the pod; 0: not known
+		Name  string // on the host
 	}
 	// TidyLink does the same to an ENI that the kernel has returned, because its namespace ended.
 	TidyLink struct {

@@ -22,11 +22,13 @@ type Wiring struct {
 	// DNS. Networks are such networks, with Exclusive.
 	Node     []netip.Addr
 	Networks []netip.Prefix
+	// ENI is the index in the pod of its ENI, with Exclusive; 0 if it is not known.
+	ENI int
 }
 
 // check says what is missing from which a plan could follow.
 func (w Wiring) check() error {
-	if w.Datapath == Veth {
+	if w.Datapath == Veth || w.Datapath == "" {
 		return nil
 	}
 	if _, err := net.ParseMAC(w.Lease.MAC); err != nil {
@@ -68,7 +70,8 @@ func Unplan(w Wiring) (quiet, rest []Op) {
 	case Veth:
 		return w.unplanVeth(), nil
 	default:
-		return append(w.unplanVeth(), w.deleteRoutes()...), nil
+		// It may be of ipvlan, whose link is in the pod.
+		return append(w.unplanIPVlan(), w.unplanVeth()...), nil
 	}
 }
 
@@ -126,10 +129,10 @@ func (w Wiring) deleteRoutes() (ops []Op) {
 	return ops
 }
 
-// gateway is the next hop towards the node for the family of an address, by a veth pair. No machine has it: the pod's
+// linkLocalGateway is the next hop towards the node for the family of an address, by a veth pair. No machine has it: the pod's
 // neighbour entry for it is the host's end of the link, and the entry is permanent, so nobody is ever asked for it
 // (link-local: RFC 3927, RFC 4291 section 2.5.6).
-func gateway(addr netip.Addr) netip.Addr {
+func linkLocalGateway(addr netip.Addr) netip.Addr {
 	if addr.Is4() {
 		return netip.AddrFrom4([4]byte{169, 254, 1, 1})
 	}

@@ -22,7 +22,7 @@ func (w Wiring) planExclusive() []Op {
 		if addr.Is4() {
 			ops = append(ops, AddAddress{InPod, sideLink, alone(addr)})
 		}
-		ops = append(ops, AddNeighbour{InPod, sideLink, gateway(addr), hostMAC})
+		ops = append(ops, AddNeighbour{InPod, sideLink, linkLocalGateway(addr), hostMAC})
 	}
 	ops = append(ops, w.toNode()...)
 	ops = append(ops, SetUp{OnHost, host})
@@ -35,7 +35,7 @@ func (w Wiring) unplanExclusive() (quiet, rest []Op) {
 	if mac == nil {
 		return w.unplanVeth(), nil
 	}
-	quiet = append([]Op{SetDown{mac}}, w.deleteRoutes()...)
+	quiet = append([]Op{SetDown{mac, w.ENI}}, w.deleteRoutes()...)
 	quiet = append(quiet, DeleteLink{OnHost, w.Key.HostLink(), w.Key.Alias()})
-	return quiet, []Op{ReturnLink{mac, nameOnHost(mac)}, TidyLink{mac, nameOnHost(mac)}}
+	return quiet, []Op{ReturnLink{mac, w.ENI, nameOnHost(mac)}, TidyLink{mac, nameOnHost(mac)}}
 }

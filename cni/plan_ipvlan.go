@@ -37,7 +37,7 @@ func (w Wiring) toNode() (ops []Op) {
 		for _, network := range w.Networks {
 			// A route to everywhere would take the place of the default route. The program at the ENI's egress knows of it, too.
 			if w.Datapath == Exclusive && network.Addr().Is4() == addr.Is4() && network.Bits() > 0 {
-				ops = append(ops, AddRoute{InPod, sideLink, network, gateway(addr), addr})
+				ops = append(ops, AddRoute{InPod, sideLink, network, linkLocalGateway(addr), addr})
 			}
 		}
 	}
@@ -47,7 +47,7 @@ func (w Wiring) toNode() (ops []Op) {
 // toNodeBy is the way to one address of the node for one of the pod.
 func (w Wiring) toNodeBy(addr, node netip.Addr) []Op {
 	if w.Datapath == Exclusive {
-		return []Op{AddRoute{InPod, sideLink, alone(node), gateway(addr), addr}}
+		return []Op{AddRoute{InPod, sideLink, alone(node), linkLocalGateway(addr), addr}}
 	}
 	return []Op{
 		AddNeighbour{InPod, w.Key.IfName, node, w.eniMAC()},

@@ -96,12 +96,13 @@ func TestWiringCheck(t *testing.T) {
 	}
 }
 
-// An attachment that nothing is known of but its key is taken apart as one of veth.
+// An attachment that nothing is known of but its key is taken apart as one of veth and as one of ipvlan.
 func TestUnplanUnknown(t *testing.T) {
 	w := wiringOf("", "10.1.2.3")
 	quiet, rest := Unplan(w)
-	want := `host: ip link del np6e5fcbeeefc
+	want := `pod: ip link del eth0
 host: ip route del 10.1.2.3/32 proto 110, and its neighbour entry
+host: ip link del np6e5fcbeeefc
 `
 	if diff := cmp.Diff(want, text(quiet)+text(rest)); diff != "" {
 		t.Error(diff)

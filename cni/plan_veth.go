@@ -12,8 +12,8 @@ func (w Wiring) planVeth() []Op {
 	for _, addr := range w.Lease.Addrs {
 		ops = append(ops,
 			AddAddress{InPod, pod, alone(addr)},
-			AddNeighbour{InPod, pod, gateway(addr), hostMAC},
-			AddRoute{Side: InPod, Link: pod, Dst: everywhere(addr), Gateway: gateway(addr)})
+			AddNeighbour{InPod, pod, linkLocalGateway(addr), hostMAC},
+			AddRoute{Side: InPod, Link: pod, Dst: everywhere(addr), Gateway: linkLocalGateway(addr)})
 	}
 	return append(ops, w.reach(host, podMAC)...)
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
@@ -61,7 +62,7 @@ func (w *world) wantENIsBack(t *testing.T) {
 	check0(t, w.node.Do(func() error {
 		for i := 1; i <= wholeENIs; i++ {
 			hardware := must[net.HardwareAddr](t)(net.ParseMAC(mac(i)))
-			l := must[netlink.Link](t)(findENI(hardware))
+			l := must[netlink.Link](t)(findENI(hardware, 0))
 			if l == nil {
 				t.Errorf("ENI %s is not on the node", hardware)
 				continue
@@ -186,6 +187,7 @@ func TestDelAfterNamespaceVanished(t *testing.T) {
 			w.mustServe(t, gone)
 			w.mustServe(t, gone)
 			w.awaitENIs(t)
+			check0(t, NewCollector(w.server, 0).Sweep(t.Context(), time.Now()))
 			w.wantNothingLeft(t)
 		})
 	}
@@ -204,6 +206,7 @@ func TestDelLeavesSuccessorsAlone(t *testing.T) {
 			check0(t, a.Close())
 			w.mustServe(t, request("DEL", "a", nil))
 			w.awaitENIs(t)
+			check0(t, NewCollector(w.server, 0).Sweep(t.Context(), time.Now()))
 			w.addresses.next = addr // of a shared ENI; a whole one has the same address anyway
 			successor, same := w.addOn(t, datapath, "b")
 			if same != addr {
@@ -234,15 +237,21 @@ func TestDelWithoutLease(t *testing.T) {
 	}
 }
 
-// A record that cannot be read is as none: a pod of veth is found by its key, a whole ENI by the lease.
+// A record that cannot be read is as none: a pod of veth and one of ipvlan are found by the key, a whole ENI by the lease.
 func TestDelWithBrokenRecord(t *testing.T) {
-	for _, datapath := range []Datapath{Veth, Exclusive} {
+	for _, datapath := range onThisKernel {
 		t.Run(string(datapath), func(t *testing.T) {
 			w := newWorld(t)
 			a, _ := w.addOn(t, datapath, "a")
 			breakRecord(t, w.server.records, Key{"net", "a", "eth0"})
 			w.mustServe(t, request("DEL", "a", a))
 			w.wantNothingLeft(t)
+			check0(t, a.Do(func() error {
+				if _, err := netlink.LinkByName("eth0"); !isNoLink(err) {
+					return errors.Join(errors.New("eth0 is still there"), err)
+				}
+				return nil
+			}))
 		})
 	}
 }

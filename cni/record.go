@@ -140,6 +140,15 @@ func (d records) read(k Key) (record, bool, error) {
 	return r, err == nil, err
 }
 
+// has says whether there may be a record, readable or not.
+func (d records) has(k Key) bool {
+	if d == "" {
+		return false
+	}
+	_, err := os.Lstat(d.path(k))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // list reads all records. The error joins those of files that cannot be read; the others are returned all the same.
 func (d records) list() (all []record, err error) {
 	if d == "" {
@@ -190,8 +199,8 @@ func parseRecord(body []byte, name string) (record, error) {
 	if len(body) > maxRecordBytes {
 		return record{}, fmt.Errorf("it has more than %d bytes", maxRecordBytes)
 	}
+	// A newer agent may have written fields that this one does not know.
 	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
 	var r record
 	if err := d.Decode(&r); err != nil {
 		return record{}, err

@@ -28,7 +28,7 @@ func result(a Attachment, r record, lease Lease, dns types.DNS) *types100.Result
 	}
 	w := r.wiring(lease)
 	for _, addr := range lease.Addrs {
-		via := gateway(addr)
+		via := linkLocalGateway(addr)
 		if r.Datapath != Veth {
 			via = w.gateway(addr)
 		}

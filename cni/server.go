@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -69,9 +68,9 @@ type Server struct {
 	log    *slog.Logger
 	locks  locks
 
-	records records
-	// podLinks are the indices of the node's links that lead to pods, as the Collector has seen them; nil until it has.
-	podLinks atomic.Pointer[map[int]bool]
+	records  records
+	podLinks podLinks
+	absent   absent
 }
 
 // NewServer opens the node's namespace; Close releases it.

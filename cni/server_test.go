@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/nearpath/nearpath/internal/agentapi"
@@ -145,34 +144,6 @@ func TestOrphans(t *testing.T) {
 	links := map[string]linkState{here.Key.HostLink(): {index: 7}}
 	if got := orphans(known, links); len(got) != 1 || got[0] != gone.Key {
 		t.Errorf("orphans are %v", got)
-	}
-}
-
-// A pod of ipvlan has no link of its own on the node: it lives as long as its namespace.
-func TestOrphanWithoutLink(t *testing.T) {
-	w := wiringOf(IPVlan, "10.0.0.1")
-	a := attached{wiring: w, leased: true, recorded: true, record: record{NetNS: "/proc/self/ns/net", Datapath: IPVlan}}
-	inode := func() uint64 {
-		var stat unix.Stat_t
-		if err := unix.Stat("/proc/self/ns/net", &stat); err != nil {
-			t.Fatal(err)
-		}
-		return stat.Ino
-	}
-	for name, tt := range map[string]struct {
-		change func(*record)
-		gone   bool
-	}{
-		"there":                 {func(r *record) { r.Inode = inode() }, false},
-		"another namespace":     {func(r *record) { r.Inode = inode() + 1 }, true},
-		"no longer a namespace": {func(r *record) { r.NetNS = t.TempDir() }, true},
-		"no such file":          {func(r *record) { r.NetNS = "/run/netns/of-nobody" }, true},
-	} {
-		a := a
-		tt.change(&a.record)
-		if got := len(orphans([]attached{a}, nil)) == 1; got != tt.gone {
-			t.Errorf("%s: orphan %v", name, got)
-		}
 	}
 }
 

@@ -1,10 +1,12 @@
 package cni
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -24,7 +26,19 @@ type linkState struct {
 	index int
 	up    bool
 	alias string
-	mac   net.HardwareAddr
+	mac   net.HardwareAddr // the permanent one, if the device has one
+	// stacked says that the address is that of a link below.
+	stacked bool
+}
+
+// hasMAC says whether a device of its own, no link on top of one, has the address.
+func (s hostState) hasMAC(mac net.HardwareAddr) bool {
+	for _, l := range s.links {
+		if !l.stacked && bytes.Equal(l.mac, mac) {
+			return true
+		}
+	}
+	return false
 }
 
 type neighbour struct {
@@ -43,7 +57,7 @@ func readHost(host ns.NetNS) (hostState, error) {
 		}
 		for _, l := range links {
 			a := l.Attrs()
-			state.links[a.Name] = linkState{a.Index, a.Flags&net.FlagUp != 0, a.Alias, a.HardwareAddr}
+			state.links[a.Name] = linkState{a.Index, a.Flags&net.FlagUp != 0, a.Alias, addressOfENI(a), slices.Contains(stacked, l.Type())}
 		}
 		return errors.Join(state.readFamily(netlink.FAMILY_V4), state.readFamily(netlink.FAMILY_V6))
 	})

@@ -88,7 +88,7 @@ func (n namespaces) verifyIPVlan(o AddIPVlan) error {
 func (n namespaces) verifyMoved(o MoveLink) error {
 	return n.on(InPod, func() error {
 		return withLink(o.Name, func(l netlink.Link) error {
-			return present(isENI(l, o.MAC) && l.Attrs().Alias == o.Alias && (o.MTU == 0 || l.Attrs().MTU == o.MTU))
+			return present(isENI(l, o.MAC, 0) && bytes.Equal(l.Attrs().HardwareAddr, o.MAC) && l.Attrs().Alias == o.Alias && (o.MTU == 0 || l.Attrs().MTU == o.MTU))
 		})
 	})
 }

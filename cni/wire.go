@@ -111,7 +111,7 @@ func (s *Server) nodeSide() (addrs []netip.Addr, networks []netip.Prefix) {
 func (r record) wiring(lease Lease) Wiring {
 	return Wiring{
 		Key: r.Key, Datapath: r.Datapath, Lease: lease, MTU: r.MTU, Node: r.Node, Networks: r.Networks,
-		Companion: hostnet.Companion{Parent: r.Parent, Link: r.Companion},
+		Companion: hostnet.Companion{Parent: r.Parent, Link: r.Companion}, ENI: r.ENI,
 	}
 }
 
@@ -126,13 +126,14 @@ func (s *Server) connect(ctx context.Context, n namespaces, r *record, lease Lea
 			return err
 		}
 	}
+	s.absent.remove(r.Key)
 	if err := n.apply(Plan(w)); err != nil {
 		return fmt.Errorf("wire pod: %w", err)
 	}
 	if err := n.index(r); err != nil {
 		return err
 	}
-	s.podLinks.Store(nil) // of the pod's link the Collector has not seen
+	s.podLinks.set(r.Link, true)
 	if err := s.records.write(*r); err != nil {
 		return err
 	}
