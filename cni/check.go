@@ -64,7 +64,7 @@ func (s *Server) verify(ctx context.Context, a Attachment, lease Lease, mtu int)
 	if err := n.verify(Plan(w)); err != nil {
 		return failure(codeBroken, "check container", err)
 	}
-	entry, _, err := n.identify()
+	entry, err := n.identify()
 	if err != nil {
 		return err
 	}

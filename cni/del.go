@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/plugins/pkg/ns"
 
 	"github.com/nearpath/nearpath/internal/agentapi"
 )
@@ -85,38 +86,41 @@ func (s *Server) approach(a Attachment, r record, known bool) (namespaces, PodEn
 	if path == "" {
 		return n, entry, nil
 	}
-	inode, there, err := namespaceAt(path)
-	if err != nil {
+	pod, err := s.enter(path, r.Inode)
+	if pod == nil || err != nil {
 		return n, entry, err
 	}
-	if !there || known && inode != r.Inode {
-		return n, entry, nil // it is gone, or another one by now
+	n.pod, entry.NetNS = pod, path
+	if known {
+		return n, entry, nil
+	}
+	now, err := n.identify()
+	if err != nil {
+		return n, entry, errors.Join(err, pod.Close())
+	}
+	entry.NetNSCookie, entry.HostNSID = now.NetNSCookie, now.HostNSID
+	return n, entry, nil
+}
+
+// enter returns nil without an error if there is no namespace any more, or another one, which never was the pod's. Inode 0
+// stands for any.
+func (s *Server) enter(path string, inode uint64) (ns.NetNS, error) {
+	found, there, err := namespaceAt(path)
+	if err != nil || !there || inode != 0 && found != inode {
+		return nil, err
 	}
 	pod, err := openPod(path, s.host)
 	if errors.Is(err, errNodesOwn) {
-		return n, entry, nil // it never was the pod's
+		return nil, nil
 	}
 	if err != nil {
-		return n, entry, err
+		return nil, err
 	}
-	n.pod = pod
-	var now PodEntry // what a record would tell
-	if known {
-		inode, err = inodeOf(pod.Fd())
-	} else {
-		now, inode, err = n.identify()
+	found, err = inodeOf(pod.Fd())
+	if err != nil || inode != 0 && found != inode { // since just now
+		return nil, errors.Join(err, pod.Close())
 	}
-	if err != nil {
-		return namespaces{host: s.host}, entry, errors.Join(err, pod.Close())
-	}
-	if known && inode != r.Inode { // since just now
-		return namespaces{host: s.host}, entry, pod.Close()
-	}
-	entry.NetNS = path
-	if !known {
-		entry.NetNSCookie, entry.HostNSID = now.NetNSCookie, now.HostNSID
-	}
-	return n, entry, nil
+	return pod, nil
 }
 
 // dismantle ends the traffic first, then has the datapath forget the pod, and gives the address up only when the kernel no

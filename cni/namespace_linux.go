@@ -134,10 +134,7 @@ func (n namespaces) index(r *record) error {
 }
 
 // identify reads what prepare has set up.
-func (n namespaces) identify() (entry PodEntry, inode uint64, err error) {
-	if inode, err = inodeOf(n.pod.Fd()); err != nil {
-		return PodEntry{}, 0, err
-	}
+func (n namespaces) identify() (entry PodEntry, err error) {
 	err = n.pod.Do(func(ns.NetNS) error {
 		id, err := netlink.GetNetNsIdByFd(int(n.host.Fd()))
 		if err != nil {
@@ -147,7 +144,7 @@ func (n namespaces) identify() (entry PodEntry, inode uint64, err error) {
 		entry.NetNSCookie, err = bpf.NetNSCookie()
 		return err
 	})
-	return entry, inode, err
+	return entry, err
 }
 
 // linkedKeys lists the attachments that have a link on the host.
