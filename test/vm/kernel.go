@@ -108,13 +108,26 @@ func one(pattern string) (string, error) {
 
 var imagePackage = regexp.MustCompile(`\nDepends:[^\n]*?(linux-image-[^ ,]+) \(= ([^)]+)\)`)
 
+// lists gets the lists of packages of the kernel's release, from Debian's archive when its servers have them no more.
+func (k kernel) lists(ctx context.Context, cache, dir string) (apt, error) {
+	var errs []error
+	for _, archived := range []bool{false, true} {
+		a, err := newAPT(cache, k.suite, archived)
+		if err == nil {
+			_, err = a.run(ctx, dir, "apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
+		}
+		if err == nil {
+			return a, nil
+		}
+		errs = append(errs, err)
+	}
+	return apt{}, errors.Join(errs...)
+}
+
 // fetch unpacks the newest build below dir and returns its name and version.
 func (k kernel) fetch(ctx context.Context, cache, dir string) (string, error) {
-	apt, err := newAPT(cache, k.suite)
+	apt, err := k.lists(ctx, cache, dir)
 	if err != nil {
-		return "", err
-	}
-	if _, err := apt.run(ctx, dir, "apt-get", "-q", "update"); err != nil {
 		return "", err
 	}
 	about, err := apt.run(ctx, dir, "apt-cache", "show", "--no-all-versions", k.meta)

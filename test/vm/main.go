@@ -132,6 +132,7 @@ func run(ctx context.Context, args []string, to io.Writer) (bool, error) {
 	}
 	ok := true
 	for _, r := range results {
+		r.expect(o.packages)
 		ok = summary(to, r) && ok
 	}
 	return ok, nil
@@ -140,15 +141,19 @@ func run(ctx context.Context, args []string, to io.Writer) (bool, error) {
 // guests runs the tests on every kernel. Most of a test is one thread at work, so that two guests are about as fast as
 // one on a machine of two processors.
 func (o options) guests(ctx context.Context, cache, dir string, made made, to io.Writer) ([]*result, error) {
-	results := make([]*result, len(o.kernels))
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(o.jobs)
-	for i, k := range o.kernels {
-		found, err := k.install(ctx, filepath.Join(cache, "kernels"), o.update)
+	found := make([]installed, 0, len(o.kernels))
+	for _, k := range o.kernels { // before the first guest: what fails here leaves none behind
+		at, err := k.install(ctx, filepath.Join(cache, "kernels"), o.update)
 		if err != nil {
 			return nil, err
 		}
-		fs := rootFS{made: made, kernel: found, run: o.run, only: o.only, extra: o.extra}
+		found = append(found, at)
+	}
+	results := make([]*result, len(found))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(o.jobs)
+	for i, k := range found {
+		fs := rootFS{made: made, kernel: k, run: o.run, only: o.only, extra: o.extra}
 		group.Go(func() (err error) {
 			results[i], err = o.boot(ctx, fs, dir, to)
 			return err

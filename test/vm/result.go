@@ -76,6 +76,20 @@ func (r *result) passed() int {
 	return n
 }
 
+// expect finds fault with packages of which no test has run: a wrong name or expression proves nothing.
+func (r *result) expect(packages []testPackage) {
+	for _, p := range packages {
+		ran := false
+		for name := range r.tests {
+			dir, _, _ := strings.Cut(name, ".Test")
+			ran = ran || dir == p.dir
+		}
+		if !ran {
+			r.wrong = append(r.wrong, fmt.Sprintf("./%s: no test has run", p.dir))
+		}
+	}
+}
+
 // green says that all went well, and that it was something.
 func (r *result) green() bool {
 	return len(r.wrong) == 0 && len(r.tests) > 0 && r.passed() == len(r.tests)

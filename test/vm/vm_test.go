@@ -138,3 +138,39 @@ func TestNoSkippedTestPasses(t *testing.T) {
 		t.Error("green without a test")
 	}
 }
+
+// TestEachPackageRan: with -pkg every package must have run something, also beside one that has.
+func TestEachPackageRan(t *testing.T) {
+	r := resultOf("6.1", "a", "--- PASS: TestOne (0.0s)", 0)
+	r.expect([]testPackage{{dir: "a"}})
+	if !r.green() {
+		t.Errorf("not green: %v", r.wrong)
+	}
+	r.expect([]testPackage{{dir: "a"}, {dir: "a/b"}})
+	if r.green() || len(r.wrong) != 1 || r.wrong[0] != "./a/b: no test has run" {
+		t.Errorf("green with a package that ran nothing: %v", r.wrong)
+	}
+}
+
+// TestAPTIsAlone: nothing of the machine's configuration reaches apt, and every source is held to the keyring.
+func TestAPTIsAlone(t *testing.T) {
+	for _, archived := range []bool{false, true} {
+		a, err := newAPT(t.TempDir(), "bullseye", archived)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dump, err := a.run(t.Context(), t.TempDir(), "apt-config", "dump")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{`Dir::Etc::main "/dev/null";`, `Dir::Etc::parts "/dev/null";`, `APT::Get::AllowUnauthenticated "false";`} {
+			if !strings.Contains(dump, want) {
+				t.Errorf("apt's configuration lacks %s", want)
+			}
+		}
+		list := sources("bullseye", archived)
+		if strings.Count(list, "signed-by="+keyring) != 2 || strings.Contains(list, "archive.debian.org") != archived || strings.Contains(list, "check-valid-until=no") != archived {
+			t.Errorf("archived %v: %s", archived, list)
+		}
+	}
+}
