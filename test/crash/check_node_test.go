@@ -127,18 +127,20 @@ func sameENIs(views []eniView, cloud []aliyun.ENI, instance string) error {
 
 // wired compares the node's kernel with what the live pods need.
 func (r *rig) wired(enis []eniView) error {
-	want := wiring{links: map[string]string{}, routes: map[netip.Addr]string{}, rules: map[netip.Addr]int{}}
+	want := wiring{links: map[string]string{}, routes: map[netip.Addr]string{}, rules: map[uint32]int{}}
 	have, err := readWiring(r.machine.NetNS)
 	if err != nil {
 		return err
 	}
+	for _, e := range enis {
+		want.rules[hostnet.PodMark(e.Slot)] = hostnet.Table(e.Slot)
+	}
 	for _, p := range r.books.pods() {
-		i := slices.IndexFunc(enis, func(e eniView) bool { return slices.Contains(e.Addresses, p.addr) })
-		if i < 0 {
+		if !slices.ContainsFunc(enis, func(e eniView) bool { return slices.Contains(e.Addresses, p.addr) }) {
 			return fmt.Errorf("%s of %s is on no ENI", p.addr, p.container)
 		}
 		link := cmp.Or(have.links[p.container], "none")
-		want.links[p.container], want.routes[p.addr], want.rules[p.addr] = link, link, hostnet.Table(enis[i].Slot)
+		want.links[p.container], want.routes[p.addr] = link, link
 	}
 	return have.equal(want)
 }

@@ -59,7 +59,7 @@ func (r *rig) outage(t *testing.T) {
 	t.Helper()
 	full := r.ENIs * r.PerENI
 	r.del(t, r.some(full-2))
-	await(t, patience, "the pool to shrink", func() error {
+	await(t, 2*patience, "the pool to shrink", func() error {
 		if n := r.addresses(); n > full-3 {
 			return fmt.Errorf("it has %d of %d addresses", n, full)
 		}

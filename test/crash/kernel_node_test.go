@@ -32,11 +32,11 @@ func containerOf(alias string) string {
 	return container
 }
 
-// A wiring is what the node's kernel has for pods.
+// A wiring is what the node's kernel has for pods and their ENIs.
 type wiring struct {
 	links  map[string]string     // container to link
 	routes map[netip.Addr]string // address to link
-	rules  map[netip.Addr]int    // address to table
+	rules  map[uint32]int        // mark to table
 }
 
 func (w wiring) equal(other wiring) error {
@@ -53,7 +53,7 @@ func (w wiring) equal(other wiring) error {
 
 // readWiring lists everything on the node that looks like a pod's.
 func readWiring(node *netlab.NetNS) (w wiring, err error) {
-	w = wiring{links: map[string]string{}, routes: map[netip.Addr]string{}, rules: map[netip.Addr]int{}}
+	w = wiring{links: map[string]string{}, routes: map[netip.Addr]string{}, rules: map[uint32]int{}}
 	err = node.Do(func() error {
 		links, err := netlink.LinkList()
 		if err != nil {
@@ -79,7 +79,7 @@ func readWiring(node *netlab.NetNS) (w wiring, err error) {
 		}
 		rules, err := netlink.RuleListFiltered(netlink.FAMILY_V4, &netlink.Rule{Priority: hostnet.PriorityPod}, netlink.RT_FILTER_PRIORITY)
 		for _, rule := range rules {
-			w.rules[addressOf(rule.Src)] = rule.Table
+			w.rules[rule.Mark] = rule.Table
 		}
 		return err
 	})

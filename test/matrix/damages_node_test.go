@@ -57,7 +57,10 @@ func (s *sick) now() (view, error) {
 	if err != nil {
 		return nil, err
 	}
-	v = slices.DeleteFunc(v, func(line string) bool { return strings.Contains(line, foreignLink) })
+	// ENIs that nobody uses are the pool's to move, whatever is broken.
+	v = slices.DeleteFunc(v, func(line string) bool {
+		return strings.Contains(line, foreignLink) || strings.HasPrefix(line, idleENI)
+	})
 	own := s.of[exclusive]
 	if own == nil || own.broken != nil {
 		return v, nil

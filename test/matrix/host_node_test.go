@@ -12,3 +12,9 @@ var datapaths = []string{veth, exclusive}
 
 // churned is how many pods TestChurn runs of each datapath, a tenth of that of exclusive ones.
 const churned = 500
+
+// gapLimit is how long traffic may stand still.
+const gapLimit = time.Second
+
+// damaged says which damages are done.
+func damaged(d damage) bool { return d.only == "" }

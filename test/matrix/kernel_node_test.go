@@ -46,6 +46,9 @@ func (v view) lacks(now view) error {
 	return errors.Join(errs...)
 }
 
+// idleENI begins the line of an ENI that is down.
+const idleENI = "idle ENI "
+
 // network lists the links, rules and routes of the node that are not the kernel's own, and settings of links.
 func (n *node) network() (v view, err error) {
 	err = n.NetNS().Do(func() error {
@@ -57,7 +60,7 @@ func (n *node) network() (v view, err error) {
 		for _, l := range links {
 			a := l.Attrs()
 			if names[a.Index] = a.Name; a.RawFlags&unix.IFF_UP == 0 && strings.HasPrefix(a.HardwareAddr.String(), eniVendor) {
-				v = append(v, fmt.Sprintf("idle ENI %s", a.HardwareAddr)) // its name tells how it came back
+				v = append(v, idleENI+a.HardwareAddr.String()) // its name tells how it came back
 				continue
 			}
 			v = append(v, fmt.Sprintf("link %s %s %s group %d up %t%s", a.Name, l.Type(), a.HardwareAddr, a.Group, a.RawFlags&unix.IFF_UP != 0, modeOf(l)))

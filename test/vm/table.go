@@ -123,6 +123,7 @@ var features = []feature{
 		"internal/hostnet.TestIPVlanCompanionFollowsTheNode", "internal/hostnet.TestIPVlanAcrossRestart",
 	}},
 	{"who can talk to whom", []string{"test/matrix.TestMatrix"}},
+	{"an ipvlan port that others switched to l3s is put back", []string{"test/matrix.TestSelfHeal"}},
 	{"ipvlan", []string{"test/vm/parts.TestIPVlan"}},
 	{"fq", []string{"test/vm/parts.TestFQ"}},
 	{"SCTP", []string{"test/vm/parts.TestSCTP"}},
