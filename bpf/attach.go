@@ -22,7 +22,7 @@ func (d *Datapath) Attach() error {
 			return fmt.Errorf("attach %s to %s: %w", h.name, d.cfg.CgroupRoot, err)
 		}
 	}
-	return d.SweepLinks()
+	return nil
 }
 
 type hook struct {

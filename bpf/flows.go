@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -59,7 +60,12 @@ type FlowStats struct {
 }
 
 // Flows are the connections that the packet path translates. Methods are safe for concurrent use.
-type Flows struct{ flows, counts *ebpf.Map }
+type Flows struct {
+	flows, counts, pods *ebpf.Map
+	sweepMu             sync.Mutex         // held while flows are swept
+	mu                  sync.Mutex         // guards gone
+	gone                map[[4]uint32]bool // addresses of deleted pods whose flows may still be there
+}
 
 // Clock is the time that flows are stamped with: CLOCK_MONOTONIC.
 func Clock() (time.Duration, error) {
@@ -98,34 +104,17 @@ func (f *Flows) List() (out []Flow, err error) {
 		out = append(out, Flow{
 			Protocol: k.Proto, Source: addrPort(k.Saddr, k.Sport), Destination: addrPort(k.Daddr, k.Dport),
 			NewSource: addrPort(v.Saddr, v.Sport), NewDestination: addrPort(v.Daddr, v.Dport),
-			Link: int(v.Link), Reply: v.Flags&uint32(packetFlowFlagsFLOW_REPLY) != 0, LastSeen: time.Duration(v.LastSeen),
+			Link: int(v.Link), Reply: isReply(v), LastSeen: time.Duration(v.LastSeen),
 		})
 		return nil
 	})
 	return out, err
 }
 
-// Sweep forgets connections that have ended or were idle for too long. It is to be called every few seconds with now
-// from Clock.
-func (f *Flows) Sweep(now time.Duration) (FlowStats, error) {
-	s := FlowStats{Max: int(f.flows.MaxEntries())}
-	err := f.each(func(k packetFlowKey, v packetFlow) error {
-		s.Flows++
-		if idle(now, v.LastSeen) < flowShortest {
-			return nil
-		}
-		n, err := f.sweep(now, k)
-		s.Swept += n
-		return err
-	})
-	s.Flows = max(0, s.Flows-s.Swept)
-	return s, errors.Join(err, f.readCounts(&s))
-}
-
 func idle(now time.Duration, lastSeen uint64) time.Duration { return now - time.Duration(lastSeen) }
 
-// sweep forgets the connection of one entry if its time has come. It reads both entries anew: what it saw may be old.
-func (f *Flows) sweep(now time.Duration, key packetFlowKey) (n int, err error) {
+// sweep forgets the connection of one entry if its time has come or its pod is gone. It reads both entries anew: what it saw may be old.
+func (f *Flows) sweep(now time.Duration, key packetFlowKey, j *judge) (n int, err error) {
 	v, ok, err := f.lookup(key)
 	if err != nil || !ok {
 		return 0, err
@@ -137,17 +126,21 @@ func (f *Flows) sweep(now time.Duration, key packetFlowKey) (n int, err error) {
 	}
 	if !ok {
 		// Half of a connection: of one that is just being added or removed, or that could not be added whole.
-		if idle(now, v.LastSeen) < flowShortest {
+		if idle(now, v.LastSeen) < flowShortest && !j.gone[backend(key, v)] {
 			return 0, nil
 		}
 		return f.remove(key)
 	}
-	if min(idle(now, v.LastSeen), idle(now, o.LastSeen)) < lifetime(key.Proto, v, o) {
+	lost, err := j.lost(key, v, o)
+	if err != nil {
+		return 0, err
+	}
+	if !lost && min(idle(now, v.LastSeen), idle(now, o.LastSeen)) < lifetime(key.Proto, v, o) {
 		return 0, nil
 	}
 	// The client's entry goes first: without the other one an answer could leave untranslated.
 	first, second := key, other
-	if v.Flags&uint32(packetFlowFlagsFLOW_REPLY) != 0 {
+	if isReply(v) {
 		first, second = other, key
 	}
 	a, err := f.remove(first)

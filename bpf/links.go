@@ -226,7 +226,8 @@ func (d *Datapath) detachTCX(p linkProgram, index int) error {
 	return os.Remove(pin)
 }
 
-// SweepLinks removes what is left of programs whose link is gone. A pod's link often goes without DetachLink.
+// SweepLinks removes what is left of programs whose link is gone. A pod's link often goes without DetachLink. What cannot be
+// looked at, such as somebody else's file, is named in the error and keeps nothing else from being removed.
 func (d *Datapath) SweepLinks() error {
 	if !d.tcx {
 		return nil
@@ -238,15 +239,16 @@ func (d *Datapath) SweepLinks() error {
 	if err != nil {
 		return fmt.Errorf("look for pins of links that are gone: %w", err)
 	}
+	var errs []error
 	for _, pin := range pins {
 		if !strings.Contains(pin.Name(), "-") { // a hook's
 			continue
 		}
-		if err := removeDefunct(filepath.Join(dir, pin.Name())); err != nil {
-			return fmt.Errorf("remove the pin of a link that is gone: %w", err)
+		if err := removeDefunct(filepath.Join(dir, pin.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove the pin %s of a link that is gone: %w", pin.Name(), err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func removeDefunct(pin string) error {

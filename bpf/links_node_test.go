@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -129,14 +130,23 @@ func TestGoneLink(t *testing.T) {
 	if err := d.SweepLinks(); err != nil || len(pins()) != 1 {
 		t.Fatalf("with the link: pins %v, %v", pins(), err)
 	}
+	// Somebody else's file, the first of all, keeps nothing from being swept, and no agent from starting.
+	foreign := filepath.Join(cfg.PinDir, layoutVersion, linkDir, "a-foreign-1")
+	if err := d.objs.Pods.Pin(foreign); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(foreign)
 	if err := netlink.LinkDel(linkUp(t, "left")); err != nil {
 		t.Fatal(err)
 	}
 	if ok, err := d.LinkAttached(PodLink, right); ok || err != nil {
 		t.Errorf("a link that is gone has the program: %v, %v", ok, err)
 	}
-	if err := d.SweepLinks(); err != nil || len(pins()) != 0 {
+	if err := d.SweepLinks(); err == nil || !strings.Contains(err.Error(), "a-foreign-1") || len(pins()) != 0 {
 		t.Errorf("without the link: pins %v, %v", pins(), err)
+	}
+	if err := d.Attach(); err != nil {
+		t.Errorf("beside somebody else's pin: %v", err)
 	}
 }
 
@@ -159,7 +169,7 @@ type skb struct {
 
 func TestPodMark(t *testing.T) {
 	d := start(t, node(t))
-	pod := Pod{Addrs: []netip.Addr{netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("fd09::1")}, HostNSID: -1, Slot: 7}
+	pod := Pod{Addrs: []netip.Addr{netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("fd09::1")}, HostNSID: -1, Link: 1, Slot: 7}
 	if err := d.Pods.Put(pod); err != nil {
 		t.Fatal(err)
 	}
@@ -167,11 +177,11 @@ func TestPodMark(t *testing.T) {
 		frame        []byte
 		before, want uint32
 	}{
-		"a pod's, IPv4":          {ipv4Frame("10.9.0.1"), 0, 0x0807},
-		"a pod's, IPv6":          {ipv6Frame("fd09::1"), 0, 0x0807},
-		"other bits of the mark": {ipv4Frame("10.9.0.1"), 0xffff_ffff, 0xffff_ff07},
-		"somebody else's":        {ipv4Frame("10.9.0.2"), 0x12, 0x12},
-		"not IP":                 {append(ethernet(0x0806), make([]byte, 28)...), 0x12, 0x12},
+		"a pod's, IPv4":       {ipv4Frame("10.9.0.1"), 0, 0x0807},
+		"a pod's, IPv6":       {ipv6Frame("fd09::1"), 0, 0x0807},
+		"a mark of the pod's": {ipv4Frame("10.9.0.1"), 0xffff_ffff, 0x0807},
+		"somebody else's":     {ipv4Frame("10.9.0.2"), 0x12, 0x12},
+		"not IP":              {append(ethernet(0x0806), make([]byte, 28)...), 0x12, 0x12},
 	} {
 		if got := mark(t, d, tt.frame, tt.before); got != tt.want {
 			t.Errorf("%s: mark %#x, want %#x", name, got, tt.want)

@@ -75,8 +75,8 @@ func Load(cfg Config) (*Datapath, error) {
 	if err := d.loadPacket(); err != nil {
 		return nil, errors.Join(err, d.objs.Close())
 	}
-	d.Flows = &Flows{flows: d.objs.Flows, counts: d.objs.PacketCounts}
-	d.Pods = &Pods{byCookie: d.objs.Pods, byAddress: d.objs.PodAddresses}
+	d.Flows = &Flows{flows: d.objs.Flows, counts: d.objs.PacketCounts, pods: d.objs.PodAddresses, gone: map[[4]uint32]bool{}}
+	d.Pods = &Pods{byCookie: d.objs.Pods, byAddress: d.objs.PodAddresses, flows: d.Flows}
 	if d.Services, err = newServices(d.objs.Frontends, d.objs.Records, d.objs.Blocks); err != nil {
 		return nil, errors.Join(err, d.packet.Close(), d.objs.Close())
 	}

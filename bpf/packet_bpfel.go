@@ -134,7 +134,8 @@ type packetPodAddress struct {
 	Link        uint32
 	Side        uint32
 	Slot        uint16
-	Pad         [3]uint16
+	Pad         uint16
+	Parent      uint32
 }
 
 type packetPodKey struct {

@@ -23,6 +23,9 @@ type Pod struct {
 	HostNSID int32
 	// Link is the interface index, on the node, of the link that leads to the pod.
 	Link int
+	// Parent is the interface index, on the node, of what the pod's packets come by first: the ipvlan parent of a pod that has
+	// a slave of it, else Link. What has the pod's address and comes by another is dropped. 0: not known.
+	Parent int
 	// Side is the interface index, in the pod's network namespace, of the link that leads to the node; 0 for a pod whose
 	// only link does.
 	Side int
@@ -32,19 +35,25 @@ type Pod struct {
 
 // Pods are the pods of this node, by network namespace and by address. Methods are safe for concurrent use as long
 // as no two of them name the same pod.
-type Pods struct{ byCookie, byAddress *ebpf.Map }
+type Pods struct {
+	byCookie, byAddress *ebpf.Map
+	flows               *Flows
+}
 
-// Put adds a pod or replaces it.
+// Put adds a pod or replaces it. Connections of a pod that had one of its addresses before are forgotten first.
 func (p *Pods) Put(pod Pod) error {
 	if pod.Slot < 0 || pod.Slot > maxSlot {
 		return fmt.Errorf("put pod %v: slot %d: at most %d", pod.Addrs, pod.Slot, maxSlot)
 	}
 	key := sockPodKey{NetnsCookie: pod.NetNSCookie}
-	value := sockPodAddress{NetnsCookie: pod.NetNSCookie, Link: uint32(pod.Link), Side: uint32(pod.Side), Slot: uint16(pod.Slot)}
+	value := sockPodAddress{NetnsCookie: pod.NetNSCookie, Link: uint32(pod.Link), Side: uint32(pod.Side), Slot: uint16(pod.Slot), Parent: uint32(pod.Parent)}
 	if pod.NetNSCookie != 0 {
 		if err := p.byCookie.Update(key, sockPod{HostNsid: pod.HostNSID}, ebpf.UpdateAny); err != nil {
 			return fmt.Errorf("put pod %v: %w", pod.Addrs, full(err, p.byCookie))
 		}
+	}
+	if err := p.flows.forgetBefore(pod.Addrs); err != nil {
+		return fmt.Errorf("put pod %v: %w", pod.Addrs, err)
 	}
 	for _, a := range pod.Addrs {
 		if err := p.byAddress.Update(sockAddress{Addr: words(a)}, value, ebpf.UpdateAny); err != nil {
@@ -54,7 +63,8 @@ func (p *Pods) Put(pod Pod) error {
 	return nil
 }
 
-// Delete removes the pod that has the given addresses; it is no error if there is none.
+// Delete removes the pod that has the given addresses, and with it what is known by its cookie; it is no error if there is
+// none. Its connections go with the next Sweep, or before another pod is Put at its address.
 func (p *Pods) Delete(addrs []netip.Addr) error {
 	for _, a := range addrs {
 		var value sockPodAddress
@@ -69,6 +79,7 @@ func (p *Pods) Delete(addrs []netip.Addr) error {
 		if err == nil {
 			err = ignoreMissing(p.byAddress.Delete(addr))
 		}
+		p.flows.forgetLater(a)
 		if err != nil {
 			return fmt.Errorf("delete pod %s: %w", a, err)
 		}
@@ -94,7 +105,7 @@ func (p *Pods) Lookup(addr netip.Addr) (Pod, bool, error) {
 	}
 	return Pod{
 		Addrs: []netip.Addr{addr}, NetNSCookie: value.NetnsCookie, HostNSID: pod.HostNsid,
-		Link: int(value.Link), Side: int(value.Side), Slot: int(value.Slot),
+		Link: int(value.Link), Side: int(value.Side), Slot: int(value.Slot), Parent: int(value.Parent),
 	}, true, nil
 }
 

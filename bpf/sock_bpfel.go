@@ -158,7 +158,8 @@ type sockPodAddress struct {
 	Link        uint32
 	Side        uint32
 	Slot        uint16
-	Pad         [3]uint16
+	Pad         uint16
+	Parent      uint32
 }
 
 type sockPodKey struct {

@@ -83,8 +83,8 @@ type HostPort struct {
 type Pods interface {
 	// Add makes the pod known; when it returns, its traffic is handled. An entry for the same address is replaced.
 	Add(ctx context.Context, e PodEntry) error
-	// Remove forgets the pod by its addresses, and by its cookie if that is known, and takes programs off links that are
-	// still there. An unknown pod is no error, nor is a link or a namespace that is gone.
+	// Remove forgets the pod by its addresses, with all that Add said of them, and takes programs off links that are still
+	// there. An unknown pod is no error, nor is a link or a namespace that is gone.
 	Remove(ctx context.Context, e PodEntry) error
 	// Has says whether everything is there as Add would make it.
 	Has(ctx context.Context, e PodEntry) (bool, error)

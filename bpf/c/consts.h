@@ -36,6 +36,10 @@
 #define CLAIMED_PORTS (65536 - FIRST_CLAIMED_PORT)
 #define CLAIM_TRIES 16
 
+/* How long a connection without an answer has its port for sure when there is no other one: clients ask again after one
+ * second and after three (RFC 6298, 2.1 and 5.5). */
+#define CLAIM_SECONDS 3
+
 /* Packets of pods carry the slot of their ENI in skb->mark, by which the node's rules choose the ENI's table. The bits
  * are those of internal/hostnet, and cmd/nearpath holds the two equal. */
 #define POD_MARK 0x0800

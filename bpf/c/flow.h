@@ -126,7 +126,18 @@ static __always_inline int add_flow(const struct flow_key *key, const struct flo
 	return (int)bpf_map_update_elem(&flows, key, value, BPF_NOEXIST);
 }
 
-/* Takes the place of a connection that has ended but not been swept. */
+/* Nobody has answered, and nobody has asked again lately: most of a flood is this. */
+static __always_inline bool unanswered(const struct flow *reply, const struct flow_key *other)
+{
+	const struct flow *request = bpf_map_lookup_elem(&flows, other);
+	__u64 now = bpf_ktime_get_ns();
+
+	if ((reply->flags & (FLOW_REPLY | FLOW_SEEN)) != FLOW_REPLY || now - reply->last_seen < CLAIM_SECONDS * SECOND)
+		return false;
+	return !request || now - request->last_seen >= CLAIM_SECONDS * SECOND;
+}
+
+/* Takes the place of a connection that has ended but not been swept, or that never began. */
 static __always_inline int take_over(const struct flow_key *key, const struct flow *value)
 {
 	struct flow *old = bpf_map_lookup_elem(&flows, key);
@@ -134,7 +145,7 @@ static __always_inline int take_over(const struct flow_key *key, const struct fl
 
 	if (old) {
 		turn(old, key, &other);
-		if (!closed(old, &other))
+		if (!closed(old, &other) && !unanswered(old, &other))
 			return -EEXIST;
 		bpf_map_delete_elem(&flows, &other);
 		bpf_map_delete_elem(&flows, key);

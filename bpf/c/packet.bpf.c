@@ -140,13 +140,10 @@ int from_outside(struct __sk_buff *skb)
 }
 
 /* The flow of a packet that answers a client. */
-static __always_inline bool answers(struct __sk_buff *skb, struct packet *p, struct flow *to)
+static __always_inline bool answers(const struct packet *p, struct flow *to)
 {
-	struct flow *f;
+	struct flow *f = find_flow(&p->tuple, to);
 
-	if (!parse_transport(skb, p))
-		return false;
-	f = find_flow(&p->tuple, to);
 	if (!f) {
 		forget_fragment(p);
 		return false;
@@ -162,12 +159,19 @@ int to_outside(struct __sk_buff *skb)
 	struct packet p = {};
 	struct flow to;
 
-	if (!parse_network(skb, &p) || !answers(skb, &p, &to) || to.link)
+	if (!parse_network(skb, &p) || !parse_transport(skb, &p) || !answers(&p, &to) || to.link)
 		return TC_ACT_UNSPEC;
 	return forward(skb, &p, &to);
 }
 
-/* Ingress of the link that leads to a pod: what the pod sends. */
+/* The same of a pod. An error that a pod sends is about what was sent to that pod: others' clients are not its business. */
+static __always_inline bool pod_answers(struct __sk_buff *skb, struct packet *p, struct flow *to)
+{
+	return parse_transport(skb, p) && same_address(p->tuple.saddr, p->net.saddr) && answers(p, to);
+}
+
+/* Ingress of the link that leads to a pod: what the pod sends. It may not send with the address of another pod. The mark
+ * is the node's to give: by ipvlan, that of the pod's socket would come here. */
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
@@ -180,12 +184,14 @@ int from_pod(struct __sk_buff *skb)
 	pod = pod_at(p.net.saddr);
 	if (!pod)
 		return TC_ACT_UNSPEC;
+	if (pod->link != skb->ifindex)
+		return TC_ACT_SHOT;
 	/* Frames that to_vpc and leave_pod turn around still have the gateway's MAC. */
 	if (skb->pkt_type == PACKET_OTHERHOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
-	skb->mark = (skb->mark & ~POD_MARK_MASK) | POD_MARK | (pod->slot & POD_MARK_SLOT);
-	if (answers(skb, &p, &to)) {
-		skb->mark &= ~POD_MARK_MASK; /* it leaves by the link that the client came by */
+	skb->mark = POD_MARK | (pod->slot & POD_MARK_SLOT);
+	if (pod_answers(skb, &p, &to)) {
+		skb->mark = 0; /* it leaves by the link that the client came by */
 		return forward(skb, &p, &to);
 	}
 	return TC_ACT_UNSPEC;
@@ -229,7 +235,10 @@ int to_vpc(struct __sk_buff *skb)
 	pod = pod_at(p.net.saddr);
 	if (!pod)
 		return TC_ACT_UNSPEC;
-	if (answers(skb, &p, &to))
+	/* Somebody else's address; and what leaves the node by its stack is marked. */
+	if (pod->parent && pod->parent != skb->ifindex)
+		return TC_ACT_SHOT;
+	if (pod_answers(skb, &p, &to))
 		return forward(skb, &p, &to);
 	peer = pod_at(p.net.daddr);
 	if (peer)

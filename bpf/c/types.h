@@ -96,7 +96,8 @@ struct pod_address {
 	__u32 link;         /* on the node: the link that leads to the pod */
 	__u32 side;         /* in the pod's namespace: the link that leads to the node, for a pod with an ENI of its own */
 	__u16 slot;         /* of the ENI that has the address */
-	__u16 pad[3];
+	__u16 pad;
+	__u32 parent; /* on the node: what the pod's packets come by first, its link or that one's ipvlan parent; 0: unknown */
 };
 _Static_assert(sizeof(struct pod_address) == 24, "pod_address");
 

@@ -57,6 +57,9 @@ func sweepFlows(d *bpf.Datapath) func() (bpf.FlowStats, error) {
 			return bpf.FlowStats{}, err
 		}
 		stats, err := d.Flows.Sweep(now)
+		if err != nil {
+			stats = bpf.FlowStats{}
+		}
 		return stats, errors.Join(err, d.SweepLinks())
 	}
 }
@@ -81,7 +84,9 @@ func (s *flowSweeper) Run(ctx context.Context) error {
 func (s *flowSweeper) once() {
 	stats, err := s.sweep()
 	if err != nil {
-		s.log.Warn("flows not swept", "err", err)
+		s.log.Warn("flows, or programs of links that are gone, not swept", "err", err)
+	}
+	if stats.Max == 0 {
 		return
 	}
 	s.entries.Set(float64(stats.Flows))

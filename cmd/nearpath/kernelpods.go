@@ -46,6 +46,8 @@ type kernelPods struct {
 	ports    hostPorts
 	// warn tells the pod that has the addresses of what it does not get.
 	warn func(addrs []netip.Addr, reason, message string)
+	// parent finds the link that a link on the node is a slave of, 0 when there is none.
+	parent func(index int) (int, error)
 	// linked are the pods whose links have programs; see podLinks.
 	linked *podLinks
 }
@@ -53,8 +55,12 @@ type kernelPods struct {
 // Add puts the pod into the map before its links get programs, which look it up, and leads ports of the node to it when
 // it can answer.
 func (p *kernelPods) Add(ctx context.Context, e cni.PodEntry) error {
-	err := p.pods.Put(bpf.Pod{
-		Addrs: e.Addrs, NetNSCookie: e.NetNSCookie, HostNSID: e.HostNSID, Link: e.Link, Side: e.Side, Slot: e.Slot,
+	parent, err := p.parentOf(e)
+	if err != nil {
+		return err
+	}
+	err = p.pods.Put(bpf.Pod{
+		Addrs: e.Addrs, NetNSCookie: e.NetNSCookie, HostNSID: e.HostNSID, Link: e.Link, Side: e.Side, Slot: e.Slot, Parent: parent,
 	})
 	if err != nil {
 		return err
@@ -84,14 +90,18 @@ func (p *kernelPods) Remove(ctx context.Context, e cni.PodEntry) error {
 }
 
 func (p *kernelPods) Has(_ context.Context, e cni.PodEntry) (bool, error) {
+	parent, err := p.parentOf(e)
+	if err != nil {
+		return false, err
+	}
 	for _, a := range e.Addrs {
 		have, ok, err := p.pods.Lookup(a)
-		if err != nil || !ok || !sameEntry(have, e) {
+		if err != nil || !ok || !sameEntry(have, e) || e.Link != 0 && have.Parent != parent {
 			return false, err
 		}
 	}
 	all := len(e.Addrs) > 0
-	err := eachLink(e, func(role bpf.Role, index int) error {
+	err = eachLink(e, func(role bpf.Role, index int) error {
 		ok, err := p.programs.LinkAttached(role, index)
 		all = all && ok
 		return err
@@ -100,6 +110,14 @@ func (p *kernelPods) Has(_ context.Context, e cni.PodEntry) (bool, error) {
 		return false, err
 	}
 	return p.ports.HasHostPorts(e.Addrs, portsOf(e))
+}
+
+// parentOf is the index of the link that the pod's packets come by first.
+func (p *kernelPods) parentOf(e cni.PodEntry) (int, error) {
+	if e.Datapath != cni.IPVlan || e.Link == 0 {
+		return e.Link, nil
+	}
+	return p.parent(e.Link)
 }
 
 func portsOf(e cni.PodEntry) []service.HostPort {

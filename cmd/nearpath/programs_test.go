@@ -68,7 +68,8 @@ func newFakeDatapath() *fakeDatapath {
 
 func (f *fakeDatapath) kernelPods() *kernelPods {
 	report := func(reason, message string) { f.reports = append(f.reports, reason+": "+message) }
-	return &kernelPods{programs: f, pods: f, ports: f, linked: newPodLinks(f, report, slog.New(slog.DiscardHandler))}
+	parent := func(index int) (int, error) { return index + 100, nil }
+	return &kernelPods{programs: f, pods: f, ports: f, parent: parent, linked: newPodLinks(f, report, slog.New(slog.DiscardHandler))}
 }
 
 func (f *fakeDatapath) SetHostPorts(_ context.Context, pod []netip.Addr, ports []service.HostPort) error {
@@ -148,6 +149,13 @@ func TestKernelPods(t *testing.T) {
 			if err := p.Add(t.Context(), e); err != nil {
 				t.Fatal(err)
 			}
+			parent := e.Link
+			if e.Datapath == cni.IPVlan {
+				parent = e.Link + 100
+			}
+			if got := f.pods[addrs[1]].Parent; got != parent {
+				t.Errorf("the pod's packets come by link %d, want %d", got, parent)
+			}
 			for _, link := range tt.want {
 				if !f.links[link] {
 					t.Errorf("no program on %s: %v", link, f.links)
@@ -161,6 +169,7 @@ func TestKernelPods(t *testing.T) {
 			}
 			for _, spoil := range []func(*bpf.Pod){
 				func(b *bpf.Pod) { b.Link++ }, func(b *bpf.Pod) { b.Side++ }, func(b *bpf.Pod) { b.Slot++ }, func(b *bpf.Pod) { b.NetNSCookie++ },
+				func(b *bpf.Pod) { b.Parent++ },
 			} {
 				before := f.pods[addrs[1]]
 				other := before

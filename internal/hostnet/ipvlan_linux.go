@@ -131,3 +131,16 @@ func kernelAddr(p netip.Prefix) *netlink.Addr {
 	}
 	return a
 }
+
+// ParentOf is the index of the link that the link with an index is a slave of: for a companion, that of its ENI. It is 0
+// when there is no link with that index.
+func ParentOf(index int) (int, error) {
+	l, err := netlink.LinkByIndex(index)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look for the parent of link %d: %w", index, err)
+	}
+	return l.Attrs().ParentIndex, nil
+}

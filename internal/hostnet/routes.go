@@ -24,7 +24,7 @@ const (
 	// kube-proxy has 0x4000 and 0x8000, Cilium 0x0f00, portmap 0x2000, Calico the upper half.
 	OutsideMark = 0x1000
 	// PodMarkMask are the bits of the packet mark that say which ENI has the address of the pod that a packet comes from, see
-	// PodMark. The datapath's program on a pod's link sets them and leaves the other bits alone.
+	// PodMark. The datapath's program on a pod's link sets the whole mark to them.
 	PodMarkMask = podMarkBit | slotMask
 	podMarkBit  = 0x0800
 	slotMask    = 0x00ff
