@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// On kernels without tcx links a program is a clsact filter: it lives as long as its link, and the kernel replaces one
-// of the same handle atomically.
+// Programs of pods' links, and on kernels without tcx all, are clsact filters, see byTCX. A filter lives as long as its
+// link, and the kernel replaces one of the same handle atomically.
 const (
 	filterPriority = 1
 	filterHandle   = 1
@@ -47,15 +47,8 @@ func filterAttached(p linkProgram, index int) (bool, error) {
 }
 
 func findFilter(p linkProgram, index int) (*netlink.BpfFilter, error) {
-	l, err := netlink.LinkByIndex(index)
-	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	filters, err := netlink.FilterList(l, p.filter(index).Parent)
-	if errors.Is(err, unix.EINVAL) { // no clsact
+	filters, err := netlink.FilterList(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}, p.filter(index).Parent)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) { // no clsact, or no link
 		return nil, nil
 	}
 	if err != nil {

@@ -77,7 +77,7 @@ func (d *Datapath) nameLinkPrograms() error {
 func (d *Datapath) AttachLink(role Role, index int) error {
 	for _, p := range d.programs[role] {
 		attach := attachFilter
-		if d.tcx {
+		if d.byTCX(role) {
 			attach = d.attachTCX
 		}
 		if err := attach(p, index); err != nil {
@@ -91,7 +91,7 @@ func (d *Datapath) AttachLink(role Role, index int) error {
 func (d *Datapath) LinkAttached(role Role, index int) (bool, error) {
 	for _, p := range d.programs[role] {
 		attached := filterAttached
-		if d.tcx {
+		if d.byTCX(role) {
 			attached = d.tcxAttached
 		}
 		if ok, err := attached(p, index); err != nil || !ok {
@@ -109,7 +109,7 @@ func (d *Datapath) LinkAttached(role Role, index int) (bool, error) {
 func (d *Datapath) DetachLink(role Role, index int) error {
 	for _, p := range d.programs[role] {
 		detach := detachFilter
-		if d.tcx {
+		if d.byTCX(role) {
 			detach = d.detachTCX
 		}
 		if err := detach(p, index); err != nil {
@@ -118,6 +118,11 @@ func (d *Datapath) DetachLink(role Role, index int) error {
 	}
 	return nil
 }
+
+// byTCX says how programs of a role are attached. Putting a tcx link on or off waits until every processor has passed a
+// quiet point (synchronize_rcu in tcx_entry_sync, include/net/tcx.h), 10 ms in which nobody else changes a link. That is
+// nothing for the node's own links, and would be most of the time that adding a pod takes.
+func (d *Datapath) byTCX(role Role) bool { return d.tcx && (role == Uplink || role == IPVlanParent) }
 
 // haveTCX probes for tcx links (6.6) with a link that does not exist.
 func haveTCX(p *ebpf.Program) (bool, error) {

@@ -43,19 +43,20 @@ func runs(t *testing.T, p *ebpf.Program) uint64 {
 }
 
 // attached holds a link to having, or not having, the program: by what the datapath says and by a frame that is sent.
-func attached(t *testing.T, d *Datapath, sender, index int, want bool) {
+func attached(t *testing.T, d *Datapath, role Role, sender, index int, want bool) {
 	t.Helper()
-	if got, err := d.LinkAttached(PodLink, index); err != nil || got != want {
+	program := d.programs[role][0].program // of ingress
+	if got, err := d.LinkAttached(role, index); err != nil || got != want {
 		t.Errorf("the link has the program: %v, %v, want %v", got, err, want)
 	}
-	before := runs(t, d.packet.FromPod)
+	before := runs(t, program)
 	sendFrame(t, sender, ipv4Frame("10.9.0.1"))
-	for deadline := time.Now().Add(time.Second); want && runs(t, d.packet.FromPod) == before; runtime.Gosched() {
+	for deadline := time.Now().Add(time.Second); want && runs(t, program) == before; runtime.Gosched() {
 		if time.Now().After(deadline) {
 			t.Fatal("the program does not see a frame")
 		}
 	}
-	if !want && runs(t, d.packet.FromPod) != before {
+	if !want && runs(t, program) != before {
 		t.Error("the program sees a frame")
 	}
 }
@@ -78,30 +79,34 @@ func TestAttachLink(t *testing.T) {
 				t.Log("vm: tcx")
 			}
 			old.tcx = tcx
+			role := PodLink
+			if tcx {
+				role = Uplink // those of pods' links are filters on every kernel
+			}
 			left, right := veth(t, "left", "right")
-			attached(t, old, left, right, false)
+			attached(t, old, role, left, right, false)
 			for range 2 {
-				if err := old.AttachLink(PodLink, right); err != nil {
+				if err := old.AttachLink(role, right); err != nil {
 					t.Fatal(err)
 				}
-				attached(t, old, left, right, true)
+				attached(t, old, role, left, right, true)
 			}
 			d := start(t, cfg)
 			d.tcx = tcx
-			attached(t, d, left, right, false)
-			attached(t, old, left, right, true)
-			if err := d.AttachLink(PodLink, right); err != nil {
+			attached(t, d, role, left, right, false)
+			attached(t, old, role, left, right, true)
+			if err := d.AttachLink(role, right); err != nil {
 				t.Fatal(err)
 			}
-			attached(t, d, left, right, true)
-			attached(t, old, left, right, false)
+			attached(t, d, role, left, right, true)
+			attached(t, old, role, left, right, false)
 			for range 2 {
-				if err := d.DetachLink(PodLink, right); err != nil {
+				if err := d.DetachLink(role, right); err != nil {
 					t.Fatal(err)
 				}
-				attached(t, d, left, right, false)
+				attached(t, d, role, left, right, false)
 			}
-			if err := d.DetachLink(PodLink, 1<<20); err != nil {
+			if err := d.DetachLink(role, 1<<20); err != nil {
 				t.Errorf("detach from a link that is not there: %v", err)
 			}
 		})
@@ -116,12 +121,12 @@ func TestGoneLink(t *testing.T) {
 		return // filters go with their link
 	}
 	_, right := veth(t, "left", "right")
-	if err := d.AttachLink(PodLink, right); err != nil {
+	if err := d.AttachLink(Uplink, right); err != nil {
 		t.Fatal(err)
 	}
 	pins := func() []string {
 		t.Helper()
-		found, err := filepath.Glob(filepath.Join(cfg.PinDir, layoutVersion, linkDir, "from_pod-*"))
+		found, err := filepath.Glob(filepath.Join(cfg.PinDir, layoutVersion, linkDir, "from_outside-*"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +144,7 @@ func TestGoneLink(t *testing.T) {
 	if err := netlink.LinkDel(linkUp(t, "left")); err != nil {
 		t.Fatal(err)
 	}
-	if ok, err := d.LinkAttached(PodLink, right); ok || err != nil {
+	if ok, err := d.LinkAttached(Uplink, right); ok || err != nil {
 		t.Errorf("a link that is gone has the program: %v, %v", ok, err)
 	}
 	if err := d.SweepLinks(); err == nil || !strings.Contains(err.Error(), "a-foreign-1") || len(pins()) != 0 {
