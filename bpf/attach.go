@@ -13,8 +13,8 @@ import (
 
 const linkDir = "links"
 
-// Attach puts the socket programs in place; those of links are AttachLink's. A hook that an older agent attached gets the new program by one atomic update of
-// its link, so no socket call ever meets a hook without a program.
+// Attach puts the socket programs in place; those of links are AttachLink's. A hook that an older agent attached gets the
+// new program by one atomic update of its link, so no socket call ever meets a hook without a program.
 func (d *Datapath) Attach() error {
 	for _, h := range d.hooks() {
 		path := filepath.Join(d.cfg.PinDir, layoutVersion, linkDir, h.name)

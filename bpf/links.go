@@ -231,7 +231,7 @@ func (d *Datapath) detachTCX(p linkProgram, index int) error {
 	return os.Remove(pin)
 }
 
-// SweepLinks removes what is left of programs whose link is gone. A pod's link often goes without DetachLink. What cannot be
+// SweepLinks removes what is left of programs whose link is gone, as an ENI often is before DetachLink. What cannot be
 // looked at, such as somebody else's file, is named in the error and keeps nothing else from being removed.
 func (d *Datapath) SweepLinks() error {
 	if !d.tcx {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
 // A LimitConfig configures a LimitTask. All fields but Report must be set.
@@ -52,7 +54,7 @@ func (t *LimitTask) Run(ctx context.Context) error {
 		if err := t.follow(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			t.config.Log.Warn("bandwidth limits are not what pods ask for", "err", err)
 		}
-		if !wait(ctx, t.config.Changed, lookAtLimits) {
+		if !hostnet.AwaitEvent(ctx, t.config.Changed, lookAtLimits) {
 			return nil
 		}
 	}

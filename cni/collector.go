@@ -8,13 +8,13 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
 const (
 	// lookEvery is how long a pod may be without what no event tells of.
 	lookEvery = 5 * time.Second
-	// settle is how long an event waits for others, which mostly come together.
-	settle = 100 * time.Millisecond
 	// assertEvery is how often the datapath is asked whether it still knows every pod.
 	assertEvery = time.Minute
 )
@@ -62,7 +62,7 @@ func (c *Collector) Run(ctx context.Context) error {
 		if err := c.Sweep(ctx, now); ctx.Err() == nil {
 			c.complain(now, err)
 		}
-		if !wait(ctx, events, c.interval) {
+		if !hostnet.AwaitEvent(ctx, events, c.interval) {
 			return nil
 		}
 	}
@@ -80,26 +80,6 @@ func (c *Collector) complain(now time.Time, err error) {
 	c.failure, c.failureAt = text, now
 	if err != nil {
 		c.log.Warn("collection failed", "err", err)
-	}
-}
-
-// wait returns false when the context has ended, and else some time after an event or the interval.
-func wait(ctx context.Context, events <-chan struct{}, interval time.Duration) bool {
-	timer := time.NewTimer(interval)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	case <-events:
-	}
-	timer.Reset(settle)
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 

@@ -15,8 +15,8 @@ import (
 	"github.com/nearpath/nearpath/cni"
 )
 
-// podLinksEvery is how long a pod's link may be without its program, and with that the pod without its way out. The kernel
-// tells nobody when a program is detached.
+// podLinksEvery is how long a pod's link may be without its program, and with that the pod without its way out. Looking
+// is simpler than events: they would have to be followed in every exclusive pod's namespace.
 const podLinksEvery = 400 * time.Millisecond
 
 // podLinks is a Task that attaches the programs of pods' links again when somebody else has removed them. It knows the pods

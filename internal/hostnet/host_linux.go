@@ -160,7 +160,7 @@ func (h *Host) EnsureENI(ctx context.Context, e ENI) error {
 			return nil
 		}
 		// The interval is for a Host whose Run has not been started.
-		if !wait(ctx, changed, time.Second) {
+		if !AwaitEvent(ctx, changed, time.Second) {
 			return fmt.Errorf("wait for ENI %s: %w: %w", e.MAC, ErrLinkAbsent, ctx.Err())
 		}
 	}
@@ -222,7 +222,7 @@ func (h *Host) Run(ctx context.Context) error {
 		if result.of(PartNode) == nil {
 			h.closeReady()
 		}
-		if !wait(ctx, events, h.patience()) {
+		if !AwaitEvent(ctx, events, h.patience()) {
 			return nil
 		}
 	}
@@ -243,8 +243,9 @@ func (h *Host) closeReady() {
 	}
 }
 
-// wait returns false when the context has ended, and else some time after an event or the interval.
-func wait(ctx context.Context, events <-chan struct{}, interval time.Duration) bool {
+// AwaitEvent returns false when the context has ended, and true after the interval or shortly after an event: changes come
+// in bursts.
+func AwaitEvent(ctx context.Context, events <-chan struct{}, interval time.Duration) bool {
 	timer := time.NewTimer(interval)
 	defer timer.Stop()
 	select {

@@ -48,7 +48,7 @@ func (h *Host) IPVlan(ctx context.Context, mac string) (Companion, error) {
 		if err != nil {
 			return Companion{}, fmt.Errorf("ipvlan on ENI %s, slot %d: %w", mac, e.Slot, err)
 		}
-		if !wait(ctx, changed, time.Second) {
+		if !AwaitEvent(ctx, changed, time.Second) {
 			return Companion{}, fmt.Errorf("ipvlan on ENI %s: %w: %w", mac, ErrLinkAbsent, cmp.Or(context.Cause(ctx), ctx.Err()))
 		}
 	}
