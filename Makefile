@@ -8,6 +8,8 @@ BIN := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 LINT := $(CACHE)/lint/golangci-lint
+# The linter remembers findings by content, with the directory they were found in: another clone must not see them.
+export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
 
 # What Debian must provide for each lane, beyond Go.
 PACKAGES_VERIFY := clang-19 llvm-19 libbpf-dev linux-libc-dev
