@@ -1,15 +1,11 @@
 package podruntime
 
 import (
-	"context"
-	"encoding/json"
 	"errors"
-	"io"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 )
 
 // onNode is set where this test is executed to be a runtime.
@@ -89,24 +85,5 @@ func TestRunFails(t *testing.T) {
 	}
 	if _, err := r.Run(t.Context(), Batch{AtATime: 1, Calls: []Call{script("true")}}); err != nil {
 		t.Errorf("after a failure: %v", err)
-	}
-}
-
-func TestRunEndsWithContext(t *testing.T) {
-	t.Parallel()
-	held, release := io.Pipe()
-	r := &Runtime{in: struct {
-		io.Writer
-		io.Closer
-	}{io.Discard, release}, answers: receive(held)}
-	r.encode = json.NewEncoder(io.Discard)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
-	if _, err := r.Run(ctx, Batch{}); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("error is %v", err)
-	}
-	release.Close()
-	if _, err := r.Run(t.Context(), Batch{}); err == nil || !strings.Contains(err.Error(), "has ended") {
-		t.Errorf("error is %v", err)
 	}
 }

@@ -35,17 +35,12 @@ type Timings struct {
 	Outputs []string `json:"outputs"`
 }
 
-// A request is one of the things a runtime does; the first field that is set says which.
-type request struct {
-	Make   []string `json:"make,omitempty"`   // names of namespaces
-	Remove []string `json:"remove,omitempty"` // the same
-	Run    *Batch   `json:"run,omitempty"`
-}
-
-type response struct {
-	Error   string   `json:"error,omitempty"`
-	Timings *Timings `json:"timings,omitempty"`
-}
+// What a runtime does.
+const (
+	verbMake   = "make"   // namespaces, by their names
+	verbRemove = "remove" // the same
+	verbRun    = "run"    // a Batch
+)
 
 // Path is where a namespace is seen on the node.
 func Path(name string) string { return netnsDir + name }

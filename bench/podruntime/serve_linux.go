@@ -2,7 +2,6 @@ package podruntime
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,38 +13,17 @@ import (
 
 	"github.com/vishvananda/netlink" //nolint:depguard // the floor is a bare link, beside plugins that do more
 	"golang.org/x/sys/unix"
+
+	"github.com/nearpath/nearpath/bench/remote"
 )
 
 // Serve does what is asked on in until that ends.
 func Serve(in io.Reader, out io.Writer) error {
-	decode, encode := json.NewDecoder(in), json.NewEncoder(out)
-	for {
-		var q request
-		if err := decode.Decode(&q); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("read a request: %w", err)
-		}
-		var a response
-		t, err := q.do()
-		if a.Timings = t; err != nil {
-			a = response{Error: err.Error()}
-		}
-		if err := encode.Encode(a); err != nil {
-			return fmt.Errorf("answer: %w", err)
-		}
-	}
-}
-
-func (q request) do() (*Timings, error) {
-	switch {
-	case q.Run != nil:
-		return q.Run.run()
-	case q.Make != nil:
-		return nil, makeAll(q.Make)
-	default:
-		return nil, removeAll(q.Remove)
-	}
+	return remote.Serve(in, out, remote.Verbs{
+		verbMake:   remote.Verb(func(names []string) (any, error) { return nil, makeAll(names) }),
+		verbRemove: remote.Verb(func(names []string) (any, error) { return nil, removeAll(names) }),
+		verbRun:    remote.Verb(func(b Batch) (any, error) { return b.run() }),
+	})
 }
 
 // run hands the calls to as many workers as may run at a time.
