@@ -14,6 +14,7 @@ export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
 # What Debian must provide for each lane, beyond Go.
 PACKAGES_VERIFY := clang-19 llvm-19 libbpf-dev linux-libc-dev
 PACKAGES_CLUSTER := etcd-server busybox-static libseccomp-dev pkg-config gcc libc6-dev
+PACKAGES_DIFF := nftables iptables
 PACKAGES_VM := qemu-system-x86 busybox-static debian-archive-keyring
 
 export CGO_ENABLED := 0
@@ -24,9 +25,9 @@ export CGO_ENABLED := 0
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## (root) install the Debian packages that verify, test-vm and test-cluster need
+setup: ## (root) install the Debian packages that verify, test-vm, test-diff and test-cluster need
 	apt-get update -q
-	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(PACKAGES_VERIFY) $(PACKAGES_VM) $(PACKAGES_CLUSTER)
+	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(PACKAGES_VERIFY) $(PACKAGES_VM) $(PACKAGES_DIFF) $(PACKAGES_CLUSTER)
 
 build: ## build the binaries into bin/
 	$(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/... ./test/podapp
@@ -38,6 +39,7 @@ generate: ## rebuild the BPF objects and their Go types with clang 19
 verify: generate ## fail if generated files, go.mod or formatting are stale, or a test does not compile or could be skipped
 	$(GO) mod tidy -diff
 	$(GO) -C bench mod tidy -diff
+	$(GO) -C test/diff/kubeproxy mod tidy -diff
 	@unformatted=$$($(GOFMT) -l $$(git ls-files '*.go')) || exit 1; \
 		[ -z "$$unformatted" ] || { echo "verify: run make fmt: $$unformatted"; exit 1; }
 	@large=$$(git ls-files -z | xargs -0 stat -c '%s %n' | awk '$$1 > 1048576') || exit 1; \
@@ -58,12 +60,14 @@ $(LINT): test/tools/lint/go.mod
 lint: $(LINT) ## run the linters over every build tag
 	$(LINT) run --build-tags node,cluster,vm ./...
 	cd bench && $(LINT) run --build-tags node --config ../.golangci.yaml ./...
+	cd test/diff/kubeproxy && $(LINT) run --config ../../../.golangci.yaml ./...
 
 test: test-unit test-node ## (root) everything but the kernel and cluster lanes
 
 test-unit: ## pure logic; no root, no kernel features
 	$(GO) test ./...
 	$(GO) -C bench test ./...
+	$(GO) -C test/diff/kubeproxy test ./...
 
 test-node: ## (root) this machine's kernel: BPF, namespaces, the simulated cloud
 	@[ "$$(id -u)" = 0 ] || { echo "test-node: needs root: sudo make test-node"; exit 2; }
