@@ -1,0 +1,275 @@
+package model
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// A Dialect is whose reading of the rows counts where there is more than one.
+type Dialect int
+
+// The dialects: nearpath's own, and those of kube-proxy's modes. Every place that asks for the dialect is a documented
+// difference.
+const (
+	Nearpath Dialect = iota
+	NFTables
+	IPTables
+)
+
+func (d Dialect) String() string { return [...]string{"nearpath", "nftables", "iptables"}[d] }
+
+// Rules are a reading of the rows; the zero value is nearpath's.
+type Rules struct {
+	Dialect Dialect
+	// broken is the mutation that makes one row wrong, for tests of tests.
+	broken string
+}
+
+// Decide is what becomes of a probe by nearpath's rules.
+func Decide(w *World, p Probe) Verdict { return Rules{}.Decide(w, p) }
+
+// Decide is what becomes of a probe, session affinity left aside.
+func (r Rules) Decide(w *World, p Probe) Verdict {
+	v, _, _ := r.decide(w, p)
+	return v
+}
+
+// decide also returns what decided: the Service and its port.
+func (r Rules) decide(w *World, p Probe) (Verdict, *corev1.Service, *corev1.ServicePort) {
+	if r.Breaks("E9") && slices.Contains(w.Node.RemotePods, p.Client.Addr) {
+		p.Client.Kind = LocalPod
+	}
+	if r.Breaks("G1") && p.Protocol == corev1.ProtocolSCTP {
+		return Verdict{Outcome: Pass, Rows: []string{"G1"}}, nil, nil
+	}
+	f, ok := r.find(w, p)
+	if !ok {
+		return r.unclaimed(w, p), nil, nil
+	}
+	v := r.serve(w, p, f)
+	v.Port = PortRef{f.svc.Namespace, f.svc.Name, f.port.Port, f.port.Protocol}
+	return v, f.svc, f.port
+}
+
+// unclaimed is what becomes of a probe that no frontend answers (A11, B6, D5, B9).
+func (r Rules) unclaimed(w *World, p Probe) Verdict {
+	addr := p.To.Addr()
+	if r.Dialect == IPTables {
+		return Verdict{Outcome: Pass, Rows: []string{"A11"}}
+	}
+	known := w.Services
+	if r.Breaks("D5") {
+		known = slices.Concat(known, w.Deleted)
+	}
+	for _, svc := range known {
+		if r.watches(w, svc) && len(svc.Spec.Ports) > 0 && slices.Contains(clusterIPs(svc), addr) {
+			if r.Breaks("A11 port") {
+				return Verdict{Outcome: Drop}
+			}
+			return Verdict{Outcome: Reject, Rows: []string{"A11"}}
+		}
+	}
+	// A difference of nearpath: what another proxy serves is left to it. kube-proxy drops it like what is nobody's.
+	if r.Dialect == Nearpath && slices.ContainsFunc(w.Services, func(svc *corev1.Service) bool {
+		return r.foreign(w, svc) && slices.Contains(clusterIPs(svc), addr)
+	}) {
+		return Verdict{Outcome: Pass, Rows: []string{"A1"}}
+	}
+	for _, cidr := range w.ServiceCIDRs {
+		if cidr.Contains(addr) && !r.Breaks("A11") {
+			return Verdict{Outcome: Drop, Rows: []string{"A11"}}
+		}
+	}
+	if r.Breaks("B6") {
+		for _, svc := range w.Services {
+			if slices.Contains(vips(svc), addr) {
+				return Verdict{Outcome: Reject}
+			}
+		}
+	}
+	return Verdict{Outcome: Pass, Rows: []string{"B6"}}
+}
+
+// serve is what becomes of a probe that a frontend answers.
+func (r Rules) serve(w *World, p Probe, f frontend) (v Verdict) {
+	v.Rows = append(v.Rows, f.rows...)
+	local, rows := r.usesLocal(p, f)
+	v.Rows = append(v.Rows, rows...)
+	lists := r.lists(w, f.svc, f.port, p.v6())
+	if f.kind == loadBalancer && !r.admits(w, p, f) && (r.Dialect != IPTables || lists.any) {
+		return Verdict{Outcome: Drop, Rows: append(v.Rows, "E8")}
+	}
+	list, why := lists.cluster, lists.clusterRows
+	if local {
+		list, why = lists.local, lists.localRows
+	}
+	switch {
+	case len(list) > 0:
+		v.Outcome, v.Rows = Forward, append(v.Rows, why...)
+	case !lists.any && !r.Breaks("D1"):
+		v.Outcome, v.Rows = Reject, append(v.Rows, "D1")
+		if r.Breaks("D4") && p.Client.Kind == Outside {
+			v.Outcome = Pass
+		}
+		return v
+	case f.kind == clusterIP:
+		v.Outcome, v.Rows = Drop, append(v.Rows, "D2")
+		if r.Breaks("D2") {
+			v.Outcome = Reject
+		}
+		return v
+	default:
+		v.Outcome, v.Rows = Drop, append(v.Rows, "D3")
+		if r.Breaks("D3") {
+			v.Outcome = Reject
+		}
+		return v
+	}
+	masquerade, row := r.masquerades(p, f)
+	v.Rows = append(v.Rows, row)
+	for _, addr := range list {
+		b := Backend{Addr: addr}
+		if masquerade {
+			b.Source = AsNode
+		}
+		if addr.Addr() == p.Client.Addr && p.Client.Kind == LocalPod {
+			b.Source, v.Rows = r.hairpin(p), append(v.Rows, "E6")
+		}
+		v.Backends = append(v.Backends, b)
+	}
+	return v
+}
+
+// usesLocal says whether a client chooses from the local list (B1, E2, E3, E4).
+func (r Rules) usesLocal(p Probe, f frontend) (bool, []string) {
+	internal := f.svc.Spec.InternalTrafficPolicy != nil && *f.svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
+	external := f.svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	if f.kind == clusterIP {
+		if r.Breaks("B1 policy") && p.Client.Kind == Outside {
+			return external, nil
+		}
+		if r.Breaks("E3 cluster IP") {
+			return internal || external, nil
+		}
+		return internal, []string{"E3"}
+	}
+	if r.Breaks("E3 external") && internal {
+		return true, nil
+	}
+	if !external {
+		return false, nil
+	}
+	if p.Client.inside() && !r.Breaks("E4") {
+		return false, []string{"E4"}
+	}
+	if r.Breaks("E2 list") {
+		return false, nil
+	}
+	return true, []string{"E2"}
+}
+
+// masquerades says whether backends see the node (B1, E1, E2, E4), and by which row.
+func (r Rules) masquerades(p Probe, f frontend) (bool, string) {
+	external := f.svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	switch {
+	case p.Client.Kind == NodeItself:
+		return true, "E4"
+	case p.Client.Kind == LocalPod:
+		// A difference of nearpath: kube-proxy masquerades pods, too, as it cannot tell whether the answer comes back by it.
+		if r.Dialect != Nearpath && f.kind != clusterIP && !external {
+			return true, "E1"
+		}
+		return r.Breaks("E4 source"), "E4"
+	case f.kind == clusterIP:
+		return !r.Breaks("B1 source"), "B1"
+	case external:
+		return r.Breaks("E2"), "E2"
+	default:
+		return !r.Breaks("E1"), "E1"
+	}
+}
+
+// hairpin is what a pod sees that reaches itself (E6). A difference of nearpath: a socket that is told the pod's own
+// address never leaves the pod.
+func (r Rules) hairpin(p Probe) Source {
+	if r.Dialect == Nearpath && !p.Packets || r.Breaks("E6") {
+		return AsClient
+	}
+	return AsNode
+}
+
+// admits says whether the load balancer's source ranges let the client in (E8).
+func (r Rules) admits(w *World, p Probe, f frontend) bool {
+	if r.Breaks("E8") || r.Breaks("E8 pods") && p.Client.Kind == LocalPod {
+		return true
+	}
+	some, admitted, node := false, false, false
+	for _, text := range f.svc.Spec.LoadBalancerSourceRanges {
+		cidr := parseRange(text)
+		if cidr.Addr().Is6() != p.v6() && !r.Breaks("E8 family") {
+			continue
+		}
+		some = true
+		if cidr.Bits() == 0 {
+			if r.Breaks("E8 open") {
+				continue
+			}
+			return true
+		}
+		admitted = admitted || cidr.Contains(p.Client.Addr)
+		node = node || cidr.Contains(w.Node.Primary(p.v6()))
+	}
+	// The node's own packets to a VIP that is assigned to it have the VIP for a source.
+	if node && slices.Contains(vips(f.svc), p.Client.Addr) && !r.Breaks("E8 node") {
+		return true
+	}
+	return admitted || !some
+}
+
+// isLocalPort says whether a node port is answered at an address (B3, B4, E5).
+func (r Rules) isLocalPort(w *World, p Probe) (bool, string) {
+	addr := p.To.Addr()
+	var cidrs []netip.Prefix
+	primary := r.Dialect == NFTables && len(w.Node.NodePortAddresses) == 0
+	for _, text := range w.Node.NodePortAddresses {
+		if text == "primary" {
+			primary = true
+		} else if cidr := netip.MustParsePrefix(text); cidr.Addr().Is6() == addr.Is6() {
+			cidrs = append(cidrs, cidr)
+		}
+	}
+	listed := slices.ContainsFunc(cidrs, func(c netip.Prefix) bool { return c.Contains(addr) })
+	if addr.IsLoopback() {
+		return r.isLocalhost(p, len(cidrs) == 0 && !primary || listed), "B4"
+	}
+	if r.Breaks("E5") && slices.Contains(w.Node.OtherNodes, addr) {
+		return true, "E5"
+	}
+	if !slices.Contains(w.Node.Addresses, addr) {
+		return false, "E5"
+	}
+	switch {
+	case primary || r.Breaks("B3"):
+		return addr == w.Node.Primary(addr.Is6()), "B3"
+	case r.Breaks("B3 filter"):
+		return true, "B3"
+	default:
+		return len(cidrs) == 0 || listed, "B3"
+	}
+}
+
+// isLocalhost says whether a node port is answered at a loopback address: to the node's own processes. kube-proxy has no
+// IPv6 there, and in nftables mode nothing.
+func (r Rules) isLocalhost(p Probe, allowed bool) bool {
+	switch {
+	case r.Breaks("B4"):
+		return false
+	case r.Dialect == NFTables, r.Dialect == IPTables && p.v6():
+		return false
+	case p.Client.Kind != NodeItself && !r.Breaks("B4 pods"):
+		return false
+	}
+	return allowed
+}
