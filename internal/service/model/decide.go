@@ -56,47 +56,40 @@ func (r Rules) decide(w *World, p Probe) (Verdict, *corev1.Service, *corev1.Serv
 // unclaimed is what becomes of a probe that no frontend answers (A11, B6, D5, B9).
 func (r Rules) unclaimed(w *World, p Probe) Verdict {
 	addr := p.To.Addr()
-	if r.Dialect == IPTables {
-		return Verdict{Outcome: Pass, Rows: []string{"A11"}}
+	has := func(of func(*corev1.Service) []netip.Addr) func(*corev1.Service) bool {
+		return func(svc *corev1.Service) bool { return slices.Contains(of(svc), addr) }
 	}
 	known := w.Services
 	if r.Breaks("D5") {
 		known = slices.Concat(known, w.Deleted)
 	}
-	for _, svc := range known {
-		if r.watches(w, svc) && len(svc.Spec.Ports) > 0 && slices.Contains(clusterIPs(svc), addr) {
-			if r.Breaks("A11 port") {
-				return Verdict{Outcome: Drop}
-			}
-			return Verdict{Outcome: Reject, Rows: []string{"A11"}}
+	ours := func(svc *corev1.Service) bool { return r.watches(w, svc) && has(clusterIPs)(svc) }
+	foreign := func(svc *corev1.Service) bool { return r.foreign(w, svc) && has(clusterIPs)(svc) }
+	reserved := slices.ContainsFunc(w.ServiceCIDRs, func(cidr netip.Prefix) bool { return cidr.Contains(addr) })
+	switch {
+	case r.Dialect == IPTables: // which has no rules for what is nobody's
+		return Verdict{Outcome: Pass, Rows: []string{"A11"}}
+	case slices.ContainsFunc(known, ours):
+		if r.Breaks("A11 port") {
+			return Verdict{Outcome: Drop}
 		}
-	}
+		return Verdict{Outcome: Reject, Rows: []string{"A11"}}
 	// A difference of nearpath: what another proxy serves is left to it. kube-proxy drops it like what is nobody's.
-	if r.Dialect == Nearpath && slices.ContainsFunc(w.Services, func(svc *corev1.Service) bool {
-		return r.foreign(w, svc) && slices.Contains(clusterIPs(svc), addr)
-	}) {
+	case r.Dialect == Nearpath && slices.ContainsFunc(w.Services, foreign):
 		return Verdict{Outcome: Pass, Rows: []string{"A1"}}
+	case reserved && !r.Breaks("A11"):
+		return Verdict{Outcome: Drop, Rows: []string{"A11"}}
+	case r.Breaks("B6") && slices.ContainsFunc(w.Services, has(vips)):
+		return Verdict{Outcome: Reject}
+	default:
+		return Verdict{Outcome: Pass, Rows: []string{"B6"}}
 	}
-	for _, cidr := range w.ServiceCIDRs {
-		if cidr.Contains(addr) && !r.Breaks("A11") {
-			return Verdict{Outcome: Drop, Rows: []string{"A11"}}
-		}
-	}
-	if r.Breaks("B6") {
-		for _, svc := range w.Services {
-			if slices.Contains(vips(svc), addr) {
-				return Verdict{Outcome: Reject}
-			}
-		}
-	}
-	return Verdict{Outcome: Pass, Rows: []string{"B6"}}
 }
 
 // serve is what becomes of a probe that a frontend answers.
 func (r Rules) serve(w *World, p Probe, f frontend) (v Verdict) {
-	v.Rows = append(v.Rows, f.rows...)
 	local, rows := r.usesLocal(p, f)
-	v.Rows = append(v.Rows, rows...)
+	v.Rows = slices.Concat(f.rows, rows)
 	lists := r.lists(w, f.svc, f.port, p.v6())
 	if f.kind == loadBalancer && !r.admits(w, p, f) && (r.Dialect != IPTables || lists.any) {
 		return Verdict{Outcome: Drop, Rows: append(v.Rows, "E8")}
@@ -105,30 +98,14 @@ func (r Rules) serve(w *World, p Probe, f frontend) (v Verdict) {
 	if local {
 		list, why = lists.local, lists.localRows
 	}
-	switch {
-	case len(list) > 0:
-		v.Outcome, v.Rows = Forward, append(v.Rows, why...)
-	case !lists.any && !r.Breaks("D1"):
-		v.Outcome, v.Rows = Reject, append(v.Rows, "D1")
-		if r.Breaks("D4") && p.Client.Kind == Outside {
-			v.Outcome = Pass
-		}
-		return v
-	case f.kind == clusterIP:
-		v.Outcome, v.Rows = Drop, append(v.Rows, "D2")
-		if r.Breaks("D2") {
-			v.Outcome = Reject
-		}
-		return v
-	default:
-		v.Outcome, v.Rows = Drop, append(v.Rows, "D3")
-		if r.Breaks("D3") {
-			v.Outcome = Reject
-		}
+	if len(list) == 0 {
+		var why []string
+		v.Outcome, why = r.refuse(p, f, lists.any)
+		v.Rows = append(v.Rows, why...)
 		return v
 	}
 	masquerade, row := r.masquerades(p, f)
-	v.Rows = append(v.Rows, row)
+	v.Outcome, v.Rows = Forward, append(slices.Concat(v.Rows, why), row)
 	for _, addr := range list {
 		b := Backend{Addr: addr}
 		if masquerade {
@@ -140,6 +117,27 @@ func (r Rules) serve(w *World, p Probe, f frontend) (v Verdict) {
 		v.Backends = append(v.Backends, b)
 	}
 	return v
+}
+
+// refuse is what becomes of a probe whose list is empty, by whether there are endpoints elsewhere (D1 to D4).
+func (r Rules) refuse(p Probe, f frontend, elsewhere bool) (Outcome, []string) {
+	outside := p.Client.Kind == Outside
+	switch {
+	case !elsewhere && r.Breaks("D1"):
+		return Drop, nil
+	case !elsewhere && outside && r.Breaks("D4"):
+		return Pass, nil
+	case !elsewhere && outside:
+		return Reject, []string{"D1", "D4"}
+	case !elsewhere:
+		return Reject, []string{"D1"}
+	case f.kind == clusterIP && r.Breaks("D2"), f.kind != clusterIP && r.Breaks("D3"):
+		return Reject, nil
+	case f.kind == clusterIP:
+		return Drop, []string{"D2"}
+	default:
+		return Drop, []string{"D3"}
+	}
 }
 
 // usesLocal says whether a client chooses from the local list (B1, E2, E3, E4).
@@ -205,27 +203,28 @@ func (r Rules) admits(w *World, p Probe, f frontend) bool {
 	if r.Breaks("E8") || r.Breaks("E8 pods") && p.Client.Kind == LocalPod {
 		return true
 	}
-	some, admitted, node := false, false, false
+	var cidrs []netip.Prefix
 	for _, text := range f.svc.Spec.LoadBalancerSourceRanges {
 		cidr := parseRange(text)
 		if cidr.Addr().Is6() != p.v6() && !r.Breaks("E8 family") {
 			continue
 		}
-		some = true
-		if cidr.Bits() == 0 {
-			if r.Breaks("E8 open") {
-				continue
-			}
+		if cidr.Bits() == 0 && !r.Breaks("E8 open") {
 			return true
 		}
-		admitted = admitted || cidr.Contains(p.Client.Addr)
-		node = node || cidr.Contains(w.Node.Primary(p.v6()))
+		if cidr.Bits() == 0 {
+			cidr = netip.PrefixFrom(cidr.Addr(), cidr.Addr().BitLen())
+		}
+		cidrs = append(cidrs, cidr)
+	}
+	in := func(addr netip.Addr) bool {
+		return slices.ContainsFunc(cidrs, func(c netip.Prefix) bool { return c.Contains(addr) })
 	}
 	// The node's own packets to a VIP that is assigned to it have the VIP for a source.
-	if node && slices.Contains(vips(f.svc), p.Client.Addr) && !r.Breaks("E8 node") {
+	if in(w.Node.Primary(p.v6())) && slices.Contains(vips(f.svc), p.Client.Addr) && !r.Breaks("E8 node") {
 		return true
 	}
-	return admitted || !some
+	return len(cidrs) == 0 || in(p.Client.Addr)
 }
 
 // isLocalPort says whether a node port is answered at an address (B3, B4, E5).

@@ -34,9 +34,7 @@ func (r Rules) lists(w *World, svc *corev1.Service, port *corev1.ServicePort, v6
 	all := r.endpoints(w, svc, port, v6)
 	usable := func(e endpoint) bool { return e.ready || e.draining() }
 	c.any = slices.ContainsFunc(all, usable)
-	if r.Breaks("A7") {
-		c.any = c.any || slices.ContainsFunc(r.endpoints(w, svc, port, !v6), usable)
-	}
+	c.any = c.any || r.Breaks("A7") && slices.ContainsFunc(r.endpoints(w, svc, port, !v6), usable)
 	near, row := r.near(w, svc, all)
 	if r.Breaks("C5") && svc.Spec.InternalTrafficPolicy != nil && *svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal {
 		near = func(e endpoint) bool { return e.local }
@@ -100,32 +98,30 @@ func (r Rules) near(w *World, svc *corev1.Service, all []endpoint) (func(endpoin
 		slices.Reverse(hints)
 	}
 	for _, h := range hints {
-		every, some := true, false
-		for _, e := range all {
-			if e.ready || r.Breaks("C3 ready") || r.Breaks("C1 topology") && e.draining() {
-				every = every && len(h.of(e)) > 0
-				some = some || slices.Contains(h.of(e), h.here)
-			}
-		}
-		if (every || r.Breaks("C3 every")) && (some || r.Breaks("C3 some") && every) && !r.Breaks("C3") {
+		if r.counts(all, h.of, h.here) {
 			return func(e endpoint) bool { return slices.Contains(h.of(e), h.here) }, "C3"
 		}
 	}
 	return func(endpoint) bool { return true }, ""
 }
 
+// counts says whether every ready endpoint has a hint of one kind, and one of them names this place (C3).
+func (r Rules) counts(all []endpoint, of func(endpoint) []string, here string) bool {
+	every, some := true, false
+	for _, e := range all {
+		if e.ready || r.Breaks("C3 ready") || r.Breaks("C1 topology") && e.draining() {
+			every = every && len(of(e)) > 0
+			some = some || slices.Contains(of(e), here)
+		}
+	}
+	return (every || r.Breaks("C3 every")) && (some || r.Breaks("C3 some") && every) && !r.Breaks("C3")
+}
+
 // endpoints merges the slices of a Service (A2) for one port and family, in the order of addresses.
 func (r Rules) endpoints(w *World, svc *corev1.Service, port *corev1.ServicePort, v6 bool) (out []endpoint) {
 	for _, slice := range w.Slices {
-		_, headless := slice.Labels[corev1.IsHeadlessService]
-		if slice.Namespace != svc.Namespace || slice.Labels[discoveryv1.LabelServiceName] != svc.Name || headless && !r.Breaks("A2 headless") {
-			continue
-		}
-		if (slice.AddressType != discoveryv1.AddressTypeIPv4 || v6) && (slice.AddressType != discoveryv1.AddressTypeIPv6 || !v6) {
-			continue // of the other family, or FQDN (A7)
-		}
 		number := r.targetPort(slice, port)
-		if number == 0 {
+		if !r.isOf(slice, svc, v6) || number == 0 {
 			continue
 		}
 		for i := range slice.Endpoints {
@@ -139,6 +135,18 @@ func (r Rules) endpoints(w *World, svc *corev1.Service, port *corev1.ServicePort
 	}
 	slices.SortFunc(out, func(a, b endpoint) int { return a.addr.Compare(b.addr) })
 	return out
+}
+
+// isOf says whether a slice is of a Service and family, and one that proxies watch: of no headless Service (A2), and not
+// of names (A7).
+func (r Rules) isOf(slice *discoveryv1.EndpointSlice, svc *corev1.Service, v6 bool) bool {
+	family := discoveryv1.AddressTypeIPv4
+	if v6 {
+		family = discoveryv1.AddressTypeIPv6
+	}
+	_, headless := slice.Labels[corev1.IsHeadlessService]
+	return slice.Namespace == svc.Namespace && slice.Labels[discoveryv1.LabelServiceName] == svc.Name &&
+		slice.AddressType == family && (!headless || r.Breaks("A2 headless"))
 }
 
 // targetPort is what a slice offers under the port's name and protocol; those without a number or a name offer nothing (A3).

@@ -71,25 +71,14 @@ func (r Rules) before(a, b frontend) bool {
 // answers says whether a port of a Service is reached where a probe goes, and as what.
 func (r Rules) answers(w *World, p Probe, svc *corev1.Service, port *corev1.ServicePort) (frontend, bool) {
 	f := frontend{svc: svc, port: port}
-	addr, number := p.To.Addr(), int32(p.To.Port())
 	protocol := cmp.Or(port.Protocol, corev1.ProtocolTCP)
 	if !r.watches(w, svc) || !hasFamily(svc, p.v6()) || protocol != p.Protocol && !r.Breaks("B9") {
 		return f, false
 	}
+	number := int32(p.To.Port())
 	if number == port.Port {
-		switch {
-		case slices.Contains(clusterIPs(svc), addr):
-			f.kind, f.rows = clusterIP, []string{"B1"}
-			return f, !r.Breaks("B1") || p.Client.Kind != Outside
-		case slices.Contains(r.loadBalancerIPs(svc), addr) && (port.NodePort != 0 || !r.Breaks("A10")):
-			f.kind, f.rows = loadBalancer, []string{"B5"}
-			return f, true
-		case slices.Contains(parseAddrs(svc.Spec.ExternalIPs), addr) && !r.Breaks("B2") && (!w.NoExternalIPs || r.Breaks("B2 gate")):
-			f.kind, f.rows = externalIP, []string{"B2"}
-			// As a mutation, ranges apply to what is no load balancer's.
-			if r.Breaks("E8 kind") {
-				f.kind = loadBalancer
-			}
+		var ok bool
+		if f.kind, f.rows, ok = r.at(w, p, svc, port); ok {
 			return f, true
 		}
 	}
@@ -99,6 +88,23 @@ func (r Rules) answers(w *World, p Probe, svc *corev1.Service, port *corev1.Serv
 		return f, here
 	}
 	return f, false
+}
+
+// at says whether a Service is reached at the address a probe goes to, by whatever but a node port (B1, B2, B5).
+func (r Rules) at(w *World, p Probe, svc *corev1.Service, port *corev1.ServicePort) (kind, []string, bool) {
+	addr := p.To.Addr()
+	switch {
+	case slices.Contains(clusterIPs(svc), addr):
+		return clusterIP, []string{"B1"}, !r.Breaks("B1") || p.Client.Kind != Outside
+	case slices.Contains(r.loadBalancerIPs(svc), addr):
+		return loadBalancer, []string{"B5"}, port.NodePort != 0 || !r.Breaks("A10")
+	case !slices.Contains(parseAddrs(svc.Spec.ExternalIPs), addr), w.NoExternalIPs && !r.Breaks("B2 gate"):
+		return 0, nil, false
+	case r.Breaks("E8 kind"): // then ranges apply to what is no load balancer's
+		return loadBalancer, nil, true
+	default:
+		return externalIP, []string{"B2"}, !r.Breaks("B2")
+	}
 }
 
 // watches says whether the proxy sees a Service at all (A1).

@@ -25,22 +25,9 @@ func (d *drawing) slices(svc *corev1.Service) (out []*discoveryv1.EndpointSlice)
 		if len(backends) == 0 || d.seldom("no slices") {
 			continue
 		}
+		first, second := d.slice(svc, family, len(out)), d.slice(svc, family, len(out)+1)
 		backends = rapid.Permutation(backends).Draw(d.t, "backends")
-		n := rapid.IntRange(0, min(len(backends), d.lab.Endpoints)).Draw(d.t, "endpoints")
-		first := d.slice(svc, family, len(out))
-		second := d.slice(svc, family, len(out)+1)
-		for _, b := range backends[:n] {
-			e := d.endpoint(b, hinted)
-			to := first
-			if d.oneIn(3, "second slice") {
-				to = second
-			}
-			to.Endpoints = append(to.Endpoints, e)
-			// The endpoint on its way from one slice to the other: of two copies one terminates.
-			if to == first && d.seldom("copy") {
-				second.Endpoints = append(second.Endpoints, d.other(b, e, hinted))
-			}
-		}
+		d.fill(first, second, backends[:rapid.IntRange(0, min(len(backends), d.lab.Endpoints)).Draw(d.t, "endpoints")], hinted)
 		out = append(out, first)
 		if len(second.Endpoints) > 0 {
 			out = append(out, second)
@@ -52,6 +39,22 @@ func (d *drawing) slices(svc *corev1.Service) (out []*discoveryv1.EndpointSlice)
 		out = append(out, slice)
 	}
 	return out
+}
+
+// fill spreads endpoints over two slices.
+func (d *drawing) fill(first, second *discoveryv1.EndpointSlice, backends []Backend, hinted bool) {
+	for _, b := range backends {
+		e := d.endpoint(b, hinted)
+		if d.oneIn(3, "second slice") {
+			second.Endpoints = append(second.Endpoints, e)
+			continue
+		}
+		first.Endpoints = append(first.Endpoints, e)
+		// The endpoint on its way from one slice to the other: of two copies one terminates.
+		if d.seldom("copy") {
+			second.Endpoints = append(second.Endpoints, d.other(b, e, hinted))
+		}
+	}
 }
 
 // slice draws one without endpoints.
