@@ -19,7 +19,8 @@
 //   - the primary ENI and ENIs without the pool's tag are never touched;
 //   - nothing is forgotten on one observation: what the cloud does not show must be missing twice, 30 seconds apart;
 //   - an address that was adopted is not leased before the node has said that no pod uses it;
-//   - a released address is not leased again during its cooldown, unless the settings allow that for lack of any other;
+//   - a released address is not leased again during its cooldown, unless the settings allow that for lack of any other,
+//     nor after it before it is settled, but for settleLimit at most;
 //   - callers are served in the order in which they came, and a full vSwitch or a refusing ENI stops nothing else;
 //   - the pool's lock is not held while the cloud, the disk or the links are waited for.
 //

@@ -259,7 +259,7 @@ func (w *restWorld) settle(t *rapid.T, s situation) {
 	var trail []string
 	for range 60 {
 		w.now = w.now.Add(time.Hour)
-		w.l.expire(w.now, time.Second)
+		w.l.expire(w.now, time.Second, nil)
 		s.now = w.now
 		steps, _ := w.l.plan(s)
 		if len(steps) == 0 {

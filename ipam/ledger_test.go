@@ -97,7 +97,7 @@ func (m *ledgerMachine) Wait(t *rapid.T) {
 }
 
 func (m *ledgerMachine) expire() {
-	m.l.expire(m.now, propertyCooldown)
+	m.l.expire(m.now, propertyCooldown, nil)
 	for name, k := range m.kept {
 		if !m.now.Before(k.until) {
 			m.cooled(k.addrs)

@@ -14,6 +14,7 @@ type metrics struct {
 	allocations *prometheus.CounterVec
 	seconds     *prometheus.HistogramVec
 	refusals    *prometheus.CounterVec
+	overdue     prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -30,12 +31,16 @@ func newMetrics() *metrics {
 			Namespace: "nearpath", Subsystem: "pool", Name: "cloud_errors_total",
 			Help: "Cloud calls of the pool that failed, by class of the error.",
 		}, []string{"class"}),
+		overdue: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "nearpath", Subsystem: "pool", Name: "overdue_addresses_total",
+			Help: "Addresses that were made available though a Service or a socket on the node had not let go of them for 5 minutes.",
+		}),
 	}
 }
 
 func (m *metrics) register(r prometheus.Registerer, p *Pool) error {
 	var errs []error
-	for _, c := range []prometheus.Collector{m.allocations, m.seconds, m.refusals, newPoolCollector(p)} {
+	for _, c := range []prometheus.Collector{m.allocations, m.seconds, m.refusals, m.overdue, newPoolCollector(p)} {
 		errs = append(errs, r.Register(c))
 	}
 	return errors.Join(errs...)
@@ -84,6 +89,7 @@ func (m *metrics) refused(err error) {
 type poolCollector struct {
 	pool                                *Pool
 	addresses, enis, capacity, breakers *prometheus.Desc
+	unsettled                           *prometheus.Desc
 }
 
 func newPoolCollector(p *Pool) *poolCollector {
@@ -96,12 +102,13 @@ func newPoolCollector(p *Pool) *poolCollector {
 		enis:      desc("enis", "ENIs, by state in the journal.", "state"),
 		capacity:  desc("capacity", "Pods that fit on the node if all are of the kind.", "kind"),
 		breakers:  desc("vswitch_breaker_state", "0: addresses are asked of the vSwitch, 1: one as a trial, 2: none, because it was full.", "vswitch"),
+		unsettled: desc("unsettled_addresses", "Addresses that are not available after their cooldown because a Service or a socket on the node still has them."),
 	}
 }
 
 // Describe is for prometheus.Collector.
 func (c *poolCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.addresses, c.enis, c.capacity, c.breakers} {
+	for _, d := range []*prometheus.Desc{c.addresses, c.enis, c.capacity, c.breakers, c.unsettled} {
 		ch <- d
 	}
 }
@@ -121,8 +128,24 @@ func (c *poolCollector) Collect(ch chan<- prometheus.Metric) {
 	capacity := c.pool.Capacity()
 	gauge(c.capacity, capacity.Shared, "shared")
 	gauge(c.capacity, capacity.Exclusive, "exclusive")
+	ch <- prometheus.MustNewConstMetric(c.unsettled, prometheus.GaugeValue, float64(c.pool.countUnsettled()))
 	for _, v := range c.pool.VSwitches() {
 		gauge(c.breakers, map[BreakerState]int{BreakerClosed: 0, BreakerHalfOpen: 1, BreakerOpen: 2}[v.Breaker], v.ID)
+	}
+}
+
+func (p *Pool) countUnsettled() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.unsettled
+}
+
+// noteUnsettled runs under the lock.
+func (p *Pool) noteUnsettled(over expiry) {
+	p.unsettled = over.unsettled
+	for _, a := range over.overdue {
+		p.metrics.overdue.Inc()
+		p.log.Warn("address is available again though a Service or a socket on the node still has it", "address", a, "waited", settleLimit)
 	}
 }
 

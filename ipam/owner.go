@@ -227,25 +227,58 @@ func (l *ledger) chill(a *address, now, until time.Time) {
 	l.touchAddr(a)
 }
 
-// expire ends what is over: keeping, then cooling. It says how much ended and when the next is due (zero: never).
-func (l *ledger) expire(now time.Time, cooldown time.Duration) (ended int, next time.Time) {
+// settleRetry is how soon an address whose cooldown is over is asked about again, and settleLimit how long after its
+// cooldown it is leased all the same: a pool must not run dry because somebody's Service names an address for ever.
+const (
+	settleRetry = 500 * time.Millisecond
+	settleLimit = 5 * time.Minute
+)
+
+// An expiry is what came of expire.
+type expiry struct {
+	ended     int          // keepings and coolings
+	next      time.Time    // when to look again; zero: never
+	unsettled int          // addresses that go on cooling because they are not settled
+	overdue   []netip.Addr // addresses that are free though they are not settled
+}
+
+// expire ends what is over: keeping, then cooling. A cooling address must also be settled; see Config.Settled.
+func (l *ledger) expire(now time.Time, cooldown time.Duration, settled func(netip.Addr) bool) (e expiry) {
+	due := func(t time.Time) {
+		if e.next.IsZero() || t.Before(e.next) {
+			e.next = t
+		}
+	}
 	for _, a := range l.addrs {
 		if a.State == kept && !now.Before(a.Until) {
 			l.unkeep(a.Pod.name(), now, cooldown)
-			ended++
+			e.ended++
 		}
 	}
 	for _, a := range l.addrs {
-		if a.State == cooling && !now.Before(a.Until) {
-			a.State, a.Since, a.Until = free, now, time.Time{}
-			l.touchAddr(a)
-			ended++
-		}
-		if (a.State == cooling || a.State == kept) && (next.IsZero() || a.Until.Before(next)) {
-			next = a.Until
+		switch {
+		case a.State != cooling && a.State != kept:
+		case now.Before(a.Until):
+			due(a.Until)
+		case settled == nil || settled(a.Addr):
+			l.warm(a, now)
+			e.ended++
+		case now.Before(a.Until.Add(settleLimit)):
+			e.unsettled++
+			due(now.Add(settleRetry))
+		default:
+			e.overdue = append(e.overdue, a.Addr)
+			l.warm(a, now)
+			e.ended++
 		}
 	}
-	return ended, next
+	return e
+}
+
+// warm ends a cooling.
+func (l *ledger) warm(a *address, now time.Time) {
+	a.State, a.Since, a.Until = free, now, time.Time{}
+	l.touchAddr(a)
 }
 
 // prove ends the doubt about adopted addresses: those that are in use get their owner, the others can be leased. What

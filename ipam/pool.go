@@ -67,6 +67,10 @@ type Config struct {
 	// while the pool is rebuilt: pods have rules about the slot of their ENI, so the ENI must get the same one again. Nil:
 	// nobody knows.
 	Slots func() (map[string]int, error)
+	// Settled says that nothing on the node sends to an address any more because of the pod that had it: it is asked when the
+	// cooldown is over, and again until it says yes, for settleLimit at most. It is called under the pool's lock: it must
+	// neither wait nor call the pool. Nil: always yes.
+	Settled func(netip.Addr) bool
 	// Metrics gets the pool's metrics; nil: none.
 	Metrics prometheus.Registerer
 	Log     *slog.Logger
@@ -90,22 +94,23 @@ type Pool struct {
 	ready   chan struct{}
 	wake    chan struct{} // capacity 1: there is something to do
 
-	mu       sync.Mutex // guards what follows; never held while waiting for the cloud, the disk or the links
-	ledger   *ledger
-	settings Settings
-	node     node
-	settled  bool      // the first sync was tried, for a while at least: free addresses may be leased
-	queue    []*waiter // callers of Allocate without a lease, in the order in which they came
-	lanes    map[string]*lane
-	synced   bool      // a sync succeeded: the pool may grow and change ENIs
-	learned  bool      // the instance was described by the cloud, not only by the journal
-	rebuild  bool      // the journal was lost, and what is in use is not known yet
-	resync   time.Time // when the next sync is due
-	again    bool      // a sync was asked for since the last one began
-	foreign  int       // attached ENIs of others, the primary one not counted
-	warmed   bool      // Watermarks.WarmUp was reached
-	reclaim  time.Time // when something may be given back again
-	breakers breakers
+	mu        sync.Mutex // guards what follows; never held while waiting for the cloud, the disk or the links
+	ledger    *ledger
+	settings  Settings
+	node      node
+	settled   bool      // the first sync was tried, for a while at least: free addresses may be leased
+	queue     []*waiter // callers of Allocate without a lease, in the order in which they came
+	lanes     map[string]*lane
+	synced    bool      // a sync succeeded: the pool may grow and change ENIs
+	learned   bool      // the instance was described by the cloud, not only by the journal
+	rebuild   bool      // the journal was lost, and what is in use is not known yet
+	unsettled int       // addresses that cool on because they are not settled
+	resync    time.Time // when the next sync is due
+	again     bool      // a sync was asked for since the last one began
+	foreign   int       // attached ENIs of others, the primary one not counted
+	warmed    bool      // Watermarks.WarmUp was reached
+	reclaim   time.Time // when something may be given back again
+	breakers  breakers
 	// described are the vSwitches as of the last time they were asked for.
 	described map[string]describedVSwitch
 	noCreate  inhibition

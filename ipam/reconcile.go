@@ -113,9 +113,10 @@ func (p *Pool) due(now time.Time) (jobs []job, next time.Time, w *write) {
 			next = t
 		}
 	}
-	ended, ends := p.ledger.expire(now, p.settings.Cooldown)
-	earliest(ends)
-	if ended > 0 {
+	over := p.ledger.expire(now, p.settings.Cooldown, p.config.Settled)
+	earliest(over.next)
+	p.noteUnsettled(over)
+	if over.ended > 0 {
 		p.growAgain() // an ENI may have become convertible
 		w = p.journal.enqueue(p.ledger.changes())
 		p.announce()
