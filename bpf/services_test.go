@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"maps"
 	"net/netip"
 	"testing"
 
@@ -127,5 +128,31 @@ func TestAddressForm(t *testing.T) {
 	}
 	if swap16(swap16(0x1234)) != 0x1234 {
 		t.Error("swap16 is not its own inverse")
+	}
+}
+
+func TestNamed(t *testing.T) {
+	t.Parallel()
+	s := &Services{blocks: make([]uint64, 64), have: map[uint32]extent{}}
+	at := uint32(1)
+	for record, b := range []Block{
+		{Cluster: addrPorts("10.0.0.1:80", "10.0.0.2:80"), Local: addrPorts("10.0.0.3:80")}, {},
+		{Cluster: addrPorts("[fd00::1]:80", "[fd00::2]:80")},
+	} {
+		cells, err := encodeBlock(uint32(record), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copy(s.blocks[at:], cells)
+		s.have[uint32(record)] = extent{at, uint32(len(cells))}
+		at += uint32(len(cells))
+	}
+	ask := []netip.Addr{
+		netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("10.0.0.4"),
+		netip.MustParseAddr("fd00::2"), netip.MustParseAddr("fd00::3"), netip.MustParseAddr("::1"),
+	}
+	want := map[netip.Addr]bool{ask[0]: true, ask[1]: true, ask[3]: true}
+	if got := s.Named(ask); !maps.Equal(got, want) {
+		t.Errorf("named %v, want %v", got, want)
 	}
 }

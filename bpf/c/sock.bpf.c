@@ -186,8 +186,10 @@ static __always_inline enum verdict choose_pinned(struct bpf_sock_addr *ctx, con
 	v = choose(ctx, svc, b);
 	if (v != TRANSLATE)
 		return v;
-	if (slot >= PINS_PER_SOCKET)
+	if (slot >= PINS_PER_SOCKET) {
 		slot = pins->next++ % PINS_PER_SOCKET;
+		bpf_get_socket_cookie(ctx); /* gives it one, by which the reaper tells it from others */
+	}
 	write_pin(&pins->pin[slot], vip, svc, b);
 	pins->last = slot;
 	return TRANSLATE;

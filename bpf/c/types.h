@@ -206,3 +206,17 @@ struct pins {
 	__u32 last; /* slot that was used last: of two frontends with one backend, it is the one a reply answers */
 };
 _Static_assert(sizeof(struct pins) == 200, "pins");
+
+/* A socket that the reaper is to end, as its iterator writes it: see reap.bpf.c. */
+struct stranded_socket {
+	__u64 cookie; /* 0: none, the socket was pinned by other programs */
+	__be32 own[4];
+	__be32 backend[4];
+	__be16 own_port;
+	__be16 backend_port;
+	__u32 netns;			/* inode of its network namespace */
+	__u32 link;			/* interface index it is bound to, 0: none */
+	__u32 record[PINS_PER_SOCKET]; /* what the frontends of its pins lead to now, NO_RECORD: nothing */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct stranded_socket) == 72, "stranded_socket");

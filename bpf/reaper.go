@@ -1,0 +1,192 @@
+package bpf
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// reapRounds bounds how often one Reap looks. The kernel may step over sockets when others are closed in the middle of a
+// walk, and of two with the same addresses it ends one at a time.
+const reapRounds = 4
+
+// noRecord is NO_RECORD of reap.bpf.c.
+const noRecord = ^uint32(0)
+
+// A Reaper ends connected UDP sockets whose backend serves the frontend they were opened to no more, in every network
+// namespace. Their next call fails with ECONNABORTED, and they are not connected any longer. TCP connections are left
+// alone, as kube-proxy leaves them (reference row G3). Methods are not safe for concurrent use.
+type Reaper struct {
+	services *Services
+	objs     reapPrograms
+	iterator *link.Iter
+	open     func(inode uint64) (*os.File, error)
+}
+
+// A Reaped is what came of a Reap.
+type Reaped struct {
+	// Ended is how many sockets were ended.
+	Ended int
+	// Left are the backends of those that could not be.
+	Left []netip.AddrPort
+}
+
+// NewReaper makes a Reaper. It needs the kernel's own BTF and iterators over socket storage (5.9). With open the Reaper
+// gets at a network namespace by its inode number.
+func (d *Datapath) NewReaper(open func(inode uint64) (*os.File, error)) (_ *Reaper, err error) {
+	spec, err := loadReap()
+	if err != nil {
+		return nil, err
+	}
+	resize(spec, d.cfg)
+	var dns uint32
+	if d.cfg.NodeDNS.Is4() {
+		dns = words(d.cfg.NodeDNS)[3]
+	}
+	if err := spec.Variables[reapVarNodeDnsV4].Set(dns); err != nil {
+		return nil, fmt.Errorf("set %s: %w", reapVarNodeDnsV4, err)
+	}
+	r := &Reaper{services: d.Services, open: open}
+	o := &d.objs
+	err = spec.LoadAndAssign(&r.objs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+		reapMapFrontends: o.Frontends, reapMapRecords: o.Records, reapMapBlocks: o.Blocks,
+		reapMapNodeAddresses: o.NodeAddresses,
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("load the reaper: %w", err)
+	}
+	if r.iterator, err = link.AttachIter(link.IterOptions{Program: r.objs.Stranded, Map: o.SocketPins}); err != nil {
+		return nil, errors.Join(fmt.Errorf("attach the reaper to sockets: %w", err), r.objs.Close())
+	}
+	return r, nil
+}
+
+// Close gives up the Reaper's handles.
+func (r *Reaper) Close() error { return errors.Join(r.iterator.Close(), r.objs.Close()) }
+
+// Reap ends the sockets that are connected to a backend none of whose lists has it now. The errors are about those in Left.
+func (r *Reaper) Reap() (out Reaped, err error) {
+	for range reapRounds {
+		found, lookErr := r.stranded()
+		if lookErr != nil {
+			return out, lookErr
+		}
+		var ended int
+		ended, err = r.end(found)
+		out.Ended += ended
+		out.Left = out.Left[:0]
+		if ended == 0 {
+			for _, s := range found {
+				out.Left = append(out.Left, s.backend())
+			}
+			break
+		}
+	}
+	slices.SortFunc(out.Left, netip.AddrPort.Compare)
+	out.Left = slices.Compact(out.Left)
+	return out, err
+}
+
+type strandedSocket reapStrandedSocket
+
+func (s strandedSocket) backend() netip.AddrPort { return addrPort(s.Backend, s.BackendPort) }
+
+func (s strandedSocket) String() string {
+	return fmt.Sprintf("socket %s -> %s in network namespace %d", addrPort(s.Own, s.OwnPort), s.backend(), s.Netns)
+}
+
+// stranded walks over all sockets with pins.
+func (r *Reaper) stranded() ([]strandedSocket, error) {
+	text, err := r.read()
+	if err != nil {
+		return nil, fmt.Errorf("look at sockets: %w", err)
+	}
+	found := make([]strandedSocket, len(text)/binary.Size(strandedSocket{}))
+	if err := binary.Read(bytes.NewReader(text), binary.NativeEndian, found); err != nil {
+		return nil, fmt.Errorf("read what was seen of sockets: %w", err)
+	}
+	return slices.DeleteFunc(found, r.serves), nil
+}
+
+// read gives what the iterator writes. EAGAIN is the kernel's way to say that it has looked at a million sockets without
+// a find; the next call goes on.
+func (r *Reaper) read() (text []byte, err error) {
+	it, err := r.iterator.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	buf := make([]byte, 1<<15) // what the kernel collects at a time
+	for {
+		n, err := it.Read(buf)
+		text = append(text, buf[:n]...)
+		switch {
+		case errors.Is(err, io.EOF):
+			return text, nil
+		case err != nil && !errors.Is(err, unix.EAGAIN):
+			return nil, err
+		}
+	}
+}
+
+// serves looks where the program's search ended before the list did.
+func (r *Reaper) serves(s strandedSocket) bool {
+	for _, record := range s.Record {
+		if record != noRecord && r.services.serves(record, s.backend()) {
+			return true
+		}
+	}
+	return false
+}
+
+// end ends sockets and says how many it did end. Those that have ended by themselves meanwhile are not counted.
+func (r *Reaper) end(found []strandedSocket) (ended int, err error) {
+	byNetNS := map[uint32][]strandedSocket{}
+	for _, s := range found {
+		byNetNS[s.Netns] = append(byNetNS[s.Netns], s)
+	}
+	var errs []error
+	for inode, sockets := range byNetNS {
+		n, err := r.endIn(inode, sockets)
+		ended += n
+		errs = append(errs, err)
+	}
+	return ended, errors.Join(errs...)
+}
+
+func (r *Reaper) endIn(inode uint32, sockets []strandedSocket) (ended int, err error) {
+	netns, err := r.open(uint64(inode))
+	if err != nil {
+		return 0, fmt.Errorf("end %s: %w", sockets[0], err)
+	}
+	defer func() { err = errors.Join(err, netns.Close()) }()
+	diag, err := openDiag(netns)
+	if err != nil {
+		return 0, fmt.Errorf("end %s: %w", sockets[0], err)
+	}
+	defer func() { err = errors.Join(err, diag.close()) }()
+	for _, s := range sockets {
+		switch err := diag.destroy(s); {
+		case err == nil:
+			ended++
+		case !errors.Is(err, unix.ENOENT):
+			return ended, fmt.Errorf("end %s: %w", s, err)
+		}
+	}
+	return ended, nil
+}
+
+// serves reports whether a record's block has the backend.
+func (s *Services) serves(record uint32, backend netip.AddrPort) bool {
+	b, ok := s.Block(record)
+	return ok && (slices.Contains(b.Cluster, backend) || slices.Contains(b.Local, backend))
+}
