@@ -1,0 +1,114 @@
+package takeover
+
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+// A ruleset is one table as iptables knows them, in nf_tables or in the older kernel interface.
+type ruleset struct {
+	v6     bool
+	name   string // nat, filter, mangle
+	chains map[string]chain
+}
+
+// A chain has rules only if it matters what they are: see planRemoval.
+type chain struct {
+	base   bool // attached to a hook
+	drops  bool // its policy is to drop
+	jumped []jump
+}
+
+// A jump is a rule that leads to another chain.
+type jump struct {
+	to     string
+	handle uint64 // of the rule, in nf_tables
+	line   string // of the rule, as iptables-save prints it
+}
+
+// forwardChain accepts what belongs to established connections. It goes last.
+const forwardChain = "KUBE-FORWARD"
+
+// Chains that kube-proxy makes, by table (pkg/proxy/iptables/proxier.go; the last line of filter is of the ipvs mode).
+var ownChains = map[string][]string{
+	"nat": {
+		"KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ", "KUBE-PROXY-CANARY",
+	},
+	"filter": {
+		"KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS", "KUBE-PROXY-FIREWALL", "KUBE-PROXY-CANARY", forwardChain,
+	},
+	"mangle": {"KUBE-PROXY-CANARY"},
+}
+
+// Prefixes of the chains in table nat that kube-proxy makes for Service ports and endpoints; KUBE-XLB- until 1.23.
+var ownPrefixes = []string{"KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "KUBE-XLB-"}
+
+// isOwn reports whether kube-proxy makes a chain of that name in the table.
+func isOwn(table, name string) bool {
+	if slices.Contains(ownChains[table], name) {
+		return true
+	}
+	return table == "nat" && slices.ContainsFunc(ownPrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// A removal is what is to go from one table.
+type removal struct {
+	table  ruleset
+	rules  map[string][]jump // of base chains, by chain
+	chains []string          // whole, sorted
+	kept   []string          // kube-proxy's chains that somebody else's lead to, sorted
+}
+
+func (r removal) empty() bool { return len(r.rules) == 0 && len(r.chains) == 0 }
+
+// planRemoval lists what is kube-proxy's in a table. Rules of base chains that lead there go, chains that others' chains
+// lead to stay with what these lead to. While connections drain the forwarding chain stays, and so it does for good where
+// FORWARD drops what nothing accepts: removing it could cut whoever has come to rely on it.
+func planRemoval(t ruleset, draining bool) removal {
+	stays := func(name string) bool { return name == forwardChain && (draining || t.chains["FORWARD"].drops) }
+	r := removal{table: t, rules: map[string][]jump{}}
+	kept := map[string]bool{}
+	for name, c := range t.chains {
+		if isOwn(t.name, name) {
+			continue
+		}
+		for _, j := range c.jumped {
+			switch {
+			case !isOwn(t.name, j.to) || stays(j.to):
+			case c.base:
+				r.rules[name] = append(r.rules[name], j)
+			default:
+				t.keep(j.to, kept)
+			}
+		}
+	}
+	for name := range t.chains {
+		if isOwn(t.name, name) && !kept[name] && !stays(name) {
+			r.chains = append(r.chains, name)
+		}
+	}
+	slices.Sort(r.chains)
+	r.kept = slices.Sorted(maps.Keys(kept))
+	return r
+}
+
+// keep marks a chain and what it leads to.
+func (t ruleset) keep(name string, kept map[string]bool) {
+	if kept[name] {
+		return
+	}
+	kept[name] = true
+	for _, j := range t.chains[name].jumped {
+		if isOwn(t.name, j.to) {
+			t.keep(j.to, kept)
+		}
+	}
+}
+
+// programmed reports whether a table has what only a kube-proxy that works makes: the kubelet of before 1.28 made some
+// of the other chains, too.
+func (t ruleset) programmed() bool {
+	_, services := t.chains["KUBE-SERVICES"]
+	return t.name == "nat" && services
+}
