@@ -165,6 +165,7 @@ func (a *agent) buildSource(context.Context) error {
 	restConfig.UserAgent = "nearpath-agent/" + version
 	source, err := cluster.NewAPISource(cluster.APIConfig{
 		REST: restConfig, Store: a.store, NodeName: a.cfg.NodeName, Log: a.log, Registerer: a.metrics,
+		Warn: func(about cluster.Object, reason, message string) { a.events.Warn(about, reason, message) },
 	})
 	if err != nil {
 		return err

@@ -28,7 +28,7 @@ func (s *APISource) watches() []*watched {
 	if s.publish == 0 {
 		list := []*watched{s.watchNamespaces(), s.watchSlices(), s.watchServices()}
 		if s.node != "" {
-			list = append(list, s.watchPods(selectField("spec.nodeName", s.node)), s.watchNodes(selectField("metadata.name", s.node)))
+			list = append(list, s.watchPods(selectField("spec.nodeName", s.node)), s.watchNodes(selectField("metadata.name", s.node)), s.watchServiceCIDRs())
 		}
 		return list
 	}
@@ -107,6 +107,17 @@ func (s *APISource) watchNodes(selector string) *watched {
 	return &watched{
 		kind: kindNode, object: &corev1.Node{}, list: listerWatcher(s.client, selector, api.List, api.Watch),
 		names: func(s *Snapshot) iter.Seq[Name] { return keys(s.nodes) },
+	}
+}
+
+// watchServiceCIDRs makes nothing wait: Services are served the same without, as by an agent whose role may not read them.
+func (s *APISource) watchServiceCIDRs() *watched {
+	api := s.client.NetworkingV1().ServiceCIDRs()
+	return &watched{
+		kind: kindServiceCIDR, object: &networkingv1.ServiceCIDR{}, list: listerWatcher(s.client, "", api.List, api.Watch),
+		names:    func(s *Snapshot) iter.Seq[Name] { return keys(s.serviceCIDRs) },
+		api:      networkingv1.SchemeGroupVersion.WithResource("servicecidrs"),
+		optional: true,
 	}
 }
 

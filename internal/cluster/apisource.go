@@ -24,14 +24,16 @@ type APIConfig struct {
 	// Publish says which kinds are read instead, for publishing their names: Pods are all then, and objects have what
 	// only publishing reads. Empty for what a node acts on. With it NodeName must be empty.
 	Publish []Kind
-	Log     *slog.Logger
+	// Warn tells the object's users that it is refused; [Events.Warn] does. nil: nobody is told.
+	Warn func(about Object, reason, message string)
+	Log  *slog.Logger
 	// Registerer takes the metrics; nil for none.
 	Registerer prometheus.Registerer
 }
 
 // An APISource keeps a Store in step with a Kubernetes API. For a node it watches every Service, EndpointSlice and
 // Namespace: no selector hides headless Services or those of another proxy, since DNS answers for them too. Of pods it
-// watches those of its own node, and of nodes that one. For publishing it watches the kinds it is told to; those of an API that is not
+// watches those of its own node, and of nodes that one. ServiceCIDRs it follows where the API has them. For publishing it watches the kinds it is told to; those of an API that is not
 // installed are taken for empty, and watched once it is.
 //
 // It is a task: Run once, Ready is closed when the Store is synced.
@@ -42,6 +44,7 @@ type APISource struct {
 	node    string
 	publish kindSet // 0 for a node
 	log     *slog.Logger
+	warn    func(about Object, reason, message string)
 	refused *prometheus.CounterVec
 	labels  labelSets
 	ready   chan struct{}
@@ -65,9 +68,12 @@ func NewAPISource(c APIConfig) (*APISource, error) {
 
 func newAPISource(client kubernetes.Interface, custom dynamic.Interface, c APIConfig) (*APISource, error) {
 	s := &APISource{
-		client: client, dynamic: custom, store: c.Store, node: c.NodeName, log: c.Log, ready: make(chan struct{}),
+		client: client, dynamic: custom, store: c.Store, node: c.NodeName, log: c.Log, warn: c.Warn, ready: make(chan struct{}),
 	}
-	kinds := []string{kindService, kindSlice, kindPod, kindNode}
+	if s.warn == nil {
+		s.warn = NoEvents{}.Warn
+	}
+	kinds := []string{kindService, kindSlice, kindPod, kindNode, kindServiceCIDR}
 	if len(c.Publish) > 0 {
 		s.publish = kindsOf(c.Publish)
 		kinds = append(kinds, kindIngress, kindHTTPRoute, kindGateway, kindDNSEndpoint)

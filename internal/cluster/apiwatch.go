@@ -25,12 +25,17 @@ type watched struct {
 	object runtime.Object
 	list   cache.ListerWatcher
 	names  func(*Snapshot) iter.Seq[Name] // what the Snapshot holds of it
-	api    schema.GroupVersionResource    // of a custom resource, which may not be installed
-	synced atomic.Pointer[func() bool]
+	api    schema.GroupVersionResource    // of what may not be installed
+	// optional objects are not waited for.
+	optional bool
+	synced   atomic.Pointer[func() bool]
 }
 
 // hasSynced reports whether all objects of the kind have been listed, or there is no such kind.
 func (w *watched) hasSynced() bool {
+	if w.optional {
+		return true
+	}
 	synced := w.synced.Load()
 	return synced != nil && (*synced)()
 }
@@ -112,13 +117,19 @@ func (s *APISource) process(obj any, _ bool) error {
 		case d.Type == cache.Deleted:
 			s.store.Update(o.delete)
 		case o.err != nil:
-			s.refused.WithLabelValues(o.kind).Inc()
-			s.log.Error("object refused, its last good state stays", "err", o.err)
+			s.refuse(o)
 		default:
 			s.store.Update(o.put)
 		}
 	}
 	return nil
+}
+
+// refuse leaves the last good state of an object where it is, and tells whoever looks after the object.
+func (s *APISource) refuse(o *stripped) {
+	s.refused.WithLabelValues(o.kind).Inc()
+	s.log.Error("object refused, its last good state stays", "err", o.err)
+	s.warn(Object{o.kind, Name{o.Namespace, o.Name}, string(o.UID)}, refusedReason, o.err.Error()+"; the node goes on with the object's last good state, if it has seen one")
 }
 
 // known are the objects in the Store, so that those are deleted which a new list lacks.

@@ -43,7 +43,7 @@ func serviceFrom(in *corev1.Service) (*Service, error) {
 		InternalLocal:   in.Spec.InternalTrafficPolicy != nil && *in.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 		ExternalLocal:   in.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 	}
-	_, svc.ForeignProxy = in.Labels[labelServiceProxyName]
+	svc.ProxyName, svc.NamesProxy = in.Labels[labelServiceProxyName]
 	if err := svc.convertSpec(&in.Spec); err != nil {
 		return nil, fmt.Errorf("convert Service %s: %w", svc.Name, err)
 	}
@@ -51,13 +51,19 @@ func serviceFrom(in *corev1.Service) (*Service, error) {
 }
 
 // convertExternal reads where the Service is reached beside its cluster IPs and ports of nodes.
-func (s *Service) convertExternal(in *corev1.Service) error {
-	for i, text := range in.Spec.ExternalIPs {
-		addr, err := parseAddr(text)
-		if err != nil {
-			return fmt.Errorf("spec.externalIPs[%d]: %w", i, err)
+func (s *Service) convertExternal(in *corev1.Service) (err error) {
+	if in.Spec.Type == corev1.ServiceTypeLoadBalancer && s.ExternalLocal {
+		if p := in.Spec.HealthCheckNodePort; p < 0 || p > 65535 {
+			return fmt.Errorf("spec.healthCheckNodePort: %d is not a port", p)
 		}
-		s.ExternalIPs = append(s.ExternalIPs, addr)
+		s.HealthCheckNodePort = uint16(in.Spec.HealthCheckNodePort)
+	}
+	s.markListeners(in.Annotations)
+	if s.ExternalIPs, err = parseEach("spec.externalIPs", in.Spec.ExternalIPs, parseAddr); err != nil {
+		return err
+	}
+	if s.SourceRanges, err = parseEach("spec.loadBalancerSourceRanges", in.Spec.LoadBalancerSourceRanges, parsePrefix); err != nil {
+		return err
 	}
 	for i, at := range in.Status.LoadBalancer.Ingress {
 		if at.IP == "" || at.IPMode != nil && *at.IPMode != corev1.LoadBalancerIPModeVIP {
@@ -69,16 +75,23 @@ func (s *Service) convertExternal(in *corev1.Service) error {
 		}
 		s.LoadBalancerIPs = append(s.LoadBalancerIPs, addr)
 	}
-	for i, text := range in.Spec.LoadBalancerSourceRanges {
-		_, ipNet, err := netutils.ParseCIDRSloppy(strings.TrimSpace(text))
-		if err != nil {
-			return fmt.Errorf("spec.loadBalancerSourceRanges[%d]: %q is not a range of addresses", i, text)
-		}
-		addr, _ := netip.AddrFromSlice(ipNet.IP)
-		bits, _ := ipNet.Mask.Size()
-		s.SourceRanges = append(s.SourceRanges, netip.PrefixFrom(addr, bits))
-	}
 	return nil
+}
+
+// parseEach parses a list whose entries may have space around them or be empty: old API servers let that pass, and proxies
+// pass over what is empty.
+func parseEach[T any](field string, texts []string, parse func(string) (T, error)) (out []T, _ error) {
+	for i, text := range texts {
+		if text = strings.TrimSpace(text); text == "" {
+			continue
+		}
+		v, err := parse(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s[%d]: %w", field, i, err)
+		}
+		out = append(out, v)
+	}
+	return out, nil
 }
 
 func (s *Service) convertSpec(spec *corev1.ServiceSpec) error {
@@ -129,7 +142,7 @@ func servicePorts(in []corev1.ServicePort) ([]ServicePort, error) {
 		if p.NodePort < 0 || p.NodePort > 65535 {
 			return nil, fmt.Errorf("spec.ports[%d].nodePort: %d is not a port", i, p.NodePort)
 		}
-		ports = append(ports, ServicePort{intern(p.Name), proto, uint16(p.Port), uint16(p.NodePort)})
+		ports = append(ports, ServicePort{Name: intern(p.Name), Protocol: proto, Port: uint16(p.Port), NodePort: uint16(p.NodePort)})
 	}
 	return ports, nil
 }
@@ -162,6 +175,8 @@ func SliceFrom(in *discoveryv1.EndpointSlice) (*EndpointSlice, error) {
 		Service: Name{in.Namespace, service},
 	}
 	_, slice.Headless = in.Labels[corev1.IsHeadlessService]
+	// What cannot be read is not worth refusing the slice: nothing but a metric looks at it.
+	slice.Triggered, _ = time.Parse(time.RFC3339Nano, in.Annotations[corev1.EndpointsLastChangeTriggerTime])
 	if err := slice.convert(in); err != nil {
 		return nil, fmt.Errorf("convert EndpointSlice %s: %w", slice.Name, err)
 	}

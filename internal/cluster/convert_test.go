@@ -39,8 +39,10 @@ func TestServiceFrom(t *testing.T) {
 				PublishNotReadyAddresses: true,
 			},
 			want: Service{
-				ClusterIPs:      []netip.Addr{netip.MustParseAddr("10.96.0.7"), netip.MustParseAddr("fd00::7")},
-				Ports:           []ServicePort{{"http", TCP, 80, 30080}, {"dns", UDP, 53, 0}, {"sig", SCTP, 5060, 0}},
+				ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.7"), netip.MustParseAddr("fd00::7")},
+				Ports: []ServicePort{
+					{Name: "http", Protocol: TCP, Port: 80, NodePort: 30080}, {Name: "dns", Protocol: UDP, Port: 53}, {Name: "sig", Protocol: SCTP, Port: 5060},
+				},
 				PublishNotReady: true,
 			},
 		},
@@ -75,7 +77,7 @@ func TestServiceFrom(t *testing.T) {
 			},
 			want: Service{Affinity: 30 * time.Second},
 		},
-		"another proxy's": {labels: []string{labelServiceProxyName, "other"}, want: Service{ForeignProxy: true}},
+		"another proxy's": {labels: []string{labelServiceProxyName, "other"}, want: Service{NamesProxy: true, ProxyName: "other"}},
 		"bad cluster IP":  {spec: corev1.ServiceSpec{ClusterIPs: []string{"10.96.0.7", "x"}}, wantErr: `convert Service shop/cart: spec.clusterIPs[1]: "x" is not an address`},
 		"bad protocol":    {spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 1, Protocol: "QUIC"}}}, wantErr: "spec.ports[0].protocol"},
 		"port zero":       {spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{}}}, wantErr: "spec.ports[0].port: 0"},
@@ -131,6 +133,18 @@ func TestServiceFromExternal(t *testing.T) {
 				corev1.LoadBalancerIngress{Hostname: "lb.example.com"},
 			),
 			want: Service{LoadBalancerIPs: []netip.Addr{netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.2")}},
+		},
+		"empty external IPs and ranges, which old API servers let pass": {
+			spec: corev1.ServiceSpec{ExternalIPs: []string{"", " ", "203.0.113.7"}, LoadBalancerSourceRanges: []string{"", "10.0.0.0/8"}},
+			want: Service{ExternalIPs: []netip.Addr{netip.MustParseAddr("203.0.113.7")}, SourceRanges: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
+		},
+		"health check port, for load balancers with the external policy Local": {
+			spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal, HealthCheckNodePort: 32000},
+			want: Service{ExternalLocal: true, HealthCheckNodePort: 32000},
+		},
+		"health check port that nobody asks": {
+			spec: corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal, HealthCheckNodePort: 32000},
+			want: Service{ExternalLocal: true},
 		},
 		"source ranges": {
 			spec: corev1.ServiceSpec{LoadBalancerSourceRanges: []string{" 10.1.2.3/8", "fd00::/64 "}},

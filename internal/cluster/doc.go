@@ -1,5 +1,5 @@
 // Package cluster turns Kubernetes objects into an immutable [Snapshot]: of what a node acts on, which are Services,
-// EndpointSlices, Namespaces, the Node and its pods; or of what names are published for, which are more kinds,
+// EndpointSlices, ServiceCIDRs, Namespaces, the Node and its pods; or of what names are published for, which are more kinds,
 // all pods, and other fields of them.
 //
 // A source ([APISource] for a Kubernetes API, [FileSource] for a directory of manifests) writes to a [Store]. Every
@@ -16,14 +16,16 @@
 //     an object's absence before that.
 //   - Objects have what publishing reads only when the source was told to read for publishing: a node pays for nothing
 //     that it does not act on.
-//   - An object that cannot be converted is refused whole: its last good state stays, the refusal is counted, and the
-//     error names the object and the field.
+//   - An object that cannot be converted is refused whole: its last good state stays, the refusal is counted, the error
+//     names the object and the field, and an event on the object says so to its users. Others change all the same.
 //
 // What an agent's role must allow, and nothing else:
 //
 //	list, watch    namespaces, services, endpointslices.discovery.k8s.io
 //	list, watch    pods     field selector spec.nodeName: APISource with a NodeName
 //	list, watch    nodes    field selector metadata.name: NodeReporter, APISource with a NodeName
+//	list, watch    servicecidrs.networking.k8s.io         where the API has them; without, see docs/limits.md
+//	get            discovery of networking.k8s.io         as every authenticated client may
 //	list           nodes    all, when an ENI looks orphaned: NodeInstances
 //	patch          nodes/status                           NodeReporter
 //	create, patch  events                                 Events

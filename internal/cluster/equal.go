@@ -12,7 +12,8 @@ func (s *Service) equal(o *Service) bool {
 		slices.Equal(s.ClusterIPs, o.ClusterIPs) && slices.Equal(s.ExternalIPs, o.ExternalIPs) &&
 		slices.Equal(s.LoadBalancerIPs, o.LoadBalancerIPs) && slices.Equal(s.SourceRanges, o.SourceRanges) && s.Headless == o.Headless && s.ExternalName == o.ExternalName &&
 		slices.Equal(s.Ports, o.Ports) && s.PublishNotReady == o.PublishNotReady && s.Affinity == o.Affinity &&
-		s.InternalLocal == o.InternalLocal && s.ExternalLocal == o.ExternalLocal && s.ForeignProxy == o.ForeignProxy &&
+		s.InternalLocal == o.InternalLocal && s.ExternalLocal == o.ExternalLocal && s.NamesProxy == o.NamesProxy &&
+		s.ProxyName == o.ProxyName && s.HealthCheckNodePort == o.HealthCheckNodePort &&
 		s.Exposure.equal(o.Exposure)
 }
 

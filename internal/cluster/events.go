@@ -35,6 +35,12 @@ type Object struct {
 	UID  string
 }
 
+// refusedReason is the reason of events on objects that could not be converted.
+const refusedReason = "Malformed"
+
+// Object is the Service as the object of an event.
+func (s *Service) Object() Object { return Object{kindService, s.Name, s.UID} }
+
 // Object is the pod as the object of an event.
 func (p *Pod) Object() Object { return Object{kindPod, p.Name, p.UID} }
 
@@ -116,7 +122,7 @@ func (e *Events) reference(o Object) (corev1.ObjectReference, bool) {
 		return corev1.ObjectReference{APIVersion: "v1", Kind: kindNode, Name: e.node, UID: types.UID(e.node)}, e.node != ""
 	}
 	version, ok := map[string]string{
-		kindPod: "v1", kindService: "v1", kindNode: "v1", kindIngress: networkingv1.SchemeGroupVersion.String(),
+		kindPod: "v1", kindService: "v1", kindNode: "v1", kindSlice: versionDiscovery, kindServiceCIDR: networkingv1.SchemeGroupVersion.String(), kindIngress: networkingv1.SchemeGroupVersion.String(),
 		kindHTTPRoute: versionGateway, kindGateway: versionGateway, kindDNSEndpoint: versionDNSEndpoint,
 	}[o.Kind]
 	return corev1.ObjectReference{

@@ -47,12 +47,9 @@ func exposedServiceFrom(in *corev1.Service) (*Service, error) {
 }
 
 func (x *Exposure) convert(in *corev1.Service) error {
-	for i, ip := range in.Spec.ExternalIPs {
-		addr, err := parseAddr(ip)
-		if err != nil {
-			return fmt.Errorf("spec.externalIPs[%d]: %w", i, err)
-		}
-		x.ExternalIPs = append(x.ExternalIPs, addr)
+	var err error
+	if x.ExternalIPs, err = parseEach("spec.externalIPs", in.Spec.ExternalIPs, parseAddr); err != nil {
+		return err
 	}
 	for i, at := range in.Status.LoadBalancer.Ingress {
 		if err := x.LoadBalancer.add(i, at.IP, at.Hostname); err != nil {

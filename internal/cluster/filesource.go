@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -41,8 +42,9 @@ type FileConfig struct {
 }
 
 // A FileSource keeps a Store in step with a directory of manifests: the files *.yaml, *.yml and *.json in it, not those
-// below it, of ordinary Kubernetes objects. Namespaces exist when an object says so or is in one. A directory with an
-// error in it, without any manifest, or that is missing is refused whole and the last good state stays.
+// below it, of ordinary Kubernetes objects. Namespaces exist when an object says so or is in one. Of an object that cannot
+// be converted the last good state stays. A directory without any manifest, that is missing, or with an error that leaves
+// open which object is meant is refused whole; for publishing, one with any error.
 //
 // Replace files by renaming: a file that is written in place may be read half written when the writer pauses.
 //
@@ -72,7 +74,7 @@ func NewFileSource(c FileConfig) (*FileSource, error) {
 		return nil, fmt.Errorf("node %s: pods of a node and publishing exclude each other", c.NodeName)
 	}
 	m := newManifestMetrics()
-	if err := register(c.Registerer, m.refused, m.stale, m.lastGood); err != nil {
+	if err := register(c.Registerer, m.refused, m.objects, m.stale, m.lastGood); err != nil {
 		return nil, err
 	}
 	return &FileSource{config: c, metrics: m, ready: make(chan struct{})}, nil
@@ -141,11 +143,33 @@ func (s *FileSource) load() {
 		s.refuse(err)
 		return
 	}
+	s.config.Store.Replace(all)
+	s.once.Do(func() { close(s.ready) })
+	if len(all.Refused) > 0 {
+		s.refuseSome(all.Refused)
+		return
+	}
 	s.failure = ""
 	s.metrics.stale.Set(0)
 	s.metrics.lastGood.SetToCurrentTime()
-	s.config.Store.Replace(all)
-	s.once.Do(func() { close(s.ready) })
+}
+
+// refuseSome says what of a directory is not served as it stands there.
+func (s *FileSource) refuseSome(refused []Refusal) {
+	s.metrics.stale.Set(1)
+	errs := make([]error, len(refused))
+	for i, r := range refused {
+		s.metrics.objects.WithLabelValues(r.Kind).Inc()
+		errs[i] = r.Err
+	}
+	all := errors.Join(errs...).Error()
+	if s.failure == all {
+		return
+	}
+	s.failure = all
+	for _, err := range errs {
+		s.config.Log.Error("object refused, its last good state stays", "err", err)
+	}
 }
 
 func (s *FileSource) refuse(err error) {
@@ -199,6 +223,7 @@ func readManifests(dir string, set *manifestSet, files []fileState) (Objects, er
 	if len(files) == 0 {
 		return Objects{}, fmt.Errorf("no manifest in %s", dir)
 	}
+	set.tolerant = set.publish == 0
 	for _, file := range files {
 		if file.size > maxManifest {
 			return Objects{}, fmt.Errorf("%s: larger than %d bytes", file.name, maxManifest)

@@ -159,8 +159,8 @@ func TestFileSourceFollowsTheDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, f.store, "a file removed", has("c"))
-	if families, err := f.registry.Gather(); err != nil || len(families) != 3 {
-		t.Errorf("gathered %v, %v; want 3 metrics", families, err)
+	if families, err := f.registry.Gather(); err != nil || len(families) != 4 {
+		t.Errorf("gathered %v, %v; want 4 metrics", families, err)
 	}
 }
 

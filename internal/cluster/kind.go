@@ -9,6 +9,7 @@ const (
 	Namespaces               // their coming and going; for publishing, with their labels
 	Pods                     // of this node; for publishing, all
 	Nodes                    // with addresses and labels; this one, for publishing all
+	ServiceCIDRs             // networking.k8s.io/v1, when the API has them; for nodes only
 	Ingresses                // networking.k8s.io/v1
 	HTTPRoutes               // gateway.networking.k8s.io/v1, when installed
 	Gateways                 // gateway.networking.k8s.io/v1, when installed
@@ -18,7 +19,7 @@ const (
 
 func (k Kind) String() string {
 	return [...]string{
-		"Services", "Namespaces", "Pods", "Nodes", "Ingresses", "HTTPRoutes", "Gateways", "DNSEndpoints",
+		"Services", "Namespaces", "Pods", "Nodes", "ServiceCIDRs", "Ingresses", "HTTPRoutes", "Gateways", "DNSEndpoints",
 	}[k]
 }
 

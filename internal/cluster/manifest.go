@@ -2,19 +2,24 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 )
 
 // A manifestSet collects the objects of many documents. Objects of kinds we do not read leave nothing but the namespace
 // they are in.
 type manifestSet struct {
-	node       string  // whose pods are read, empty for no pods
-	publish    kindSet // what is read for publishing, 0 for what a node acts on
+	node    string  // whose pods are read, empty for no pods
+	publish kindSet // what is read for publishing, 0 for what a node acts on
+	// tolerant refuses an object that cannot be read alone, if it has a name; else an error is one of the whole set.
+	tolerant   bool
 	objects    Objects
 	namespaces map[string]struct{}
 	defined    map[string]string // where each object was first seen, by kind and name
@@ -134,10 +139,46 @@ func (m *manifestSet) addObject(where string, object []byte, list *manifestHeade
 		return m.addItems(where, &h)
 	}
 	if err := m.addKind(where, &h, object); err != nil {
-		return fmt.Errorf("%s: %s: %w", where, &h, err)
+		return m.refuse(where, &h, fmt.Errorf("%s: %s: %w", where, &h, err))
 	}
 	return nil
 }
+
+// refuse notes an object as one whose last good state stays, or returns the error: when it is not certain which object is
+// meant.
+func (m *manifestSet) refuse(where string, h *manifestHeader, err error) error {
+	name, ok := h.identity()
+	if !m.tolerant || !ok || errors.Is(err, errDefinedTwice) {
+		return err
+	}
+	if dup := m.define(where, h.Kind, name); dup != nil {
+		return fmt.Errorf("%s: %s: %w", where, h, dup)
+	}
+	if name.Namespace != "" {
+		m.namespaces[name.Namespace] = struct{}{}
+	}
+	m.objects.Refused = append(m.objects.Refused, Refusal{Kind: h.Kind, Name: name, Err: err})
+	return nil
+}
+
+// identity is the object's name in the Snapshot, false for one that is not known.
+func (h *manifestHeader) identity() (Name, bool) {
+	name := Name{h.Metadata.Namespace, h.Metadata.Name}
+	switch h.APIVersion + " " + h.Kind {
+	case versionCore + " " + kindNode, versionCore + " " + kindNamespace, versionNetworking + " " + kindServiceCIDR:
+		name.Namespace = ""
+	case versionCore + " " + kindService, versionCore + " " + kindPod, versionDiscovery + " " + kindSlice:
+		name.Namespace = cmp.Or(name.Namespace, defaultNamespace)
+		if checkName("metadata.namespace", name.Namespace, validation.IsDNS1123Label) != nil {
+			return name, false
+		}
+	default:
+		return name, false
+	}
+	return name, checkName("metadata.name", name.Name, validation.IsDNS1123Subdomain) == nil
+}
+
+var errDefinedTwice = errors.New("defined already")
 
 func (m *manifestSet) addItems(where string, list *manifestHeader) error {
 	var items []json.RawMessage
@@ -156,7 +197,7 @@ func (m *manifestSet) addItems(where string, list *manifestHeader) error {
 func (m *manifestSet) define(where, kind string, name Name) error {
 	key := kind + " " + name.String()
 	if first, ok := m.defined[key]; ok {
-		return fmt.Errorf("metadata.name: defined already in %s", first)
+		return fmt.Errorf("metadata.name: %w in %s", errDefinedTwice, first)
 	}
 	m.defined[key] = where
 	return nil

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	kjson "sigs.k8s.io/json"
 )
@@ -31,6 +32,8 @@ func (m *manifestSet) addKind(where string, h *manifestHeader, object []byte) er
 		return m.addPod(where, h, object)
 	case h.APIVersion == versionCore && h.Kind == kindNode && m.node != "":
 		return m.addNode(where, h, object)
+	case h.APIVersion == versionNetworking && h.Kind == kindServiceCIDR:
+		return m.addServiceCIDR(where, h, object)
 	case h.APIVersion == versionDiscovery && h.Kind == kindSlice:
 		return m.addSlice(where, h, object)
 	case h.Kind == kindSlice && strings.HasPrefix(h.APIVersion, discoveryAPIGroup+"/"):
@@ -123,6 +126,22 @@ func (m *manifestSet) addSlice(where string, h *manifestHeader, object []byte) e
 		m.objects.Slices = append(m.objects.Slices, slice)
 	}
 	return m.define(where, h.Kind, Name{in.Namespace, in.Name})
+}
+
+func (m *manifestSet) addServiceCIDR(where string, h *manifestHeader, object []byte) error {
+	var in networkingv1.ServiceCIDR
+	if err := decodeStrict(object, &in); err != nil {
+		return err
+	}
+	if err := checkName("metadata.name", in.Name, validation.IsDNS1123Subdomain); err != nil {
+		return err
+	}
+	cidr, err := ServiceCIDRFrom(&in)
+	if err != nil {
+		return errors.Unwrap(err)
+	}
+	m.objects.ServiceCIDRs = append(m.objects.ServiceCIDRs, cidr)
+	return m.define(where, h.Kind, cidr.name())
 }
 
 // addPod leaves out pods of other nodes once they have been found good.

@@ -14,6 +14,7 @@ const (
 	kindPod       = "Pod"
 
 	kindNode        = "Node"
+	kindServiceCIDR = "ServiceCIDR"
 	kindIngress     = "Ingress"
 	kindHTTPRoute   = "HTTPRoute"
 	kindGateway     = "Gateway"
@@ -23,7 +24,7 @@ const (
 func newRefusedMetric(kinds ...string) *prometheus.CounterVec {
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "nearpath_cluster_refused_objects_total",
-		Help: "Objects of the Kubernetes API that could not be converted; their last good state stays.",
+		Help: "Objects of the Kubernetes API, or of the manifest directory, that could not be converted; their last good state stays.",
 	}, []string{"kind"})
 	for _, kind := range kinds {
 		refused.WithLabelValues(kind)
@@ -40,6 +41,7 @@ func newReportFailuresMetric() prometheus.Counter {
 
 type manifestMetrics struct {
 	refused  prometheus.Counter
+	objects  *prometheus.CounterVec
 	stale    prometheus.Gauge
 	lastGood prometheus.Gauge
 }
@@ -50,9 +52,10 @@ func newManifestMetrics() manifestMetrics {
 			Name: "nearpath_cluster_refused_manifest_loads_total",
 			Help: "Loads of the manifest directory refused because of an error in it.",
 		}),
+		objects: newRefusedMetric(kindService, kindSlice, kindPod, kindNode, kindServiceCIDR),
 		stale: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "nearpath_cluster_manifests_stale",
-			Help: "1 while the manifest directory has an error and an older state of it is served.",
+			Help: "1 while the manifest directory has an error and an older state of it, or of an object in it, is served.",
 		}),
 		lastGood: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "nearpath_cluster_manifest_last_good_load_timestamp_seconds",

@@ -25,6 +25,7 @@ type dump struct {
 
 	NamespaceLabels map[string]map[string]string
 	Nodes           map[Name]*Node
+	ServiceCIDRs    map[Name]*ServiceCIDR
 	Ingresses       map[Name]*Ingress
 	Routes          map[Name]*HTTPRoute
 	Gateways        map[Name]*Gateway
@@ -44,10 +45,11 @@ func dumpOf(s *Snapshot) dump {
 		Sizes: []int{
 			s.services.len(), s.slices.len(), s.serviceSlices.len(), s.namespaces.len(), s.clusterIPs.len(), s.endpointIPs.len(),
 			s.pods.len(), s.podIPs.len(), s.namespaceLabels.len(), s.nodes.len(), s.ingresses.len(), s.routes.len(), s.gateways.len(),
-			s.endpoints.len(),
+			s.endpoints.len(), s.serviceCIDRs.len(),
 		},
 		NamespaceLabels: maps.Collect(s.namespaceLabels.all()),
 		Nodes:           maps.Collect(s.nodes.all()),
+		ServiceCIDRs:    maps.Collect(s.serviceCIDRs.all()),
 		Ingresses:       maps.Collect(s.ingresses.all()),
 		Routes:          maps.Collect(s.routes.all()),
 		Gateways:        maps.Collect(s.gateways.all()),
@@ -68,7 +70,10 @@ func dumpOf(s *Snapshot) dump {
 	return d
 }
 
-var compareAddrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+var compareAddrs = cmp.Options{
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+}
 
 func drawAddr(t *rapid.T) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 0, 0, rapid.Byte().Draw(t, "address") % 32})
@@ -122,6 +127,7 @@ type model struct {
 	namespaces map[string]map[string]string // their labels
 	pods       map[Name]*Pod
 	nodes      map[Name]*Node
+	cidrs      map[Name]*ServiceCIDR
 	ingresses  map[Name]*Ingress
 	routes     map[Name]*HTTPRoute
 	gateways   map[Name]*Gateway
@@ -131,14 +137,14 @@ type model struct {
 func newModel() model {
 	return model{
 		make(map[Name]*Service), make(map[Name]*EndpointSlice), make(map[string]map[string]string), make(map[Name]*Pod),
-		make(map[Name]*Node), make(map[Name]*Ingress), make(map[Name]*HTTPRoute), make(map[Name]*Gateway), make(map[Name]*DNSEndpoint),
+		make(map[Name]*Node), make(map[Name]*ServiceCIDR), make(map[Name]*Ingress), make(map[Name]*HTTPRoute), make(map[Name]*Gateway), make(map[Name]*DNSEndpoint),
 	}
 }
 
 // step makes one random change to the model and the same one to the edit.
 func (m model) step(t *rapid.T, e *Edit) {
 	gone := rapid.IntRange(0, 2).Draw(t, "delete") == 0
-	switch rapid.IntRange(0, 8).Draw(t, "step") {
+	switch rapid.IntRange(0, 9).Draw(t, "step") {
 	case 0:
 		change(m.services, drawService(t), func(s *Service) Name { return s.Name }, gone, e.PutService, e.DeleteService)
 	case 1:
@@ -162,6 +168,9 @@ func (m model) step(t *rapid.T, e *Edit) {
 		endpoint := &DNSEndpoint{Meta: drawMeta(t, "d", "e"), Records: []RecordSet{{Targets: []string{drawAddr(t).String()}}}}
 		change(m.endpoints, endpoint, (*DNSEndpoint).name, gone, e.PutDNSEndpoint, e.DeleteDNSEndpoint)
 	case 8:
+		cidr := &ServiceCIDR{rapid.SampledFrom([]string{"kubernetes", "more"}).Draw(t, "cidr"), []netip.Prefix{netip.PrefixFrom(drawAddr(t), 32)}}
+		change(m.cidrs, cidr, (*ServiceCIDR).name, gone, e.PutServiceCIDR, func(name Name) { e.DeleteServiceCIDR(name.Name) })
+	case 9:
 		labels := map[string]string{"team": rapid.SampledFrom([]string{"a", "b"}).Draw(t, "team")}
 		if rapid.Bool().Draw(t, "plain") {
 			labels = nil
@@ -195,6 +204,7 @@ func (m model) objects() Objects {
 
 		NamespaceLabels: m.namespaces,
 		Nodes:           slices.Collect(maps.Values(m.nodes)),
+		ServiceCIDRs:    slices.Collect(maps.Values(m.cidrs)),
 		Ingresses:       slices.Collect(maps.Values(m.ingresses)),
 		HTTPRoutes:      slices.Collect(maps.Values(m.routes)),
 		Gateways:        slices.Collect(maps.Values(m.gateways)),

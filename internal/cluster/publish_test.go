@@ -97,7 +97,7 @@ func checkPublished(t *testing.T, s *Snapshot) {
 			InternalIPs: []netip.Addr{ip("192.168.0.1"), ip("fd00::1")}, ExternalIPs: []netip.Addr{ip("47.0.0.1")}, Unschedulable: true,
 		}},
 		Services: map[Name]*Service{{"shop", "web"}: {
-			Name: Name{"shop", "web"}, ClusterIPs: []netip.Addr{ip("10.96.0.7")}, Ports: []ServicePort{{"", TCP, 80, 30080}},
+			Name: Name{"shop", "web"}, ClusterIPs: []netip.Addr{ip("10.96.0.7")}, Ports: []ServicePort{{Protocol: TCP, Port: 80, NodePort: 30080}},
 			Exposure: &Exposure{
 				Type: corev1.ServiceTypeLoadBalancer, Labels: map[string]string{"app": "web"},
 				Annotations:  map[string]string{"external-dns.alpha.kubernetes.io/hostname": "web.corp"},
@@ -113,6 +113,7 @@ func checkPublished(t *testing.T, s *Snapshot) {
 			Name: Name{"shop", "web-0"}, Node: "node-a", Addrs: []netip.Addr{ip("10.0.0.1")}, Phase: PodRunning, Ready: true,
 			Labels: map[string]string{"app": "web"}, Annotations: map[string]string{"external-dns.kubernetes.io/hostname": "web-0.corp"},
 		}},
+		ServiceCIDRs: map[Name]*ServiceCIDR{},
 		Ingresses: map[Name]*Ingress{{"shop", "web"}: {
 			Meta: Meta{Name: Name{"shop", "web"}}, Class: "alb", Hosts: []string{"a.corp", "b.corp"},
 			LoadBalancer: LoadBalancer{[]netip.Addr{ip("10.1.1.2")}, []string{"alb.example.com"}},

@@ -1,9 +1,9 @@
 package cluster
 
-// Replace makes the Snapshot hold exactly these objects and marks it synced. Only what differs is touched.
+// Replace makes the Snapshot hold exactly these objects, beside those that were refused, and marks it synced. Only what differs is touched.
 func (s *Store) Replace(all Objects) {
 	s.Update(func(e *Edit) {
-		deleteMissing(e, all.keys())
+		deleteMissing(e, all.keys().keep(all.Refused))
 		for _, name := range all.Namespaces {
 			e.LabelNamespace(name, all.NamespaceLabels[name])
 		}
@@ -11,6 +11,7 @@ func (s *Store) Replace(all Objects) {
 		each(all.Services, e.PutService)
 		each(all.Pods, e.PutPod)
 		each(all.Nodes, e.PutNode)
+		each(all.ServiceCIDRs, e.PutServiceCIDR)
 		each(all.Ingresses, e.PutIngress)
 		each(all.HTTPRoutes, e.PutHTTPRoute)
 		each(all.Gateways, e.PutGateway)
@@ -31,6 +32,7 @@ func deleteMissing(e *Edit, want objectKeys) {
 	missing(have.slices, want[kindSlice], e.DeleteSlice)
 	missing(have.pods, want[kindPod], e.DeletePod)
 	missing(have.nodes, want[kindNode], func(name Name) { e.DeleteNode(name.Name) })
+	missing(have.serviceCIDRs, want[kindServiceCIDR], func(name Name) { e.DeleteServiceCIDR(name.Name) })
 	missing(have.ingresses, want[kindIngress], e.DeleteIngress)
 	missing(have.routes, want[kindHTTPRoute], e.DeleteHTTPRoute)
 	missing(have.gateways, want[kindGateway], e.DeleteGateway)
@@ -63,12 +65,21 @@ func (o Objects) keys() objectKeys {
 		kindSlice:       namesOf(o.Slices, func(s *EndpointSlice) Name { return s.Name }),
 		kindPod:         namesOf(o.Pods, func(p *Pod) Name { return p.Name }),
 		kindNode:        namesOf(o.Nodes, (*Node).name),
+		kindServiceCIDR: namesOf(o.ServiceCIDRs, (*ServiceCIDR).name),
 		kindIngress:     namesOf(o.Ingresses, (*Ingress).name),
 		kindHTTPRoute:   namesOf(o.HTTPRoutes, (*HTTPRoute).name),
 		kindGateway:     namesOf(o.Gateways, (*Gateway).name),
 		kindDNSEndpoint: namesOf(o.DNSEndpoints, (*DNSEndpoint).name),
 		kindNamespace:   namespaces,
 	}
+}
+
+// keep adds the names of objects that were refused: they stay if they are there.
+func (k objectKeys) keep(refused []Refusal) objectKeys {
+	for _, r := range refused {
+		k[r.Kind][r.Name] = struct{}{}
+	}
+	return k
 }
 
 func namesOf[T any](list []T, name func(T) Name) map[Name]struct{} {

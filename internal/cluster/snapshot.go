@@ -27,6 +27,7 @@ type Snapshot struct {
 	namesOnly       bool
 	namespaceLabels cowMap[string, map[string]string] // without namespaces that have none
 	nodes           cowMap[Name, *Node]
+	serviceCIDRs    cowMap[Name, *ServiceCIDR]
 	ingresses       cowMap[Name, *Ingress]
 	routes          cowMap[Name, *HTTPRoute]
 	gateways        cowMap[Name, *Gateway]
@@ -52,6 +53,7 @@ func newSnapshot() *Snapshot {
 
 		namespaceLabels: newCOWMap[string, map[string]string](),
 		nodes:           newCOWMap[Name, *Node](),
+		serviceCIDRs:    newCOWMap[Name, *ServiceCIDR](),
 		ingresses:       newCOWMap[Name, *Ingress](),
 		routes:          newCOWMap[Name, *HTTPRoute](),
 		gateways:        newCOWMap[Name, *Gateway](),
@@ -63,7 +65,8 @@ func newSnapshot() *Snapshot {
 func (s *Snapshot) count(kind Kind) int {
 	return [kindCount]int{
 		Services: s.services.len(), Namespaces: s.namespaces.len(), Pods: s.pods.len(), Nodes: s.nodes.len(),
-		Ingresses: s.ingresses.len(), HTTPRoutes: s.routes.len(), Gateways: s.gateways.len(), DNSEndpoints: s.endpoints.len(),
+		ServiceCIDRs: s.serviceCIDRs.len(),
+		Ingresses:    s.ingresses.len(), HTTPRoutes: s.routes.len(), Gateways: s.gateways.len(), DNSEndpoints: s.endpoints.len(),
 	}[kind]
 }
 

@@ -15,8 +15,17 @@ type Store struct {
 	subscriptions map[*Subscription]struct{}
 }
 
+// A Refusal is of an object that cannot be read. Its last good state stays.
+type Refusal struct {
+	Kind string // as the API calls it
+	Name Name
+	Err  error
+}
+
 // Objects is everything a source knows.
 type Objects struct {
+	Refused []Refusal
+
 	Services   []*Service
 	Slices     []*EndpointSlice
 	Namespaces []string
@@ -24,6 +33,7 @@ type Objects struct {
 
 	NamespaceLabels map[string]map[string]string
 	Nodes           []*Node
+	ServiceCIDRs    []*ServiceCIDR
 	Ingresses       []*Ingress
 	HTTPRoutes      []*HTTPRoute
 	Gateways        []*Gateway

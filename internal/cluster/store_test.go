@@ -91,6 +91,11 @@ func TestChangeNamesWhatDiffers(t *testing.T) {
 					}
 				}
 			}
+			for _, name := range differing(before.serviceCIDRs, after.serviceCIDRs, same) {
+				if !slices.Contains(c.ServiceCIDRs, name.Name) {
+					t.Fatalf("ServiceCIDR %s is different and not named in %v", name.Name, c.ServiceCIDRs)
+				}
+			}
 			for _, name := range differing(before.nodes, after.nodes, same) {
 				if !slices.Contains(c.Nodes, name.Name) {
 					t.Fatalf("node %s is different and not named in %v", name.Name, c.Nodes)

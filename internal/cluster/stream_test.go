@@ -25,6 +25,10 @@ type streamServer struct {
 }
 
 func (s *streamServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasSuffix(r.URL.Path, "/networking.k8s.io/v1") { // discovery: nothing that may be missing is there
+		http.NotFound(w, r)
+		return
+	}
 	if r.URL.Query().Get("sendInitialEvents") != "true" {
 		s.listed <- r.URL.String()
 		http.Error(w, "not asked to stream", http.StatusBadRequest)

@@ -13,7 +13,7 @@ import (
 
 // A stripped object is what is kept of the API's own on the way to the Store.
 type stripped struct {
-	metav1.ObjectMeta // namespace, name and resourceVersion only
+	metav1.ObjectMeta // namespace, name, UID and resourceVersion only
 	kind              string
 	into              func(*Edit) // puts the converted object; nil for one that no Snapshot holds
 	err               error       // why the object is refused
@@ -27,7 +27,7 @@ func (s *APISource) strip(obj any) (any, error) {
 		return obj, nil
 	}
 	o := &stripped{ObjectMeta: metav1.ObjectMeta{
-		Namespace: meta.GetNamespace(), Name: meta.GetName(), ResourceVersion: meta.GetResourceVersion(),
+		Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUID(), ResourceVersion: meta.GetResourceVersion(),
 	}}
 	if s.publish == 0 {
 		o.convert(obj)
@@ -59,6 +59,10 @@ func (o *stripped) convert(obj any) {
 		o.kind = kindNode
 		node, err := NodeFrom(in)
 		o.into, o.err = func(e *Edit) { e.PutNode(node) }, err
+	case *networkingv1.ServiceCIDR:
+		o.kind = kindServiceCIDR
+		cidr, err := ServiceCIDRFrom(in)
+		o.into, o.err = func(e *Edit) { e.PutServiceCIDR(cidr) }, err
 	case *corev1.Namespace:
 		o.kind = kindNamespace
 		o.into = func(e *Edit) { e.PutNamespace(o.Name) }
@@ -154,6 +158,8 @@ func (o *stripped) delete(e *Edit) {
 		e.DeletePod(name)
 	case kindNode:
 		e.DeleteNode(o.Name)
+	case kindServiceCIDR:
+		e.DeleteServiceCIDR(o.Name)
 	case kindIngress:
 		e.DeleteIngress(name)
 	case kindHTTPRoute:

@@ -19,7 +19,7 @@ type Change struct {
 	// Pods names, sorted, each pod that was put or deleted.
 	Pods []Name
 	// The others likewise.
-	Nodes                                         []string
+	Nodes, ServiceCIDRs                           []string
 	Ingresses, HTTPRoutes, Gateways, DNSEndpoints []Name
 }
 
@@ -89,7 +89,7 @@ func (c *Change) fill(seen *touched) {
 	} {
 		*to = slices.SortedFunc(maps.Keys(seen[kind]), compareNames)
 	}
-	for kind, to := range map[Kind]*[]string{Namespaces: &c.Namespaces, Nodes: &c.Nodes} {
+	for kind, to := range map[Kind]*[]string{Namespaces: &c.Namespaces, Nodes: &c.Nodes, ServiceCIDRs: &c.ServiceCIDRs} {
 		for name := range seen[kind] {
 			*to = append(*to, name.Name)
 		}

@@ -57,9 +57,13 @@ type Service struct {
 	Affinity time.Duration
 	// InternalLocal and ExternalLocal are the Local traffic policies.
 	InternalLocal, ExternalLocal bool
-	// ForeignProxy says that the label service.kubernetes.io/service-proxy-name hands the Service to another
-	// proxy: it has DNS names and no frontends.
-	ForeignProxy bool
+	// NamesProxy says that the Service has the label service.kubernetes.io/service-proxy-name, and ProxyName is its value:
+	// one that is not this proxy's has DNS names and no frontends.
+	NamesProxy bool
+	ProxyName  string
+	// HealthCheckNodePort is spec.healthCheckNodePort where load balancers ask it: of type LoadBalancer with the external
+	// policy Local. 0 for none.
+	HealthCheckNodePort uint16
 	// Exposure is nil unless the source reads for publishing.
 	Exposure *Exposure
 }
@@ -70,6 +74,8 @@ type ServicePort struct {
 	Protocol Protocol
 	Port     uint16 // host order
 	NodePort uint16 // host order, 0 for none
+	// NoShortcut says that the load balancer's listener of this port does more than pass bytes on: see listeners.
+	NoShortcut bool
 }
 
 // An EndpointSlice is the part of a discovery.k8s.io/v1 EndpointSlice the node acts on; slices of address type
@@ -78,7 +84,11 @@ type EndpointSlice struct {
 	Name    Name
 	Service Name // from the label kubernetes.io/service-name
 	// Headless is the label service.kubernetes.io/headless: kube-proxy does not see such slices, DNS does.
-	Headless  bool
+	Headless bool
+	// Triggered is when the control plane saw the change that led to this state (annotation
+	// endpoints.kubernetes.io/last-change-trigger-time), the zero time when it does not say. Two states that differ in it
+	// alone are the same.
+	Triggered time.Time
 	Ports     []EndpointPort
 	Endpoints []Endpoint
 }

@@ -42,6 +42,10 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if query.Get("watch") != "" {
 		verb = "watch"
 	}
+	if strings.HasSuffix(r.URL.Path, "/networking.k8s.io/v1") { // discovery, as every client may
+		answer(w, http.StatusOK, installed("networking.k8s.io/v1", "servicecidrs"))
+		return
+	}
 	s.note(verb+" "+resourceOf(r.URL.Path), fmt.Sprintln(r.Header.Get("Content-Type"), query.Get("fieldSelector"), string(body)))
 	w.Header().Set("Content-Type", "application/json")
 	switch {
@@ -142,8 +146,8 @@ func TestWhatTheAPIIsAskedFor(t *testing.T) {
 	defer run(t, events)()
 
 	want := []string{
-		"create events", "list discovery.k8s.io/endpointslices", "list namespaces", "list nodes", "list pods", "list services",
-		"patch events", "patch nodes/status", "watch discovery.k8s.io/endpointslices", "watch namespaces", "watch nodes", "watch pods",
+		"create events", "list discovery.k8s.io/endpointslices", "list namespaces", "list networking.k8s.io/servicecidrs", "list nodes", "list pods", "list services",
+		"patch events", "patch nodes/status", "watch discovery.k8s.io/endpointslices", "watch namespaces", "watch networking.k8s.io/servicecidrs", "watch nodes", "watch pods",
 		"watch services",
 	}
 	used := server.wait(t, want)

@@ -61,7 +61,7 @@ type Frontend struct {
 // Select computes the Ports of a Service, ordered by port, protocol and family. A nil, headless, ExternalName or
 // foreign-proxy Service has none. Of its own slices it must be given all.
 func Select(svc *cluster.Service, endpoints []*cluster.EndpointSlice, node Node) []Port {
-	if svc == nil || svc.Headless || svc.ExternalName != "" || svc.ForeignProxy {
+	if svc == nil || svc.Headless || svc.ExternalName != "" || svc.NamesProxy {
 		return nil
 	}
 	var ports []Port

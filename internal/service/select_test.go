@@ -334,7 +334,7 @@ func TestSelectPorts(t *testing.T) {
 		"gone":          {nil, nil},
 		"headless":      {webService(func(s *cluster.Service) { s.Headless, s.ClusterIPs = true, nil }), nil},
 		"external name": {webService(func(s *cluster.Service) { s.ExternalName = "example.org" }), nil},
-		"foreign proxy": {webService(func(s *cluster.Service) { s.ForeignProxy = true }), nil},
+		"foreign proxy": {webService(func(s *cluster.Service) { s.NamesProxy, s.ProxyName = true, "other" }), nil},
 		"single stack":  {webService(), []string{"shop/web:80/TCP IPv4"}},
 		"dual stack, two ports": {
 			webService(func(s *cluster.Service) {
