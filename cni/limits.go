@@ -12,6 +12,8 @@ type Attached struct {
 	Pod      PodRef
 	Datapath Datapath
 	Limits   Limits
+	// ByPackets is as in Wish.
+	ByPackets bool
 	// Scope is how the container's resolver completes names; the zero value if the runtime did not say.
 	Scope DNSScope
 }
@@ -21,7 +23,7 @@ func (s *Server) Attached() ([]Attached, error) {
 	records, err := s.records.list()
 	all := make([]Attached, 0, len(records))
 	for _, r := range records {
-		all = append(all, Attached{r.Key, r.Pod, r.Datapath, r.Limits, r.Scope})
+		all = append(all, Attached{r.Key, r.Pod, r.Datapath, r.Limits, r.ByPackets, r.Scope})
 	}
 	return all, err
 }

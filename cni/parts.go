@@ -66,6 +66,8 @@ type PodEntry struct {
 	// NetNS is the path of the pod's namespace; empty if it is gone or not known.
 	NetNS    string
 	Datapath Datapath
+	// ByPackets is as in Wish.
+	ByPackets bool
 	// ENI and Side are indices in the pod's namespace, with Exclusive only: of the ENI, and of the way to the node.
 	ENI, Side int
 	HostPorts []HostPort
@@ -93,7 +95,9 @@ type Pods interface {
 // A Wish is what is asked of one pod's network. An empty Datapath leaves the choice to the network configuration.
 type Wish struct {
 	Datapath Datapath
-	Limits   Limits
+	// ByPackets leaves the pod's socket calls alone: Services are translated in the packets that it sends.
+	ByPackets bool
+	Limits    Limits
 }
 
 // Limits bound a pod's traffic in bits per second; 0 is no bound. Ingress is what the pod receives.

@@ -31,7 +31,7 @@ func RecordsDir(socket string) string {
 
 // A record is what ADD decided for one attachment and what it made, so that all who come later know it: DEL, CHECK, GC,
 // the Collector, and whoever changes limits. It is written before anything is made. An attachment without one is wired as
-// Veth, with no limits and no host ports, and all of it follows from its key.
+// Veth, with no limits, no host ports and Services by sockets, and all of it follows from its key.
 type record struct {
 	Key Key    `json:"key"`
 	Pod PodRef `json:"pod"`
@@ -45,6 +45,7 @@ type record struct {
 	MAC       string       `json:"mac,omitempty"` // of the ENI
 	MTU       int          `json:"mtu"`
 	Limits    Limits       `json:"limits"`
+	ByPackets bool         `json:"byPackets,omitempty"` // as in Wish
 	HostPorts []HostPort   `json:"hostPorts,omitempty"`
 	// Scope is what the runtime says of the container's resolver; the zero value if it says nothing.
 	Scope DNSScope `json:"scope"`
@@ -74,7 +75,7 @@ type DNSScope struct {
 func (r record) entry() PodEntry {
 	return PodEntry{
 		Addrs: r.Addrs, NetNSCookie: r.Cookie, HostNSID: r.HostNSID, Slot: r.Slot, Link: r.Link, NetNS: r.NetNS,
-		Datapath: r.Datapath, ENI: r.ENI, Side: r.Side, HostPorts: r.HostPorts,
+		Datapath: r.Datapath, ByPackets: r.ByPackets, ENI: r.ENI, Side: r.Side, HostPorts: r.HostPorts,
 	}
 }
 

@@ -42,6 +42,8 @@ func (s *Server) wishOf(ctx context.Context, a Attachment, conf *NetConf) (Wish,
 		return Wish{}, fmt.Errorf("the datapath %q is not available on this node", wish.Datapath)
 	case wish.Limits != Limits{} && (s.config.Shaper == nil || s.config.Records == ""):
 		return Wish{}, errors.New("limits on bandwidth are not available on this node")
+	case wish.ByPackets && s.config.Records == "":
+		return Wish{}, errors.New("translation of Services in packets is not available on this node")
 	case len(conf.HostPorts) > 0 && s.config.Records == "":
 		return Wish{}, errors.New("host ports are not available on this node")
 	}
@@ -66,7 +68,7 @@ func (s *Server) take(ctx context.Context, a Attachment, wish Wish) (Lease, erro
 func (s *Server) decide(ctx context.Context, a Attachment, wish Wish, lease Lease, conf *NetConf) (record, error) {
 	r := record{
 		Key: a.Key, Pod: a.Pod, NetNS: a.NetNS, Datapath: wish.Datapath, Addrs: lease.Addrs, Slot: lease.Slot, MAC: lease.MAC,
-		MTU: s.mtu(conf), Limits: wish.Limits, HostPorts: conf.HostPorts, Scope: conf.Scope, HostNSID: -1,
+		MTU: s.mtu(conf), Limits: wish.Limits, ByPackets: wish.ByPackets, HostPorts: conf.HostPorts, Scope: conf.Scope, HostNSID: -1,
 	}
 	if wish.Datapath == IPVlan {
 		companion, err := s.config.ENIs.IPVlan(ctx, lease.MAC)

@@ -40,12 +40,13 @@ type config struct {
 	// ServiceCIDRs are compared with the VPC's; empty means not compared.
 	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs"`
 
-	Cloud   cloudConfig   `json:"cloud"`
-	Pool    poolConfig    `json:"pool"`
-	Network networkConfig `json:"network"`
-	Egress  egressConfig  `json:"egress"`
-	DNS     dnsConfig     `json:"dns"`
-	CNI     cniConfig     `json:"cni"`
+	Cloud    cloudConfig    `json:"cloud"`
+	Pool     poolConfig     `json:"pool"`
+	Network  networkConfig  `json:"network"`
+	Egress   egressConfig   `json:"egress"`
+	Services servicesConfig `json:"services"`
+	DNS      dnsConfig      `json:"dns"`
+	CNI      cniConfig      `json:"cni"`
 
 	// notes are settings that were read and have no effect here.
 	notes []string
@@ -159,7 +160,7 @@ func defaultConfig() config {
 			IdleReclaim: idleReclaim{After: duration(10 * time.Minute), Interval: duration(time.Minute), Batch: 5, Jitter: 0.1},
 			KeepFor:     duration(5 * time.Minute), KeepKinds: []string{"StatefulSet"},
 		},
-		Network: networkConfig{Datapath: cni.Veth, Sandboxed: slices.Clone(sandboxedByDefault), HostRoot: "/"},
+		Network: networkConfig{Datapath: cni.Veth, Sandboxed: slices.Clone(sandboxedByDefault), MeshContainers: slices.Clone(meshByDefault), HostRoot: "/"},
 		Egress:  egressConfig{Mode: "vpc"},
 		DNS:     dnsConfig{Address: netip.MustParseAddr("169.254.20.10"), Service: "kube-system/kube-dns"},
 		CNI:     cniConfig{ConfName: defaultConfName},

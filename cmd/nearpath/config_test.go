@@ -77,6 +77,8 @@ func TestConfigErrors(t *testing.T) {
 		"datapath":         {"network: {datapath: macvlan, hostRoot: host}", []string{"network.hostRoot", "host", "network.datapath", "macvlan", "ipvlan"}},
 		"class":            {"network: {runtimeClasses: {fast: bridge}}", []string{"network.runtimeClasses.fast", "bridge", "exclusive"}},
 		"sandbox":          {"network: {runtimeClasses: {kata-qemu: ipvlan}}", []string{"network.runtimeClasses.kata-qemu", "ipvlan", "network.sandboxed"}},
+		"node ports":       {"services: {nodePortAddresses: [primary, 10.0.0.0/8]}", []string{"services.nodePortAddresses", "primary", "10.0.0.0/8"}},
+		"a mesh":           {"network: {meshContainers: [istio-init, '']}", []string{"network.meshContainers[1]", "container"}},
 		"pattern":          {"network: {sandboxed: ['[']}", []string{"network.sandboxed[0]", "["}},
 		"host networks":    {"network: {hostNetworks: [10.1.2.3/16, 10.1.0.0/24]}", []string{"network.hostNetworks[0]", "10.1.0.0/16", "overlaps"}},
 		"exclusive":        {"pool: {exclusive: {minIdle: 2, max: -1}}", []string{"pool.exclusive.maxIdle", "2", "pool.exclusive.max", "-1"}},

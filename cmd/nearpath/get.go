@@ -24,6 +24,7 @@ type podView struct {
 	ENI         string   `json:"eni"`
 	ContainerID string   `json:"containerID"`
 	Datapath    string   `json:"datapath"`
+	Path        string   `json:"path"` // where its Services are translated: sockets or packets
 	// Ingress and Egress are the pod's limits in bits per second, 0 for none.
 	Ingress uint64 `json:"ingress,omitempty"`
 	Egress  uint64 `json:"egress,omitempty"`
@@ -112,9 +113,9 @@ type noun struct {
 }
 
 var nouns = map[string]noun{
-	"pods": {"/v1/pods", "pods of this node with their addresses and ENIs", table("NAMESPACE\tNAME\tADDRESSES\tDATAPATH\tENI",
+	"pods": {"/v1/pods", "pods of this node with their addresses and ENIs", table("NAMESPACE\tNAME\tADDRESSES\tDATAPATH\tPATH\tENI",
 		func(p podView) []any {
-			return []any{p.Namespace, p.Name, strings.Join(p.Addresses, " "), p.Datapath, p.ENI}
+			return []any{p.Namespace, p.Name, strings.Join(p.Addresses, " "), p.Datapath, p.Path, p.ENI}
 		})},
 	"services": {"/v1/services", "Service ports as the kernel has them", table("FRONTEND\tPROTOCOL\tKIND\tPOLICY\tRECORD\tBACKENDS",
 		func(s serviceView) []any {

@@ -76,7 +76,7 @@ func TestServedBackends(t *testing.T) {
 func TestGet(t *testing.T) {
 	t.Parallel()
 	socket := serveViews(t, map[string]any{
-		"pods":     []podView{{Namespace: "shop", Name: "web-0", Addresses: []string{"10.0.64.2", "fd00::2"}, ENI: "eni-1", Datapath: "ipvlan"}},
+		"pods":     []podView{{Namespace: "shop", Name: "web-0", Addresses: []string{"10.0.64.2", "fd00::2"}, ENI: "eni-1", Datapath: "ipvlan", Path: "sockets"}},
 		"services": []serviceView{{Frontend: "10.96.0.10:53", Protocol: "UDP", Kind: "ClusterIP", Policy: "Cluster", Record: 3, Backends: []string{"10.0.64.9:53"}, NodeDNS: true}},
 		"enis":     []eniView{{ID: "eni-1", MAC: "02:00:00:00:00:01", VSwitch: "vsw-1", State: "in-use", Slot: 1, Pods: 1, Addresses: []string{"10.0.64.2"}}},
 		"pool": poolView{
@@ -86,7 +86,7 @@ func TestGet(t *testing.T) {
 		"ready": readyView{},
 	})
 	for noun, want := range map[string]string{
-		"pods":     "NAMESPACE  NAME   ADDRESSES          DATAPATH  ENI\nshop       web-0  10.0.64.2 fd00::2  ipvlan    eni-1\n",
+		"pods":     "NAMESPACE  NAME   ADDRESSES          DATAPATH  PATH     ENI\nshop       web-0  10.0.64.2 fd00::2  ipvlan    sockets  eni-1\n",
 		"services": "FRONTEND       PROTOCOL  KIND       POLICY   RECORD  BACKENDS\n10.96.0.10:53  UDP       ClusterIP  Cluster  3       (node DNS) 10.0.64.9:53\n",
 		"enis":     "ENI    MAC                VSWITCH  STATE   SLOT  PODS  ADDRESSES\neni-1  02:00:00:00:00:01  vsw-1    in-use  1     1     10.0.64.2\n",
 		"pool": "KIND       CAPACITY  USED  KEPT  IDLE  COOLING  PENDING  WAITING\nshared     10        3     1     2     4        5        6\n" +

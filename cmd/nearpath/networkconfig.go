@@ -19,6 +19,9 @@ type networkConfig struct {
 	// Sandboxed are RuntimeClasses, * standing for any characters, whose pods run behind a virtual machine or a network
 	// stack of their own: these take a veth over, or a device, and no ipvlan.
 	Sandboxed []string `json:"sandboxed"`
+	// MeshContainers are names of containers, * standing for any characters, that make a pod one of a service mesh: Services
+	// are translated in its packets and not in its sockets, so that its proxy sees their addresses.
+	MeshContainers []string `json:"meshContainers"`
 	// RuntimeClasses are the datapaths of pods of certain RuntimeClasses.
 	RuntimeClasses map[string]cni.Datapath `json:"runtimeClasses"`
 	// HostNetworks are where pods send by the node whatever their datapath, beside the node's own addresses.
@@ -47,12 +50,8 @@ func (c networkConfig) check() []strict.Rule {
 		aDatapath("network.datapath", c.Datapath), disjoint("network.hostNetworks", c.HostNetworks),
 		{OK: c.HostRoot == "" || filepath.IsAbs(c.HostRoot), Path: "network.hostRoot", Value: c.HostRoot, Fix: "use an absolute path, or leave it empty"},
 	}
-	for i, pattern := range c.Sandboxed {
-		_, err := path.Match(pattern, "")
-		rules = append(rules, strict.Rule{
-			OK: err == nil && pattern != "", Path: fmt.Sprintf("network.sandboxed[%d]", i), Value: pattern, Fix: "use the name of a RuntimeClass, * for any characters",
-		})
-	}
+	rules = append(rules, patterns("network.sandboxed", c.Sandboxed, "a RuntimeClass")...)
+	rules = append(rules, patterns("network.meshContainers", c.MeshContainers, "a container")...)
 	for _, class := range slices.Sorted(maps.Keys(c.RuntimeClasses)) {
 		where, datapath := "network.runtimeClasses."+class, c.RuntimeClasses[class]
 		rules = append(rules, aDatapath(where, datapath), strict.Rule{
@@ -68,14 +67,21 @@ func (c networkConfig) check() []strict.Rule {
 	return rules
 }
 
+func patterns(where string, list []string, of string) (rules []strict.Rule) {
+	for i, pattern := range list {
+		_, err := path.Match(pattern, "")
+		rules = append(rules, strict.Rule{
+			OK: err == nil && pattern != "", Path: fmt.Sprintf("%s[%d]", where, i), Value: pattern, Fix: "use the name of " + of + ", * for any characters",
+		})
+	}
+	return rules
+}
+
 func aDatapath(path string, d cni.Datapath) strict.Rule {
 	return strict.Rule{OK: slices.Contains(datapaths, d), Path: path, Value: d, Fix: "use veth, ipvlan or exclusive"}
 }
 
 // sandboxed says whether pods of the RuntimeClass have a network stack that is not the node's kernel's.
 func (c networkConfig) sandboxed(class string) bool {
-	return slices.ContainsFunc(c.Sandboxed, func(pattern string) bool {
-		match, _ := path.Match(pattern, class)
-		return match
-	})
+	return matchesAny(c.Sandboxed, class)
 }

@@ -46,9 +46,13 @@ func (a *agent) connect(region string, metadata *aliyun.Metadata) (*aliyun.Clien
 }
 
 func (a *agent) buildPool(context.Context) (err error) {
+	nodePorts, err := a.cfg.Services.nodePorts()
+	if err != nil {
+		return err
+	}
 	if a.host, err = hostnet.New(hostnet.Config{
 		NodeDNS: a.cfg.DNS.Address, Egress: keptEgress(a.cfg), SpreadIRQs: a.cfg.Pool.SpreadIRQs, Log: a.log,
-		HostNetworks: a.cfg.Network.HostNetworks, ENIs: a.poolMACs, Programs: nodePrograms{a.datapath}, Report: a.warnNode,
+		HostNetworks: a.cfg.Network.HostNetworks, NodePorts: nodePorts, ENIs: a.poolMACs, Programs: nodePrograms{a.datapath}, Report: a.warnNode,
 		Unmanage: a.cfg.Network.HostRoot,
 	}); err != nil {
 		return err

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/internal/hostnet"
@@ -37,15 +36,20 @@ func (p nodePrograms) Detach(r hostnet.Role, index int) error {
 	return p.datapath.DetachLink(roleOf(r), index)
 }
 
-// SetNode has ports of the node answer on the loopback addresses, too, which only the node's own sockets reach.
-func (p nodePrograms) SetNode(addrs []netip.Addr, networks []hostnet.HostNetwork) error {
-	loopback := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
-	if err := p.datapath.SetNodeAddresses(slices.Concat(addrs, loopback)); err != nil {
+// SetNode says of all local addresses that they are the node's: also of those that node ports are not served on.
+func (p nodePrograms) SetNode(node hostnet.SetNode) error {
+	addrs := make([]netip.Addr, 0, len(node.Local))
+	for _, l := range node.Local {
+		addrs = append(addrs, l.Addr)
+	}
+	if err := p.datapath.SetNodeAddresses(addrs); err != nil {
 		return err
 	}
-	list := make([]bpf.HostNetwork, 0, len(networks))
-	for _, n := range networks {
-		list = append(list, bpf.HostNetwork(n))
+	list := make([]bpf.HostNetwork, 0, len(node.Networks))
+	for _, n := range node.Networks {
+		if n.Way != hostnet.OfServices {
+			list = append(list, bpf.HostNetwork{Prefix: n.Prefix, ByNode: n.Way == hostnet.ByNode})
+		}
 	}
 	return p.datapath.SetHostNetworks(list)
 }

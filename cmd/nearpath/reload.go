@@ -103,7 +103,7 @@ func (r *reloader) reload() {
 func fixed(c config) config {
 	c.LogLevel, c.Egress, c.ServiceCIDRs, c.notes, c.ENIConfig = 0, egressConfig{}, nil, nil, ""
 	c.Pool = poolConfig{Stack: c.Pool.Stack, SpreadIRQs: c.Pool.SpreadIRQs}
-	c.Network.Datapath, c.Network.Sandboxed, c.Network.RuntimeClasses = "", nil, nil // of pods that come
+	c.Network.Datapath, c.Network.Sandboxed, c.Network.MeshContainers, c.Network.RuntimeClasses = "", nil, nil, nil // of pods that come
 	c.Cloud.VSwitches, c.Cloud.VSwitchPolicy, c.Cloud.SecurityGroups, c.Cloud.ResourceGroup = nil, "", nil, ""
 	c.Cloud.ENITags, c.Cloud.ENITagFilter, c.Cloud.ENITagBlock, c.Cloud.RateLimits = nil, nil, nil, nil
 	return c

@@ -58,7 +58,7 @@ func TestTerwayKeys(t *testing.T) {
 		t.Errorf("pool (-want +got):\n%s", diff)
 	}
 	network := networkConfig{
-		Datapath: cni.IPVlan, Sandboxed: sandboxedByDefault, HostRoot: "/",
+		Datapath: cni.IPVlan, Sandboxed: sandboxedByDefault, MeshContainers: meshByDefault, HostRoot: "/",
 		HostNetworks: []netip.Prefix{netip.MustParsePrefix("169.254.20.10/32"), netip.MustParsePrefix("10.9.0.0/16")},
 	}
 	if diff := cmp.Diff(network, c.Network, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {

@@ -31,11 +31,14 @@ func podViews(leases []ipam.Lease, attached []cni.Attached) []podView {
 	for _, l := range leases {
 		v := podView{
 			Namespace: l.Pod.Namespace, Name: l.Pod.Name, Addresses: texts(l.Addrs), ENI: l.ENI.ID, ContainerID: l.Key.ContainerID,
-			Datapath: string(cni.Veth),
+			Datapath: string(cni.Veth), Path: pathSockets,
 		}
 		for _, r := range attached {
 			if r.Key == cni.Key(l.Key) {
 				v.Datapath, v.Ingress, v.Egress = string(r.Datapath), r.Limits.Ingress, r.Limits.Egress
+				if r.ByPackets {
+					v.Path = pathPackets
+				}
 			}
 		}
 		views = append(views, v)

@@ -23,7 +23,9 @@ const annotationDatapath = "nearpath.io/datapath"
 type podFacts struct {
 	object       cluster.Object
 	annotations  map[string]string
+	labels       map[string]string
 	runtimeClass string
+	containers   []string
 	// barred says why the pod must not have ipvlan, empty if it may.
 	barred string
 }
@@ -56,12 +58,15 @@ func (w *wisher) Wish(ctx context.Context, a cni.Attachment, annotations map[str
 	if choice.refused != "" {
 		w.tell(facts.object, "DatapathRefused", choice.refused)
 	}
+	if choice.ignored != "" {
+		w.tell(facts.object, "ServicePathIgnored", choice.ignored)
+	}
 	w.tellIgnored(facts)
 	limits, err := cni.LimitsOf(facts.annotations, cni.Limits{})
 	if err != nil {
 		w.tell(facts.object, "BandwidthIgnored", err.Error())
 	}
-	return cni.Wish{Datapath: choice.Datapath, Limits: limits}, nil
+	return cni.Wish{Datapath: choice.Datapath, ByPackets: choice.byPackets, Limits: limits}, nil
 }
 
 // A toldPod is a pod that was told of something, by its UID or else its name.
@@ -91,17 +96,18 @@ func (w *wisher) tell(pod cluster.Object, reason, message string) {
 	}
 }
 
-// A choice is a datapath; explicit says that the pod asks for it by its annotation, and refused what to tell it if it
+// A choice is a datapath and a path to Services; explicit says that the pod asks for it by its annotation, and refused what to tell it if it
 // does not get that.
 type choice struct {
 	cni.Datapath
 	explicit bool
 	refused  string
+	pathChoice
 }
 
 // instead is veth, for a reason: it works for every pod.
 func (c choice) instead(reason string) choice {
-	out := choice{Datapath: cni.Veth, explicit: c.explicit}
+	out := choice{Datapath: cni.Veth, explicit: c.explicit, pathChoice: c.pathChoice}
 	if c.explicit {
 		out.refused = fmt.Sprintf("%s is %q: %s, so the pod has veth", annotationDatapath, c.Datapath, reason)
 	}
@@ -109,14 +115,15 @@ func (c choice) instead(reason string) choice {
 }
 
 // choose takes the annotation before what the configuration says of the pod's RuntimeClass, and that before the node's
-// default. Who must not have ipvlan has veth instead.
+// default. Who must not have ipvlan has veth instead. So have pods whose Services are served by packets: what a pod on the
+// same ENI answers stays within the ipvlan bridge, where nobody translates it back.
 func choose(c networkConfig, p podFacts) (choice, error) {
-	chosen := choice{Datapath: c.Datapath}
+	chosen := choice{Datapath: c.Datapath, pathChoice: choosePath(c, p)}
 	if d, ok := c.RuntimeClasses[p.runtimeClass]; ok && p.runtimeClass != "" {
 		chosen.Datapath = d
 	}
 	if text, ok := p.annotations[annotationDatapath]; ok {
-		chosen = choice{Datapath: cni.Datapath(text), explicit: true}
+		chosen.Datapath, chosen.explicit = cni.Datapath(text), true
 		if !slices.Contains(datapaths, chosen.Datapath) {
 			return choice{}, fmt.Errorf("%s is %q: use veth, ipvlan or exclusive, or remove it", annotationDatapath, text)
 		}
@@ -129,6 +136,9 @@ func choose(c networkConfig, p podFacts) (choice, error) {
 	}
 	if p.barred != "" {
 		return chosen.instead(p.barred), nil
+	}
+	if chosen.byPackets {
+		return chosen.instead("the pod's Services are served by packets, as " + chosen.reason), nil
 	}
 	return chosen, nil
 }
@@ -223,7 +233,7 @@ func (f podFinder) known(ref cni.PodRef) *cluster.Pod {
 }
 
 func factsOf(pod *cluster.Pod) podFacts {
-	facts := podFacts{object: pod.Object(), annotations: pod.Annotations, runtimeClass: pod.RuntimeClass}
+	facts := podFacts{object: pod.Object(), annotations: pod.Annotations, labels: pod.Labels, runtimeClass: pod.RuntimeClass, containers: pod.Containers}
 	if pod.NetAdmin {
 		facts.barred = mayChangeNetwork
 	}

@@ -29,6 +29,8 @@ type Pod struct {
 	Annotations map[string]string
 	// RuntimeClass is spec.runtimeClassName, empty for the node's default; not read for publishing.
 	RuntimeClass string
+	// Containers are the names of all containers but ephemeral ones, those of init containers first; not read for publishing.
+	Containers []string
 	// NetAdmin says that a container may change the network it is in: it is privileged or has the capability
 	// NET_ADMIN. Not read for publishing.
 	NetAdmin bool
@@ -97,6 +99,7 @@ func PodFrom(in *corev1.Pod) (*Pod, error) {
 		Phase:       phase(in.Status.Phase),
 		Terminating: in.DeletionTimestamp != nil,
 		NetAdmin:    hasNetAdmin(&in.Spec),
+		Containers:  containerNames(&in.Spec),
 	}
 	pod.RuntimeClass = intern(orEmpty(in.Spec.RuntimeClassName))
 	if owner := metav1.GetControllerOfNoCopy(in); owner != nil {
@@ -107,6 +110,15 @@ func PodFrom(in *corev1.Pod) (*Pod, error) {
 		return nil, fmt.Errorf("convert Pod %s: %w", pod.Name, err)
 	}
 	return pod, nil
+}
+
+func containerNames(spec *corev1.PodSpec) (names []string) {
+	for _, list := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+		for i := range list {
+			names = append(names, intern(list[i].Name))
+		}
+	}
+	return names
 }
 
 // hasNetAdmin asks all containers, also those that run for a moment or are put in while the pod runs.

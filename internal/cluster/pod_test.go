@@ -35,7 +35,10 @@ func TestPodFrom(t *testing.T) {
 						{Kind: "Gate", Name: "g"}, {Kind: "StatefulSet", Name: "cart", Controller: new(true)},
 					},
 				},
-				Spec: corev1.PodSpec{NodeName: testNode, HostNetwork: true, RuntimeClassName: new("runv")},
+				Spec: corev1.PodSpec{
+					NodeName: testNode, HostNetwork: true, RuntimeClassName: new("runv"),
+					InitContainers: []corev1.Container{{Name: "istio-init"}}, Containers: []corev1.Container{{Name: "app"}, {Name: "istio-proxy"}},
+				},
 				Status: corev1.PodStatus{
 					Phase: corev1.PodRunning, PodIP: "fd00::5", PodIPs: []corev1.PodIP{{IP: "fd00::5"}, {IP: "10.0.0.5"}},
 				},
@@ -48,7 +51,7 @@ func TestPodFrom(t *testing.T) {
 					"k8s.aliyun.com/pod-ip-reservation": "true", "nearpath.io/x": "y", "kubernetes.io/ingress-bandwidth": "10M",
 					"kubernetes.io/egress-bandwidth": "20M",
 				},
-				RuntimeClass: "runv", Phase: PodRunning, Terminating: true,
+				RuntimeClass: "runv", Containers: []string{"istio-init", "app", "istio-proxy"}, Phase: PodRunning, Terminating: true,
 			},
 		},
 		"podIP alone": {
@@ -117,7 +120,7 @@ func TestPodNetAdmin(t *testing.T) {
 			if pod.NetAdmin != tt.want {
 				t.Errorf("NetAdmin is %v, want %v", pod.NetAdmin, tt.want)
 			}
-			if other := (&Pod{NetAdmin: !tt.want}); pod.equal(other) {
+			if other := (&Pod{Containers: pod.Containers, NetAdmin: !tt.want}); pod.equal(other) {
 				t.Error("a change of NetAdmin, as by an ephemeral container, wakes nobody")
 			}
 		})

@@ -161,7 +161,7 @@ func readAddrs(wanted Wanted, found *Found) error {
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
-	found.Addrs = map[int][]netip.Prefix{}
+	found.Addrs, found.Global = map[int][]netip.Prefix{}, map[int][]netip.Addr{}
 	uplinks := found.uplinks()
 	for _, a := range addrs {
 		addr, ok := netip.AddrFromSlice(a.IP)
@@ -171,6 +171,9 @@ func readAddrs(wanted Wanted, found *Found) error {
 		}
 		bits, _ := a.Mask.Size()
 		prefix := netip.PrefixFrom(addr.Unmap(), bits)
+		if prefix.Addr().IsGlobalUnicast() {
+			found.Global[link.Index] = append(found.Global[link.Index], prefix.Addr())
+		}
 		if link.Name == "lo" {
 			found.Loopback = append(found.Loopback, prefix)
 		}
@@ -236,7 +239,7 @@ func applyOne(op Op, programs Programs) error {
 	case Detach:
 		return programs.Detach(o.Role, o.Index)
 	case SetNode:
-		return programs.SetNode(o.Addrs, o.Networks)
+		return programs.SetNode(o)
 	case SetNAT:
 		return setNAT(o.NAT)
 	case DeleteNAT:

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"iter"
 	"net"
+	"net/netip"
 	"regexp"
 	"syscall"
 
@@ -43,7 +44,7 @@ func (i interest) ofOne(kind uint16, data []byte) bool {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		return i.ofLink(data)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		return i.links == nil || len(data) >= unix.SizeofIfAddrmsg && i.links[int(int32At(data[4:]))]
+		return len(data) >= unix.SizeofIfAddrmsg && (i.links == nil || i.links[int(int32At(data[4:]))] || ofAddr(data))
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		return ofRoute(data)
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
@@ -79,6 +80,15 @@ func (i interest) ofLink(data []byte) bool {
 		}
 	}
 	return !podLink.MatchString(name) && (i.macs[mac] || i.enis[parent])
+}
+
+// ofAddr: those that node ports may be served on, whatever the link. Those of pods' links are link-local.
+func ofAddr(data []byte) bool {
+	addr, ok := netip.AddrFromSlice(attr(data, unix.SizeofIfAddrmsg, unix.IFA_LOCAL))
+	if !ok { // of IPv6 there is mostly no other one
+		addr, ok = netip.AddrFromSlice(attr(data, unix.SizeofIfAddrmsg, unix.IFA_ADDRESS))
+	}
+	return ok && addr.IsGlobalUnicast()
 }
 
 // ofRoute: the ENIs' tables, and the default routes of the main table.

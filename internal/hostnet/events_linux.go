@@ -107,14 +107,14 @@ func (h *Host) concerns(messages []syscall.NetlinkMessage) bool {
 }
 
 // interestIn needs h.mu.
-func (h *Host) interestIn(found Found) {
+func (h *Host) interestIn(wanted Wanted, found Found) {
 	links, enis := map[int]bool{}, map[int]bool{}
 	for _, e := range h.enis {
 		if l, ok := found.eniLink(e); ok {
 			enis[l.Index], links[l.Index] = true, true
 		}
 	}
-	for _, l := range found.uplinks() {
+	for _, l := range found.outsideLinks(wanted) {
 		links[l.Index] = true
 	}
 	for _, l := range found.Links {

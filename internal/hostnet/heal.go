@@ -144,7 +144,8 @@ func joined(texts []string) string {
 // bases say of each scope for what it is to be as wanted: while that is the same, nothing but others can change the scope.
 func (f Found) bases(wanted Wanted) map[scope]string {
 	node := fmt.Sprint(wanted.ENIs, wanted.Parents, wanted.NodeDNS, wanted.Egress, wanted.HostNetworks, f.Families, f.Uplinks, f.nodeAddrs())
-	bases := map[scope]string{{part: PartNode}: node, {part: PartEgress}: node, {part: PartRest}: node}
+	rest := node + fmt.Sprint(wanted.ServiceNetworks, f.local(wanted.NodePorts), f.outsideLinks(wanted))
+	bases := map[scope]string{{part: PartNode}: node, {part: PartEgress}: node, {part: PartRest}: rest}
 	for _, mac := range wanted.Known {
 		if link, ok := f.link(func(l Link) bool { return l.has(mac) }); ok {
 			bases[scope{PartENI, mac}] = fmt.Sprint("not wanted ", link.Index) // or else, see below

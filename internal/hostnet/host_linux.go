@@ -32,6 +32,8 @@ type Config struct {
 	Egress Egress
 	// HostNetworks are networks that pods of every datapath reach through the node.
 	HostNetworks []netip.Prefix
+	// NodePorts says where the node serves node ports.
+	NodePorts NodePorts
 	// ENIs are the MAC addresses of all secondary ENIs that are ours, wanted or not, see Wanted.Known; nil means that there
 	// are no others than the wanted ones. It is asked in each comparison, "" counts for nothing.
 	ENIs func() []string
@@ -61,6 +63,7 @@ type Host struct {
 	report       func(reason, message string)
 	unmanaged    string // root of the drop-ins
 	hostNetworks []netip.Prefix
+	nodePorts    NodePorts
 	spreadIRQs   bool
 	root         string // of the files that Spread is about
 
@@ -83,8 +86,10 @@ type Host struct {
 	companions map[string]Companion // of those that are, without a failure
 	dns        netip.Addr
 	egress     Egress
+	services   []netip.Prefix // networks, never changed in place
 	mtu        int
 	addrs      []netip.Addr
+	local      []LocalAddr   // of the last comparison; not changed in place
 	links      map[int]bool  // indices of links whose changes are of interest; nil before the first comparison
 	eniLinks   map[int]bool  // those of ENIs
 	changed    chan struct{} // closed and replaced after an event
@@ -105,7 +110,7 @@ func New(c Config) (*Host, error) {
 	}
 	return &Host{
 		netns: netns, interval: cmp.Or(c.Interval, 10*time.Second), log: c.Log, ready: make(chan struct{}),
-		known: c.ENIs, programs: c.Programs, report: c.Report, unmanaged: c.Unmanage, hostNetworks: c.HostNetworks, spreadIRQs: c.SpreadIRQs,
+		known: c.ENIs, programs: c.Programs, report: c.Report, unmanaged: c.Unmanage, hostNetworks: c.HostNetworks, nodePorts: c.NodePorts, spreadIRQs: c.SpreadIRQs,
 		root: "/", detached: map[Attachment]bool{}, enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}),
 	}, nil
 }
@@ -131,6 +136,18 @@ func (h *Host) Addrs() []netip.Addr {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.addrs
+}
+
+// NodePortAddrs are the node's addresses that node ports are served on now; all says that none of its addresses is left out.
+func (h *Host) NodePortAddrs() (addrs []netip.Addr, all bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, l := range h.local {
+		if l.NodePorts {
+			addrs = append(addrs, l.Addr)
+		}
+	}
+	return addrs, !h.nodePorts.Primary && len(h.nodePorts.Networks) == 0
 }
 
 // Want wants the ENI from now on, without waiting for its link. Before Run it must be told of every ENI that an earlier
@@ -192,6 +209,20 @@ func (h *Host) SetEgress(e Egress) error {
 	h.mu.Unlock()
 	result := h.compare()
 	return result.of(PartEgress)
+}
+
+// SetServiceNetworks says where Services have their addresses, from now on. What is sent to an address there that no Service
+// has is dropped. The error is that of what the programs are told; Run goes on trying.
+func (h *Host) SetServiceNetworks(networks []netip.Prefix) error {
+	h.mu.Lock()
+	same := slices.Equal(h.services, networks)
+	h.services = slices.Clone(networks)
+	h.mu.Unlock()
+	if same {
+		return nil
+	}
+	result := h.compare()
+	return result.of(PartRest)
 }
 
 // Run keeps the state until the context ends. It leaves everything in place: pods go on without the agent.
@@ -293,7 +324,7 @@ func (h *Host) compareOnce() (o outcome) {
 			h.tell(wanted, found, steps, last, round > 0)
 			last.companions = found.companions(wanted.ENIs)
 			if o = last; !o.added(steps) {
-				h.note(found, &o)
+				h.note(wanted, found, &o)
 				h.spread(wanted, found)
 				return nil
 			}
@@ -353,19 +384,20 @@ func (h *Host) wanted() Wanted {
 	defer h.mu.Unlock()
 	return Wanted{
 		ENIs: sorted(slices.Collect(maps.Values(h.enis))), Known: known, NodeDNS: h.dns, Egress: h.egress, Parents: slices.Clone(h.parents),
-		HostNetworks: h.hostNetworks, SpreadIRQs: h.spreadIRQs,
+		HostNetworks: h.hostNetworks, ServiceNetworks: h.services, NodePorts: h.nodePorts, SpreadIRQs: h.spreadIRQs,
 	}
 }
 
 // note keeps what callers ask for. What is not known for a moment, as while a DHCP client restarts, stays as it was.
-func (h *Host) note(found Found, o *outcome) {
+func (h *Host) note(wanted Wanted, found Found, o *outcome) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.mtu = cmp.Or(found.mtu(), h.mtu)
 	if addrs := found.nodeAddrs(); len(addrs) > 0 && !slices.Equal(addrs, h.addrs) {
 		h.addrs = addrs
 	}
-	h.interestIn(found)
+	h.local = found.local(h.nodePorts)
+	h.interestIn(wanted, found)
 	h.companions = map[string]Companion{}
 	for mac, c := range o.companions {
 		if _, wanted := h.enis[mac]; wanted && o.ofParent(mac) == nil {

@@ -68,7 +68,7 @@ ip address add 10.0.0.3/32 dev npc1 scope host nodad
 ip address del 10.0.0.2/32 dev npc1
 ip address del fd00::2/128 dev npc1
 ip link set dev npc1 arp off
-set node addresses [10.0.0.3], by the node 10.0.0.3/32 169.254.20.10/32
+set node addresses [10.0.0.3], local 127.0.0.1 ::1, networks 10.0.0.3/32:node 169.254.20.10/32:node
 `)
 	wanted.ENIs = wanted.ENIs[:1]
 	steps, _ = Build(wanted, found)
@@ -113,7 +113,7 @@ func TestHostNetworks(t *testing.T) {
 	wanted.HostNetworks = prefixes("10.1.0.0/24")
 	wanted.Egress = Egress{Mode: EgressNodeSNAT, VPC: prefixes("10.0.0.0/8"), Services: prefixes("172.16.0.0/16"), Exempt: prefixes("10.1.0.0/24")}
 	line := func(found Found) string { return SetNode{Networks: found.hostNetworks(wanted)}.String() }
-	want := "set node addresses [], by the node 0.0.0.0/0 !10.0.0.0/8 10.0.0.2/32 10.1.0.0/24 169.254.20.10/32 !172.16.0.0/16"
+	want := "set node addresses [], local, networks 0.0.0.0/0:node 10.0.0.0/8:eni 10.0.0.2/32:node 10.1.0.0/24:node 169.254.20.10/32:node 172.16.0.0/16:eni"
 	if got := line(found); got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
@@ -123,7 +123,11 @@ func TestHostNetworks(t *testing.T) {
 		t.Errorf("%s\nwant %s", got, want)
 	}
 	wanted.Egress.Mode = EgressNone
-	if got, want := line(found), "set node addresses [], by the node 10.0.0.2/32 10.1.0.0/24 169.254.20.10/32"; got != want {
+	if got, want := line(found), "set node addresses [], local, networks 10.0.0.2/32:node 10.1.0.0/24:node 169.254.20.10/32:node"; got != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+	wanted.ServiceNetworks = prefixes("172.16.0.0/16", "10.1.0.0/24")
+	if got, want := line(found), "set node addresses [], local, networks 10.0.0.2/32:node 10.1.0.0/24:services 169.254.20.10/32:node 172.16.0.0/16:services"; got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
 }

@@ -67,6 +67,9 @@ type Wanted struct {
 	Parents []string
 	// HostNetworks are those that pods reach through the node whatever their datapath, see HostNetwork.
 	HostNetworks []netip.Prefix
+	// ServiceNetworks are where Services have their addresses.
+	ServiceNetworks []netip.Prefix
+	NodePorts       NodePorts
 	// SpreadIRQs asks for Spread, which is done once for a link and not kept.
 	SpreadIRQs bool
 }
@@ -86,6 +89,8 @@ type Found struct {
 	Loopback    []netip.Prefix // addresses of lo
 	// Addrs are the addresses of the uplinks and the companions, and those of scope host of ENIs, by index.
 	Addrs map[int][]netip.Prefix
+	// Global are the global unicast addresses of all links, by index.
+	Global map[int][]netip.Addr
 	// Stuck are neighbours of ENIs that were asked for while the link dropped frames.
 	Stuck []Neighbour
 	// Attached are the programs that links have; nil if no programs are to be attached.
@@ -250,10 +255,6 @@ func (l Link) isOf(e ENI) bool { return l.has(e.MAC) }
 func (l Link) has(mac string) bool {
 	return mac != "" && l.MAC == mac && !slices.Contains(stackedKinds, l.Kind)
 }
-
-// isEthernet says whether the link's packets have an Ethernet header, as far as its address tells: those of a tunnel have
-// none.
-func (l Link) isEthernet() bool { return len(l.MAC) == len("00:00:00:00:00:00") }
 
 // stackedKinds are kinds of links that have, or may have, the MAC address of the link below.
 var stackedKinds = []string{kindIPVlan, "ipvtap", "vlan", "macvlan", "macvtap", "bridge", "bond", "team"}

@@ -16,9 +16,8 @@ type Programs interface {
 	Attached(role Role, index int) (bool, error)
 	// Detach takes the role's program off a link. That there is none is no error.
 	Detach(role Role, index int) error
-	// SetNode replaces what the programs know of the node: its own addresses, and which networks pods reach through it.
-	// Doing it again is cheap.
-	SetNode(addrs []netip.Addr, networks []HostNetwork) error
+	// SetNode replaces what the programs know of the node. Doing it again is cheap.
+	SetNode(node SetNode) error
 }
 
 // A Role is what a link is for the datapath.
@@ -26,7 +25,8 @@ type Role int
 
 // The roles.
 const (
-	// RoleUplink is a link with a default route of the node.
+	// RoleUplink is a link that clients outside come by: with a default route of the node, or an ENI with addresses of the
+	// node that is not ours.
 	RoleUplink Role = iota + 1
 	// RoleIPVlanParent is an ENI with ipvlan slaves.
 	RoleIPVlanParent
@@ -48,10 +48,34 @@ func (r Role) String() string {
 }
 
 // A HostNetwork says how a pod whose packets do not pass the node's stack reaches a network. The longest prefix counts;
-// what is in none is not by the node.
+// what is in none is by the pod's ENI.
 type HostNetwork struct {
 	Prefix netip.Prefix
-	ByNode bool // and not by the pod's ENI
+	Way    Way
+}
+
+// A Way is how a network is reached.
+type Way int
+
+// The ways.
+const (
+	ByENI Way = iota + 1
+	ByNode
+	// OfServices is a network of Services' addresses: what is no Service's there is nowhere.
+	OfServices
+)
+
+func (w Way) String() string {
+	switch w {
+	case ByENI:
+		return "eni"
+	case ByNode:
+		return "node"
+	case OfServices:
+		return "services"
+	default:
+		return fmt.Sprintf("way-%d", int(w))
+	}
 }
 
 // An Attachment is a role's program on a link.
@@ -74,7 +98,8 @@ type (
 	}
 	// SetNode tells the datapath of the node.
 	SetNode struct {
-		Addrs    []netip.Addr
+		Addrs    []netip.Addr  // its own, see Host.Addrs
+		Local    []LocalAddr   // all that its namespace has, sorted, none twice
 		Networks []HostNetwork // sorted, no prefix twice
 	}
 )
@@ -83,15 +108,19 @@ func (o Attach) String() string { return fmt.Sprintf("attach program %s to dev %
 func (o Detach) String() string { return fmt.Sprintf("detach program %s from dev %s", o.Role, o.Dev) }
 func (o SetNode) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "set node addresses %v, by the node", o.Addrs)
+	fmt.Fprintf(&b, "set node addresses %v, local", o.Addrs)
+	for _, l := range o.Local {
+		b.WriteString(map[bool]string{true: " ", false: " !"}[l.NodePorts] + l.Addr.String())
+	}
+	b.WriteString(", networks")
 	for _, n := range o.Networks {
-		b.WriteString(map[bool]string{true: " ", false: " !"}[n.ByNode] + n.Prefix.String())
+		fmt.Fprintf(&b, " %s:%s", n.Prefix, n.Way)
 	}
 	return b.String()
 }
 
 func (o SetNode) equal(p SetNode) bool {
-	return slices.Equal(o.Addrs, p.Addrs) && slices.Equal(o.Networks, p.Networks)
+	return slices.Equal(o.Addrs, p.Addrs) && slices.Equal(o.Local, p.Local) && slices.Equal(o.Networks, p.Networks)
 }
 
 func (b *builder) attach(name string, role Role, index int) {
@@ -121,19 +150,24 @@ func attachments(wanted Wanted, found Found) (list []Attachment) {
 		if _, ok := l.companionSlot(); ok {
 			list = append(list, Attachment{RoleCompanion, l.Index})
 		}
-		if l.Group == LinkGroup || found.isENI(wanted, l.Index) || slices.Contains(found.uplinks(), l) {
+		switch {
+		case l.Group == LinkGroup || found.isENI(wanted, l.Index) || slices.Contains(found.uplinks(), l):
 			list = append(list, Attachment{RoleUplink, l.Index}, Attachment{RoleIPVlanParent, l.Index})
+		case found.mayBeENI(wanted, l):
+			list = append(list, Attachment{RoleUplink, l.Index})
 		}
 	}
 	return list
 }
 
-// programs attaches the uplinks', which expect an Ethernet header, takes them off the ENIs that were uplinks, and tells the datapath of the node, once its addresses are known.
+// programs attaches those of links that clients come by, which expect an Ethernet header, takes them off links that were
+// such, and tells the datapath of the node, once its addresses are known.
 func (b *builder) programs(wanted Wanted) {
 	if b.found.Attached == nil {
 		return
 	}
-	for _, l := range b.found.uplinks() {
+	outside := b.found.outsideLinks(wanted)
+	for _, l := range outside {
 		if l.isEthernet() {
 			b.attach(l.Name, RoleUplink, l.Index)
 		} else {
@@ -141,11 +175,12 @@ func (b *builder) programs(wanted Wanted) {
 		}
 	}
 	for _, l := range b.found.Links {
-		if b.found.isENI(wanted, l.Index) && !b.willDetach(Attachment{RoleUplink, l.Index}) {
+		was := b.found.isENI(wanted, l.Index) || b.found.mayBeENI(wanted, l) && !slices.Contains(outside, l)
+		if was && !b.willDetach(Attachment{RoleUplink, l.Index}) {
 			b.detach(l.Name, RoleUplink, l.Index)
 		}
 	}
-	node := SetNode{Addrs: b.found.nodeAddrs(), Networks: b.found.hostNetworks(wanted)}
+	node := SetNode{Addrs: b.found.nodeAddrs(), Local: b.found.local(wanted.NodePorts), Networks: b.found.hostNetworks(wanted)}
 	if len(node.Addrs) > 0 && (b.found.Node == nil || !b.found.Node.equal(node)) {
 		b.add(node)
 	}
@@ -180,7 +215,7 @@ func (f Found) nodePrefixes() (prefixes []netip.Prefix) {
 	return prefixes
 }
 
-// hostNetworks are, by the node, its own addresses, the node DNS address, the configured ones and, where the node
+// hostNetworks are those of Services and, by the node, its own addresses, the node DNS address, the configured ones and, where the node
 // translates what pods send outside, all that is outside. The NAT of an earlier process counts until the mode is known.
 func (f Found) hostNetworks(wanted Wanted) (networks []HostNetwork) {
 	byNode := slices.Concat(wanted.HostNetworks, f.nodePrefixes())
@@ -196,13 +231,17 @@ func (f Found) hostNetworks(wanted Wanted) (networks []HostNetwork) {
 			byNode = append(byNode, everything(family))
 		}
 		for _, p := range nat.Direct {
-			networks = append(networks, HostNetwork{p, false})
+			networks = append(networks, HostNetwork{p, ByENI})
 		}
 	}
-	for _, p := range byNode {
-		networks = slices.DeleteFunc(networks, func(n HostNetwork) bool { return n.Prefix == p })
-		networks = append(networks, HostNetwork{p, true})
+	put := func(way Way, prefixes []netip.Prefix) {
+		for _, p := range prefixes {
+			networks = slices.DeleteFunc(networks, func(n HostNetwork) bool { return n.Prefix == p })
+			networks = append(networks, HostNetwork{p, way})
+		}
 	}
+	put(ByNode, byNode)
+	put(OfServices, wanted.ServiceNetworks)
 	slices.SortFunc(networks, func(a, b HostNetwork) int { return a.Prefix.Compare(b.Prefix) })
 	return networks
 }

@@ -61,7 +61,7 @@ func (h *Host) readPrograms(wanted Wanted, found *Found, o *outcome) {
 		found.Attached[a] = ok
 	}
 	if h.node != nil && time.Since(h.nodeTold) >= h.interval { // somebody may have changed the maps, which cannot be seen
-		if err := h.programs.SetNode(h.node.Addrs, h.node.Networks); err != nil {
+		if err := h.programs.SetNode(*h.node); err != nil {
 			o.add(Step{Part: PartRest}, fmt.Errorf("%s: %w", h.node, err))
 		}
 		h.nodeTold = time.Now()

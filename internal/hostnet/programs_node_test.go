@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,8 +19,7 @@ import (
 type recorder struct {
 	mu       sync.Mutex
 	attached map[Attachment]bool
-	addrs    []netip.Addr
-	networks []HostNetwork
+	node     SetNode
 }
 
 func (r *recorder) Attach(role Role, index int) error {
@@ -45,11 +45,17 @@ func (r *recorder) Detach(role Role, index int) error {
 	return nil
 }
 
-func (r *recorder) SetNode(addrs []netip.Addr, networks []HostNetwork) error {
+func (r *recorder) SetNode(node SetNode) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.addrs, r.networks = addrs, networks
+	r.node = node
 	return nil
+}
+
+func (r *recorder) told() SetNode {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.node
 }
 
 func (r *recorder) has(role Role, index int) bool {
@@ -98,11 +104,12 @@ func TestProgramsAreKept(t *testing.T) {
 		t.Error("the ENI has a program that it needs not")
 	}
 	want := netip.MustParseAddr("10.0.0.2")
-	if !slices.Equal(r.addrs, []netip.Addr{want}) || !slices.Equal(h.Addrs(), r.addrs) {
-		t.Errorf("addresses %v and %v, want %s", r.addrs, h.Addrs(), want)
+	told := r.told()
+	if !slices.Equal(told.Addrs, []netip.Addr{want}) || !slices.Equal(h.Addrs(), told.Addrs) {
+		t.Errorf("addresses %v and %v, want %s", told.Addrs, h.Addrs(), want)
 	}
-	if networks := []HostNetwork{{netip.PrefixFrom(want, 32), true}, {netip.MustParsePrefix("10.200.0.0/16"), true}}; !slices.Equal(r.networks, networks) {
-		t.Errorf("networks %v, want %v", r.networks, networks)
+	if networks := []HostNetwork{{netip.PrefixFrom(want, 32), ByNode}, {netip.MustParsePrefix("10.200.0.0/16"), ByNode}}; !slices.Equal(told.Networks, networks) {
+		t.Errorf("networks %v, want %v", told.Networks, networks)
 	}
 	start := time.Now()
 	check(t, r.Detach(RoleUplink, eth0))
@@ -121,4 +128,74 @@ func TestProgramsAreKept(t *testing.T) {
 			}))
 	})
 	eventually(t, "program of the former uplink", func() bool { return !r.has(RoleUplink, eth0) })
+}
+
+// Another program's ENI has the uplinks' program while it has an address, and its addresses and a bridge's are the node's,
+// within a second of their coming and going.
+func TestLocalAddressesAreFollowed(t *testing.T) {
+	n := node(t)
+	const second, bridge = "10.7.0.2", "172.17.0.1"
+	var eth9 int
+	inside(t, n, func() error {
+		br := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
+		br.Name = "docker0"
+		err := errors.Join(addVeth("eth9", vendorMAC+"00:00:09", 1500), netlink.LinkAdd(br))
+		eth9 = indexOf(t, "eth9")
+		return err
+	})
+	r := &recorder{}
+	reports := make(chan string, 10)
+	h := started(t, Config{
+		NetNS: n.Path(), Programs: r, Log: discard(), NodePorts: NodePorts{Networks: prefixes("10.7.0.0/24")}, Interval: time.Hour,
+		Report: func(reason, message string) { reports <- reason + ": " + message },
+	})
+	mustEnsure(t, h, theENI())
+	quiet(t, h)
+	local := func() (text string) {
+		for _, l := range r.told().Local {
+			text += " " + map[bool]string{true: "+", false: ""}[l.NodePorts] + l.Addr.String()
+		}
+		return text
+	}
+	within := func(what string, lacking func() bool) {
+		t.Helper()
+		start := time.Now()
+		eventually(t, what, lacking)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("%s took %v", what, took)
+		}
+		h.Refresh() // finds all as wanted: what comes next is by others
+	}
+	if got, want := local(), " 10.0.0.2 127.0.0.1 +::1"; got != want || r.has(RoleUplink, eth9) {
+		t.Errorf("before: %s, want %s; program on the other ENI: %t", got, want, r.has(RoleUplink, eth9))
+	}
+	inside(t, n, func() error {
+		return errors.Join(address("docker0", bridge+"/16"), address("eth9", second+"/24"), up("eth9"))
+	})
+	within("addresses", func() bool {
+		return local() == " 10.0.0.2 +10.7.0.2 127.0.0.1 172.17.0.1 +::1" && r.has(RoleUplink, eth9)
+	})
+	if addrs, all := h.NodePortAddrs(); all || len(addrs) != 2 {
+		t.Errorf("node ports on %v, all: %t", addrs, all)
+	}
+	check(t, h.SetServiceNetworks(prefixes("10.96.0.0/16")))
+	if got := r.told().Networks; !slices.Contains(got, HostNetwork{netip.MustParsePrefix("10.96.0.0/16"), OfServices}) {
+		t.Errorf("networks %v", got)
+	}
+	check(t, r.Detach(RoleUplink, eth9))
+	within("program put back", func() bool { return r.has(RoleUplink, eth9) })
+	inside(t, n, func() error {
+		return on("eth9", func(l netlink.Link) error {
+			addr, err := netlink.ParseAddr(second + "/24")
+			return errors.Join(err, netlink.AddrDel(l, addr))
+		})
+	})
+	within("address gone", func() bool { return local() == " 10.0.0.2 127.0.0.1 172.17.0.1 +::1" && !r.has(RoleUplink, eth9) })
+	inside(t, n, func() error { return on("docker0", netlink.LinkDel) })
+	within("bridge gone", func() bool { return local() == " 10.0.0.2 127.0.0.1 +::1" })
+	for len(reports) > 0 {
+		if told := <-reports; !strings.Contains(told, "eth9 was without its program") {
+			t.Errorf("reported: %s", told)
+		}
+	}
 }

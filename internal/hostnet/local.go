@@ -1,0 +1,80 @@
+package hostnet
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// A LocalAddr is an address of the node's network namespace.
+type LocalAddr struct {
+	Addr netip.Addr
+	// NodePorts says that Services' node ports are served there.
+	NodePorts bool
+}
+
+// NodePorts says on which of its addresses the node serves node ports, as kube-proxy's nodePortAddresses does. The zero
+// value: on all.
+type NodePorts struct {
+	// Primary is the first of the node's own addresses of each family, and nothing else.
+	Primary bool
+	// Networks have the addresses. A family that none is of has all.
+	Networks []netip.Prefix
+}
+
+// on says whether node ports are served on an address; primary is the first of the node's own of its family.
+func (n NodePorts) on(addr, primary netip.Addr) bool {
+	if n.Primary {
+		return addr == primary
+	}
+	ofFamily := of(familyOf(addr), n.Networks)
+	return len(ofFamily) == 0 || slices.ContainsFunc(ofFamily, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// ipvsLink is where kube-proxy in its IPVS mode puts the addresses of all Services. They may stay there for long after it.
+const ipvsLink = "kube-ipvs0"
+
+// local are all addresses that clients may have for the node's, but for those that mean something on one link only. A pair
+// of loopback addresses stands for all of these: what asks there is on the node.
+func (f Found) local(ports NodePorts) (list []LocalAddr) {
+	primary := map[Family]netip.Addr{}
+	for _, a := range slices.Backward(f.nodeAddrs()) {
+		primary[familyOf(a)] = a
+	}
+	addrs := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+	for _, l := range f.Links {
+		if l.Name != ipvsLink {
+			addrs = append(addrs, f.Global[l.Index]...)
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	for _, a := range slices.Compact(addrs) {
+		list = append(list, LocalAddr{a, ports.on(a, primary[familyOf(a)])})
+	}
+	return list
+}
+
+// outsideLinks are those that clients outside come by: the uplinks, and ENIs of the node that are not ours.
+func (f Found) outsideLinks(wanted Wanted) []Link {
+	links := f.uplinks()
+	for _, l := range f.Links {
+		if f.mayBeENI(wanted, l) && len(f.Global[l.Index]) > 0 && !slices.Contains(links, l) {
+			links = append(links, l)
+		}
+	}
+	return links
+}
+
+// vendorMAC begins the MAC addresses of ENIs.
+const vendorMAC = "00:16:3e:"
+
+// mayBeENI says whether the link may be an interface of the machine that is none of our ENIs: a device, or what has an ENI's
+// address. What is between the node and something on it, such as a bridge for containers, is neither.
+func (f Found) mayBeENI(wanted Wanted, l Link) bool {
+	device := l.Kind == "" || l.Kind == "device" || strings.HasPrefix(l.MAC, vendorMAC) && !slices.Contains(stackedKinds, l.Kind)
+	return device && l.isEthernet() && l.Name != "lo" && l.Master == 0 && !f.isENI(wanted, l.Index)
+}
+
+// isEthernet says whether the link's packets have an Ethernet header, as far as its address tells: those of a tunnel have
+// none.
+func (l Link) isEthernet() bool { return len(l.MAC) == len("00:00:00:00:00:00") }
