@@ -90,6 +90,7 @@ type agent struct {
 	egress   *egress
 	datapath *bpf.Datapath
 	services *service.Reconciler
+	reaper   *service.Reaper
 	host     *hostnet.Host
 	pool     *ipam.Pool
 	cni      *cni.Server
@@ -195,7 +196,7 @@ func (a *agent) buildDatapath(context.Context) error {
 	services, err := service.New(service.Config{
 		Maps: a.datapath.Services, Changes: subscription, Log: a.log, Metrics: a.metrics,
 		Node:   service.Node{Name: a.cfg.NodeName, DNS: dns},
-		Served: func(s *cluster.Snapshot) { a.served.Store(s) },
+		Served: func(s *cluster.Snapshot) { a.served.Store(s) }, Withdrawn: func() { a.reaper.Withdrawn() },
 	})
 	if err != nil {
 		return err
@@ -203,7 +204,10 @@ func (a *agent) buildDatapath(context.Context) error {
 	// Programs come after the first full sync: until then whatever was attached before goes on.
 	attach := &after{name: "socket programs", first: services.Ready(), do: a.datapath.Attach, ready: make(chan struct{})}
 	a.services, a.synced = services, services.Ready()
-	a.tasks = append(a.tasks, services, attach, newFlowSweeper(sweepFlows(a.datapath), a.log, a.metrics))
+	if a.reaper, err = a.newReaper(); err != nil {
+		return err
+	}
+	a.tasks = append(a.tasks, services, attach, a.reaper, newFlowSweeper(sweepFlows(a.datapath), a.log, a.metrics))
 	a.forADD = append(a.forADD, attach)
 	return nil
 }

@@ -61,7 +61,8 @@ func (a *agent) buildPool(context.Context) (err error) {
 	a.pool, err = ipam.Open(ipam.Config{
 		Path: filepath.Join(a.cfg.StateDir, "ipam.db"), Cloud: a.client, Links: hostLinks{a.host},
 		InstanceID: a.instance.ID, Owner: a.cfg.Cloud.ClusterID,
-		Families: poolFamilies(a.cfg), Settings: poolSettings(a.cfg), InUse: a.addressesInUse, Slots: a.host.Slots, Metrics: a.metrics, Log: a.log,
+		Families: poolFamilies(a.cfg), Settings: poolSettings(a.cfg), InUse: a.addressesInUse, Slots: a.host.Slots, Settled: a.reaper.Settled,
+		Metrics: a.metrics, Log: a.log,
 	})
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package service
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -73,6 +74,8 @@ func describe(b bpf.Block) string {
 type Plan struct {
 	Grow   [][]Op
 	Shrink []Op
+	// Withdrawn says that some UDP backend stops to serve a frontend. What only leaves a list, and serves on, is not meant.
+	Withdrawn bool
 }
 
 // A table is what the maps hold, and for whom: Services, and pods with host ports under the names of podName.
@@ -86,6 +89,7 @@ type table struct {
 	owned     map[uint32]bool           // the numbers in records
 	adopted   map[uint32][]bpf.Frontend // until the first full plan: the frontends of each record that was found
 	waiting   []cluster.Name            // who does not have all of its frontends because of somebody else's claim
+	withdrawn bool                      // Plan.Withdrawn of the plan that is being made
 	free      []uint32                  // numbers below next that nobody uses
 	next, max uint32
 }
@@ -105,6 +109,7 @@ type entry struct {
 // lost a conflict is planned again with every plan, so it is served as soon as its frontend is free. Everything else is
 // planned all the same.
 func (t *table) plan(want map[cluster.Name][]Port, full bool) (p Plan, refused []error) {
+	t.withdrawn = false
 	if full {
 		want = t.widen(want)
 		clear(t.owners)
@@ -129,6 +134,7 @@ func (t *table) plan(want map[cluster.Name][]Port, full bool) (p Plan, refused [
 		p.Shrink = append(p.Shrink, t.dropStrangers(claimed)...)
 		t.adopted = nil
 	}
+	p.Withdrawn = t.withdrawn
 	return p, refused
 }
 
@@ -174,6 +180,7 @@ func (t *table) grow(port Port, claimed map[bpf.Frontend]bool) (ops []Op) {
 	}
 	if have, ok := t.blocks[record]; !ok || !sameBlock(have, port.Block) {
 		ops = append(ops, Publish{record, port.ID, port.Block})
+		t.withdrawn = t.withdrawn || port.ID.Protocol == cluster.UDP && withdraws(have, port.Block)
 		t.blocks[record] = port.Block
 	}
 	for _, f := range port.Frontends {
@@ -181,6 +188,9 @@ func (t *table) grow(port Port, claimed map[bpf.Frontend]bool) (ops []Op) {
 			continue
 		}
 		if put := (entry{record, f.Kind}); t.frontends[f.Frontend] != put {
+			if had, ok := t.frontends[f.Frontend]; ok && had.record != record {
+				t.withdraw(f.Frontend)
+			}
 			ops = append(ops, Put{f, record})
 			t.frontends[f.Frontend] = put
 		}
@@ -260,6 +270,7 @@ func (t *table) releaseFrontends(port Port, claimed map[bpf.Frontend]bool) (ops 
 	for _, f := range port.Frontends {
 		if have, ok := t.frontends[f.Frontend]; ok && have.record == record && !claimed[f.Frontend] {
 			ops = append(ops, Delete{f.Frontend})
+			t.withdraw(f.Frontend)
 			delete(t.frontends, f.Frontend)
 			delete(t.owners, f.Frontend)
 		}
@@ -272,6 +283,7 @@ func (t *table) dropStrangers(claimed map[bpf.Frontend]bool) (ops []Op) {
 	for f := range t.frontends {
 		if !claimed[f] {
 			ops = append(ops, Delete{f})
+			t.withdraw(f)
 			delete(t.frontends, f)
 		}
 	}
@@ -289,6 +301,23 @@ func (t *table) retire(record uint32) Op {
 	delete(t.owned, record)
 	t.free = append(t.free, record)
 	return Retire{record}
+}
+
+// withdraw notes that a frontend loses its backends.
+func (t *table) withdraw(f bpf.Frontend) {
+	t.withdrawn = t.withdrawn || f.Protocol == uint8(cluster.UDP)
+}
+
+// withdraws reports whether a backend that serves in one block does not in the next.
+func withdraws(from, to bpf.Block) bool {
+	serving := map[netip.AddrPort]bool{}
+	for _, list := range [][]netip.AddrPort{to.Cluster, to.Local} {
+		for _, a := range list {
+			serving[a] = true
+		}
+	}
+	gone := func(a netip.AddrPort) bool { return !serving[a] }
+	return slices.ContainsFunc(from.Cluster, gone) || slices.ContainsFunc(from.Local, gone)
 }
 
 func sameBlock(a, b bpf.Block) bool {

@@ -51,6 +51,8 @@ type Config struct {
 	// Served is called for each Change after everything new in it is served and before anything is taken away. DNS
 	// publishes the Snapshot there: a name never leads to an address that does not forward.
 	Served func(*cluster.Snapshot)
+	// Withdrawn is called after UDP backends may have stopped to serve; nil: nobody wants to know. It must not wait.
+	Withdrawn func()
 }
 
 // A Reconciler keeps the maps equal to the newest Snapshot and to the host ports of this node's pods. It is a Task; its
@@ -83,6 +85,9 @@ const (
 func New(cfg Config) (*Reconciler, error) {
 	if cfg.Served == nil {
 		cfg.Served = func(*cluster.Snapshot) {}
+	}
+	if cfg.Withdrawn == nil {
+		cfg.Withdrawn = func() {}
 	}
 	r := &Reconciler{cfg: cfg, ready: make(chan struct{}), metrics: newMetrics()}
 	if err := r.metrics.register(cfg.Metrics); err != nil {
@@ -189,6 +194,9 @@ func (r *Reconciler) change(change cluster.Change) (o outcome) {
 	want := r.selectPorts(change)
 	maps.Copy(want, r.wantPods())
 	plan, refused := r.table.plan(want, change.Full)
+	if plan.Withdrawn { // also when not all of it can be done
+		defer r.cfg.Withdrawn()
+	}
 	for _, err := range refused {
 		if errors.Is(err, ErrConflict) {
 			o.conflicts = append(o.conflicts, err)

@@ -92,6 +92,9 @@ func (r *Reconciler) setPods(want map[cluster.Name][]Port) error {
 	}
 	maps.Copy(all, want)
 	plan, refused := r.table.plan(all, false) // writes nothing for Services: they wait for no pod
+	if plan.Withdrawn {
+		defer r.cfg.Withdrawn()
+	}
 	r.pods = nil
 	err := r.apply(slices.Concat(plan.Grow...))
 	if err == nil && len(plan.Shrink) > 0 {

@@ -1,0 +1,282 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nearpath/nearpath/bpf"
+	"github.com/nearpath/nearpath/internal/cluster"
+	"github.com/prometheus/client_golang/prometheus"
+	"pgregory.net/rapid"
+)
+
+// asUDP makes UDP ports of some.
+func asUDP(world map[cluster.Name][]Port) map[cluster.Name][]Port {
+	out := map[cluster.Name][]Port{}
+	for name, ports := range world {
+		for _, p := range ports {
+			p.ID.Protocol, p.Frontends = cluster.UDP, slices.Clone(p.Frontends)
+			for i := range p.Frontends {
+				p.Frontends[i].Protocol = uint8(cluster.UDP)
+			}
+			out[name] = append(out[name], p)
+		}
+	}
+	return out
+}
+
+// behind is what each frontend leads to.
+func (m *fakeMaps) behind() map[bpf.Frontend][]netip.AddrPort {
+	out := map[bpf.Frontend][]netip.AddrPort{}
+	for f, e := range m.frontends {
+		out[f] = slices.Concat(m.blocks[e.record].Cluster, m.blocks[e.record].Local)
+	}
+	return out
+}
+
+// TestG2WithdrawnBackendsAreTold: no UDP backend stops to serve a frontend without Plan.Withdrawn, whatever becomes of its
+// Service, and TCP is no reason for it (G3).
+func TestG2WithdrawnBackendsAreTold(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		m := newFakeMaps()
+		tab := must(adopt(m))
+		full, udp := true, rapid.Bool().Draw(t, "udp")
+		for range rapid.IntRange(1, 6).Draw(t, "steps") {
+			if rapid.Bool().Draw(t, "restart") {
+				tab, full = must(adopt(m)), true
+			}
+			next := drawServices(t)
+			if udp {
+				next = asUDP(next)
+			}
+			for name := range tab.services {
+				if _, ok := next[name]; !ok && !full && rapid.Bool().Draw(t, "gone") {
+					next[name] = nil
+				}
+			}
+			before := m.behind()
+			plan, _ := tab.plan(next, full)
+			full = false
+			for _, op := range append(slices.Concat(plan.Grow...), plan.Shrink...) {
+				if err := op.apply(m); err != nil {
+					t.Fatal(err)
+				}
+			}
+			after := m.behind()
+			for f, had := range before {
+				gone := slices.ContainsFunc(had, func(a netip.AddrPort) bool { return !slices.Contains(after[f], a) })
+				if udp && gone && !plan.Withdrawn {
+					t.Fatalf("%s had %v and has %v, and the plan does not say so: %v", f, had, after[f], plan)
+				}
+			}
+			if !udp && plan.Withdrawn {
+				t.Fatalf("a plan about TCP withdraws: %v", plan)
+			}
+		}
+	})
+}
+
+// fakeSockets counts passes and leaves what it is told to.
+type fakeSockets struct {
+	mu     sync.Mutex
+	passes []time.Time
+	ended  int
+	left   []netip.AddrPort
+	err    error
+}
+
+func (f *fakeSockets) Reap() (bpf.Reaped, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.passes = append(f.passes, time.Now())
+	return bpf.Reaped{Ended: f.ended, Left: f.left}, f.err
+}
+
+func (f *fakeSockets) Close() error { return nil }
+
+func (f *fakeSockets) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+func (f *fakeSockets) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.passes)
+}
+
+// A reaping is a Reaper on fakes, in a synctest bubble.
+type reaping struct {
+	*Reaper
+	sockets *fakeSockets
+	mu      sync.Mutex
+	named   map[netip.Addr]bool
+	open    error
+}
+
+func (w *reaping) name(a netip.Addr, is bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.named[a] = is
+}
+
+func newReaping(t *testing.T, open error) *reaping {
+	t.Helper()
+	w := &reaping{sockets: &fakeSockets{}, named: map[netip.Addr]bool{}}
+	synced := make(chan struct{})
+	close(synced)
+	var err error
+	w.Reaper, err = NewReaper(ReaperConfig{
+		Open: func() (Sockets, error) { return w.sockets, open }, Synced: synced,
+		Named: func(ask []netip.Addr) map[netip.Addr]bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return maps.Clone(w.named)
+		},
+		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// settles asks every 10 ms for a time.
+func (w *reaping) settles(a netip.Addr, within time.Duration) bool {
+	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if w.Settled(a) {
+			return true
+		}
+	}
+	return false
+}
+
+var lease = netip.MustParseAddr("10.0.0.7")
+
+func TestReaperMakesOnePassForABatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newReaping(t, nil)
+		time.Sleep(time.Minute) // the pass for what an earlier agent left, and the one after
+		before := w.sockets.count()
+		if before == 0 || before > 2 {
+			t.Errorf("%d passes at the start", before)
+		}
+		for range 50 {
+			w.Withdrawn()
+		}
+		began := time.Now()
+		time.Sleep(time.Minute)
+		passes := w.sockets.passes[before:]
+		if len(passes) != 2 || passes[0].Sub(began) > 0 || passes[1].Sub(began) < inFlight {
+			t.Errorf("passes at %v, want one at %s and one at least %s later, for connects that were under way", passes, began, inFlight)
+		}
+	})
+}
+
+func TestReaperBoundsItsPasses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newReaping(t, nil)
+		for range 1000 {
+			w.Withdrawn()
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := w.sockets.count(); n > int(10*time.Second/reapPause)+1 || n < 50 {
+			t.Errorf("%d passes in 10 seconds of changes", n)
+		}
+	})
+}
+
+// An address is settled when a pass has looked for its sockets after the last Service had it (reference row K28).
+func TestK28Settled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newReaping(t, nil)
+		w.name(lease, true)
+		if w.settles(lease, time.Minute) {
+			t.Fatal("settled while a Service has it")
+		}
+		w.name(lease, false)
+		gone := time.Now()
+		if !w.settles(lease, 2*inFlight+reapPause) {
+			t.Fatal("not settled")
+		}
+		w.sockets.set(func() {
+			if last := w.sockets.passes[len(w.sockets.passes)-1]; last.Sub(gone) < inFlight {
+				t.Errorf("settled by a pass %s after the Service let go of it", last.Sub(gone))
+			}
+		})
+		if w.Settled(lease) {
+			t.Error("a yes was given twice")
+		}
+	})
+}
+
+func TestK28NotSettledWithSocketsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newReaping(t, nil)
+		other := netip.MustParseAddr("10.0.0.8")
+		w.sockets.set(func() { w.sockets.left = []netip.AddrPort{netip.AddrPortFrom(lease, 53)} })
+		if w.settles(lease, time.Minute) {
+			t.Error("settled with a socket that could not be ended")
+		}
+		if !w.settles(other, time.Minute) {
+			t.Error("another address has to wait for it")
+		}
+		w.sockets.set(func() { w.sockets.left, w.sockets.err = nil, errors.New("no look at sockets") })
+		if w.settles(lease, time.Minute) {
+			t.Error("settled without a look at sockets")
+		}
+		w.sockets.set(func() { w.sockets.err = nil })
+		if !w.settles(lease, reapRetry+time.Second) {
+			t.Error("not settled")
+		}
+	})
+}
+
+func TestReaperTriesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newReaping(t, nil)
+		w.sockets.set(func() { w.sockets.err = errors.New("no look at sockets") })
+		w.Withdrawn()
+		time.Sleep(time.Minute)
+		if n := w.sockets.count(); n < 5 || n > 10 {
+			t.Errorf("%d passes in a minute of failures", n)
+		}
+	})
+}
+
+func TestReaperOnAKernelThatCannot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newReaping(t, errors.New("no BTF"))
+		w.Withdrawn()
+		w.name(lease, true)
+		if w.settles(lease, time.Minute) {
+			t.Error("settled while a Service has it")
+		}
+		w.name(lease, false)
+		if !w.settles(lease, time.Minute) {
+			t.Error("not settled")
+		}
+		if n := w.sockets.count(); n != 0 {
+			t.Errorf("%d passes", n)
+		}
+	})
+}
