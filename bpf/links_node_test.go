@@ -215,10 +215,10 @@ func TestNodeAddressesAndHostNetworks(t *testing.T) {
 			t.Errorf("node addresses are %v, want %v", have, addrs)
 		}
 	}
-	if err := d.SetHostNetworks([]HostNetwork{{netip.MustParsePrefix("0.0.0.0/0"), true}, {netip.MustParsePrefix("10.0.0.0/8"), false}}); err != nil {
+	if err := d.SetHostNetworks([]HostNetwork{{netip.MustParsePrefix("0.0.0.0/0"), WayNode}, {netip.MustParsePrefix("10.0.0.0/8"), WayENI}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.SetHostNetworks([]HostNetwork{{netip.MustParsePrefix("10.1.0.0/16"), true}, {netip.MustParsePrefix("10.0.0.0/8"), false}}); err != nil {
+	if err := d.SetHostNetworks([]HostNetwork{{netip.MustParsePrefix("10.1.0.0/16"), WayNode}, {netip.MustParsePrefix("10.0.0.0/8"), WayENI}}); err != nil {
 		t.Fatal(err)
 	}
 	for addr, want := range map[string]int{"192.0.2.1": -1, "10.0.0.1": 0, "10.1.0.1": 1, "::1": -1} {

@@ -29,9 +29,9 @@ type Config struct {
 	HostNetNSCookie uint64
 	// NodeDNS is the address of the node's DNS listener on port 53; the zero Addr means that there is none.
 	NodeDNS netip.Addr
-	// Frontends, Records and BlockCells size the Service maps, and Flows that of NATed connections, which have two each.
-	// They must not change while pins of an older agent exist.
-	Frontends, Records, BlockCells, Flows uint32
+	// Frontends, Records and BlockCells size the Service maps, Flows that of NATed connections, which have two each, and
+	// Affinities that of clients that keep their backend. They must not change while pins of an older agent exist.
+	Frontends, Records, BlockCells, Flows, Affinities uint32
 }
 
 // A Datapath is the loaded programs and maps.
@@ -39,6 +39,7 @@ type Datapath struct {
 	Services *Services
 	Pods     *Pods
 	Flows    *Flows
+	Affinity *Affinity
 
 	objs     sockObjects
 	packet   packetPrograms
@@ -77,9 +78,10 @@ func Load(cfg Config) (*Datapath, error) {
 	}
 	d.Flows = &Flows{flows: d.objs.Flows, counts: d.objs.PacketCounts, pods: d.objs.PodAddresses, gone: map[[4]uint32]bool{}}
 	d.Pods = &Pods{byCookie: d.objs.Pods, byAddress: d.objs.PodAddresses, flows: d.Flows}
-	if d.Services, err = newServices(d.objs.Frontends, d.objs.Records, d.objs.Blocks); err != nil {
+	if d.Services, err = newServices(d.objs.Frontends, d.objs.Records, d.objs.Blocks, d.objs.SourceRanges); err != nil {
 		return nil, errors.Join(err, d.packet.Close(), d.objs.Close())
 	}
+	d.Affinity = &Affinity{entries: d.objs.Affinity, counts: d.objs.PacketCounts, services: d.Services}
 	if d.lifeline, err = mapWords(d.objs.Lifelines); err != nil {
 		return nil, errors.Join(fmt.Errorf("map lifelines: %w", err), d.Services.close(), d.packet.Close(), d.objs.Close())
 	}
@@ -128,6 +130,7 @@ func sockSpec(cfg Config) (*ebpf.CollectionSpec, error) {
 func resize(spec *ebpf.CollectionSpec, cfg Config) {
 	for name, n := range map[string]uint32{
 		sockMapFrontends: cfg.Frontends, sockMapRecords: cfg.Records, sockMapBlocks: cfg.BlockCells, sockMapFlows: cfg.Flows,
+		sockMapAffinity: cfg.Affinities,
 	} {
 		if n > 0 {
 			spec.Maps[name].MaxEntries = n
@@ -147,6 +150,7 @@ func (d *Datapath) loadPacket() error {
 		packetMapFrontends: o.Frontends, packetMapRecords: o.Records, packetMapBlocks: o.Blocks,
 		packetMapPodAddresses: o.PodAddresses, packetMapNodeAddresses: o.NodeAddresses, packetMapHostNetworks: o.HostNetworks,
 		packetMapFlows: o.Flows, packetMapPacketCounts: o.PacketCounts, packetMapFragments: o.Fragments,
+		packetMapAffinity: o.Affinity, packetMapSourceRanges: o.SourceRanges,
 	}}
 	if err := spec.LoadAndAssign(&d.packet, opts); err != nil {
 		return fmt.Errorf("load the packet path: %w", err)

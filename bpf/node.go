@@ -7,12 +7,23 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+// A Way is where what is sent to a network goes.
+type Way uint8
+
+// The ways. Without one, a pod's packets leave by its ENI.
+const (
+	WayENI = Way(packetWayWAY_ENI)
+	// WayNode sends through the node's stack what pods would send by an ENI directly.
+	WayNode = Way(packetWayWAY_NODE)
+	// WayService drops what no Service has.
+	WayService = Way(packetWayWAY_SERVICE)
+)
+
 // A HostNetwork is a part of what a pod reaches, and the way there. Of several prefixes that contain an address the
-// longest decides; where none does, a pod's packets leave by its ENI.
+// longest decides.
 type HostNetwork struct {
 	Prefix netip.Prefix
-	// ByNode sends through the node's stack what pods would send by an ENI directly.
-	ByNode bool
+	Way    Way
 }
 
 // SetNodeAddresses says which addresses wildcard frontends answer on. Those that stay answer throughout.
@@ -27,20 +38,16 @@ func (d *Datapath) SetNodeAddresses(addrs []netip.Addr) error {
 	return nil
 }
 
-// SetHostNetworks says what pods that have an ENI under them must send through their node. It is for datapaths whose
-// packets do not cross the node's stack anyway.
+// SetHostNetworks says what pods that have an ENI under them must send through their node, and where Services have their
+// addresses. Networks that stay are there throughout.
 func (d *Datapath) SetHostNetworks(networks []HostNetwork) error {
 	want := make(map[packetNetwork]uint8, len(networks))
 	for _, n := range networks {
-		way := packetWayWAY_ENI
-		if n.ByNode {
-			way = packetWayWAY_NODE
-		}
 		bits := uint32(n.Prefix.Bits())
 		if n.Prefix.Addr().Is4() {
 			bits += 96
 		}
-		want[packetNetwork{PrefixBits: bits, Addr: words(n.Prefix.Masked().Addr())}] = uint8(way)
+		want[packetNetwork{PrefixBits: bits, Addr: words(n.Prefix.Masked().Addr())}] = uint8(n.Way)
 	}
 	if err := replaceAll(d.objs.HostNetworks, want); err != nil {
 		return fmt.Errorf("set %d host networks: %w", len(networks), err)

@@ -18,6 +18,23 @@ type packetAddress struct {
 	Addr [4]uint32
 }
 
+type packetAffinity struct {
+	_        structs.HostLayout
+	Backend  [4]uint32
+	LastUsed uint64
+	Epoch    uint32
+	Place    uint32
+	Port     uint16
+	Pad      uint16
+	Echo     uint32
+}
+
+type packetAffinityKey struct {
+	_      structs.HostLayout
+	Client [4]uint32
+	Record uint32
+}
+
 type packetFlow struct {
 	_         structs.HostLayout
 	Saddr     [4]uint32
@@ -101,10 +118,11 @@ type packetNetwork struct {
 type packetPacketCount uint32
 
 const (
-	packetPacketCountCOUNT_FLOWS_FULL packetPacketCount = 0
-	packetPacketCountCOUNT_NO_PORT    packetPacketCount = 1
-	packetPacketCountCOUNT_LOST_FLOW  packetPacketCount = 2
-	packetPacketCountPACKET_COUNTS    packetPacketCount = 3
+	packetPacketCountCOUNT_FLOWS_FULL    packetPacketCount = 0
+	packetPacketCountCOUNT_NO_PORT       packetPacketCount = 1
+	packetPacketCountCOUNT_LOST_FLOW     packetPacketCount = 2
+	packetPacketCountCOUNT_AFFINITY_FULL packetPacketCount = 3
+	packetPacketCountPACKET_COUNTS       packetPacketCount = 4
 )
 
 type packetPins struct {
@@ -117,15 +135,21 @@ type packetPins struct {
 		BackendPort uint16
 		Record      uint32
 		Published   packetRecord
+		LastSent    uint64
 	}
 	Next uint32
 	Last uint32
+	Peer uint32
+	Pad  uint32
 }
 
 type packetPod struct {
 	_        structs.HostLayout
 	HostNsid int32
+	Flags    uint32
+	Addr4    uint32
 	Pad      uint32
+	Addr6    [4]uint32
 }
 
 type packetPodAddress struct {
@@ -149,17 +173,26 @@ type packetRecord struct {
 	Sequence uint32
 }
 
+type packetSourceRange struct {
+	_          structs.HostLayout
+	PrefixBits uint32
+	Record     uint32
+	Addr       [4]uint32
+}
+
 type packetWay uint32
 
 const (
-	packetWayWAY_ENI  packetWay = 0
-	packetWayWAY_NODE packetWay = 1
+	packetWayWAY_ENI     packetWay = 0
+	packetWayWAY_NODE    packetWay = 1
+	packetWayWAY_SERVICE packetWay = 2
 )
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	packetMapAffinity      = "affinity"
 	packetMapBlocks        = "blocks"
 	packetMapFlows         = "flows"
 	packetMapFragments     = "fragments"
@@ -172,6 +205,7 @@ const (
 	packetMapPods          = "pods"
 	packetMapRecords       = "records"
 	packetMapSocketPins    = "socket_pins"
+	packetMapSourceRanges  = "source_ranges"
 	packetProgFromOutside  = "from_outside"
 	packetProgFromPod      = "from_pod"
 	packetProgLeavePod     = "leave_pod"
@@ -235,6 +269,7 @@ type packetProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetMapSpecs struct {
+	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
 	Blocks        *ebpf.MapSpec `ebpf:"blocks"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
@@ -247,6 +282,7 @@ type packetMapSpecs struct {
 	Pods          *ebpf.MapSpec `ebpf:"pods"`
 	Records       *ebpf.MapSpec `ebpf:"records"`
 	SocketPins    *ebpf.MapSpec `ebpf:"socket_pins"`
+	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
 }
 
 // packetVariableSpecs contains global variables before they are loaded into the kernel.
@@ -278,6 +314,7 @@ func (o *packetObjects) Close() error {
 //
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetMaps struct {
+	Affinity      *ebpf.Map `ebpf:"affinity"`
 	Blocks        *ebpf.Map `ebpf:"blocks"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
@@ -290,10 +327,12 @@ type packetMaps struct {
 	Pods          *ebpf.Map `ebpf:"pods"`
 	Records       *ebpf.Map `ebpf:"records"`
 	SocketPins    *ebpf.Map `ebpf:"socket_pins"`
+	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
 }
 
 func (m *packetMaps) Close() error {
 	return _PacketClose(
+		m.Affinity,
 		m.Blocks,
 		m.Flows,
 		m.Fragments,
@@ -306,6 +345,7 @@ func (m *packetMaps) Close() error {
 		m.Pods,
 		m.Records,
 		m.SocketPins,
+		m.SourceRanges,
 	)
 }
 

@@ -31,6 +31,8 @@ type Pod struct {
 	Side int
 	// Slot is that of the ENI that has the pod's addresses, 1 to 255: packets from Link are marked with it.
 	Slot int
+	// ByPackets leaves the pod's sockets alone: its connections to Services are translated packet by packet.
+	ByPackets bool
 }
 
 // Pods are the pods of this node, by network namespace and by address. Methods are safe for concurrent use as long
@@ -48,7 +50,7 @@ func (p *Pods) Put(pod Pod) error {
 	key := sockPodKey{NetnsCookie: pod.NetNSCookie}
 	value := sockPodAddress{NetnsCookie: pod.NetNSCookie, Link: uint32(pod.Link), Side: uint32(pod.Side), Slot: uint16(pod.Slot), Parent: uint32(pod.Parent)}
 	if pod.NetNSCookie != 0 {
-		if err := p.byCookie.Update(key, sockPod{HostNsid: pod.HostNSID}, ebpf.UpdateAny); err != nil {
+		if err := p.byCookie.Update(key, podValue(pod), ebpf.UpdateAny); err != nil {
 			return fmt.Errorf("put pod %v: %w", pod.Addrs, full(err, p.byCookie))
 		}
 	}
@@ -61,6 +63,38 @@ func (p *Pods) Put(pod Pod) error {
 		}
 	}
 	return nil
+}
+
+// PutHost says which addresses sockets of the node use unless they are bound to others; the zero Addr means that there is
+// none of a family. cookie is that of the node's network namespace.
+func (p *Pods) PutHost(cookie uint64, addr4, addr6 netip.Addr) error {
+	host := Pod{HostNSID: -1}
+	for _, a := range []netip.Addr{addr4, addr6} {
+		if a.IsValid() {
+			host.Addrs = append(host.Addrs, a)
+		}
+	}
+	if err := p.byCookie.Update(sockPodKey{NetnsCookie: cookie}, podValue(host), ebpf.UpdateAny); err != nil {
+		return fmt.Errorf("put the node's addresses %v: %w", host.Addrs, full(err, p.byCookie))
+	}
+	return nil
+}
+
+// podValue is what is known by the cookie: of several addresses of a family the first is the one that clients are known by.
+func podValue(pod Pod) sockPod {
+	v := sockPod{HostNsid: pod.HostNSID}
+	for _, a := range pod.Addrs {
+		switch {
+		case a.Is4() && v.Addr4 == 0:
+			v.Addr4 = words(a)[3]
+		case a.Is6() && v.Addr6 == [4]uint32{}:
+			v.Addr6 = words(a)
+		}
+	}
+	if pod.ByPackets {
+		v.Flags |= uint32(sockPodFlagsPOD_BY_PACKETS)
+	}
+	return v
 }
 
 // Delete removes the pod that has the given addresses, and with it what is known by its cookie; it is no error if there is
@@ -106,6 +140,7 @@ func (p *Pods) Lookup(addr netip.Addr) (Pod, bool, error) {
 	return Pod{
 		Addrs: []netip.Addr{addr}, NetNSCookie: value.NetnsCookie, HostNSID: pod.HostNsid,
 		Link: int(value.Link), Side: int(value.Side), Slot: int(value.Slot), Parent: int(value.Parent),
+		ByPackets: pod.Flags&uint32(sockPodFlagsPOD_BY_PACKETS) != 0,
 	}, true, nil
 }
 

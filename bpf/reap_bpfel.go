@@ -18,6 +18,23 @@ type reapAddress struct {
 	Addr [4]uint32
 }
 
+type reapAffinity struct {
+	_        structs.HostLayout
+	Backend  [4]uint32
+	LastUsed uint64
+	Epoch    uint32
+	Place    uint32
+	Port     uint16
+	Pad      uint16
+	Echo     uint32
+}
+
+type reapAffinityKey struct {
+	_      structs.HostLayout
+	Client [4]uint32
+	Record uint32
+}
+
 type reapFlow struct {
 	_         structs.HostLayout
 	Saddr     [4]uint32
@@ -99,15 +116,21 @@ type reapPins struct {
 		BackendPort uint16
 		Record      uint32
 		Published   reapRecord
+		LastSent    uint64
 	}
 	Next uint32
 	Last uint32
+	Peer uint32
+	Pad  uint32
 }
 
 type reapPod struct {
 	_        structs.HostLayout
 	HostNsid int32
+	Flags    uint32
+	Addr4    uint32
 	Pad      uint32
+	Addr6    [4]uint32
 }
 
 type reapPodAddress struct {
@@ -131,6 +154,13 @@ type reapRecord struct {
 	Sequence uint32
 }
 
+type reapSourceRange struct {
+	_          structs.HostLayout
+	PrefixBits uint32
+	Record     uint32
+	Addr       [4]uint32
+}
+
 type reapStrandedSocket struct {
 	_           structs.HostLayout
 	Cookie      uint64
@@ -148,6 +178,7 @@ type reapStrandedSocket struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	reapMapAffinity         = "affinity"
 	reapMapBlocks           = "blocks"
 	reapMapFlows            = "flows"
 	reapMapFragments        = "fragments"
@@ -160,6 +191,7 @@ const (
 	reapMapPods             = "pods"
 	reapMapRecords          = "records"
 	reapMapSocketPins       = "socket_pins"
+	reapMapSourceRanges     = "source_ranges"
 	reapProgStranded        = "stranded"
 	reapVarGoStrandedSocket = "go_stranded_socket"
 	reapVarNodeDnsV4        = "node_dns_v4"
@@ -214,6 +246,7 @@ type reapProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type reapMapSpecs struct {
+	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
 	Blocks        *ebpf.MapSpec `ebpf:"blocks"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
@@ -226,6 +259,7 @@ type reapMapSpecs struct {
 	Pods          *ebpf.MapSpec `ebpf:"pods"`
 	Records       *ebpf.MapSpec `ebpf:"records"`
 	SocketPins    *ebpf.MapSpec `ebpf:"socket_pins"`
+	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
 }
 
 // reapVariableSpecs contains global variables before they are loaded into the kernel.
@@ -256,6 +290,7 @@ func (o *reapObjects) Close() error {
 //
 // It can be passed to loadReapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type reapMaps struct {
+	Affinity      *ebpf.Map `ebpf:"affinity"`
 	Blocks        *ebpf.Map `ebpf:"blocks"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
@@ -268,10 +303,12 @@ type reapMaps struct {
 	Pods          *ebpf.Map `ebpf:"pods"`
 	Records       *ebpf.Map `ebpf:"records"`
 	SocketPins    *ebpf.Map `ebpf:"socket_pins"`
+	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
 }
 
 func (m *reapMaps) Close() error {
 	return _ReapClose(
+		m.Affinity,
 		m.Blocks,
 		m.Flows,
 		m.Fragments,
@@ -284,6 +321,7 @@ func (m *reapMaps) Close() error {
 		m.Pods,
 		m.Records,
 		m.SocketPins,
+		m.SourceRanges,
 	)
 }
 

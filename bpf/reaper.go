@@ -188,5 +188,5 @@ func (r *Reaper) endIn(inode uint32, sockets []strandedSocket) (ended int, err e
 // serves reports whether a record's block has the backend.
 func (s *Services) serves(record uint32, backend netip.AddrPort) bool {
 	b, ok := s.Block(record)
-	return ok && (slices.Contains(b.Cluster, backend) || slices.Contains(b.Local, backend))
+	return ok && (slices.Contains(b.Cluster, backend) || slices.Contains(b.Local, backend) || slices.Contains(b.Draining, backend))
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -35,6 +36,9 @@ const (
 	HostPort     = FrontendKind(sockFrontendKindFRONTEND_HOST_PORT)
 	ExternalIP   = FrontendKind(sockFrontendKindFRONTEND_EXTERNAL_IP)
 	LoadBalancer = FrontendKind(sockFrontendKindFRONTEND_LOAD_BALANCER)
+	// ServiceAddress, with port 0 and protocol 0, says that an address is a Service's: its ports that no other frontend has
+	// refuse. It has no block, and its record means nothing.
+	ServiceAddress = FrontendKind(sockFrontendKindFRONTEND_ADDRESS)
 )
 
 func (k FrontendKind) String() string {
@@ -49,6 +53,8 @@ func (k FrontendKind) String() string {
 		return "ExternalIP"
 	case LoadBalancer:
 		return "LoadBalancer"
+	case ServiceAddress:
+		return "address"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -56,8 +62,12 @@ func (k FrontendKind) String() string {
 // A Block is what one record publishes: the backends of one Service port in one family, and what to do with its
 // traffic. Backends of an empty list are rejected (ECONNREFUSED) or, with InternalDrop, left to be lost.
 type Block struct {
-	// Cluster and Local are the two lists of reference rows C1 to C5; all of one family.
+	// Cluster and Local are the two lists of reference rows C1 to C5; all of one family. Their order means nothing, and is
+	// not kept.
 	Cluster, Local []netip.AddrPort
+	// Draining are backends in neither list that serve still: nothing new goes to them, and datagrams of those who talk to them
+	// already do (reference row G2).
+	Draining []netip.AddrPort
 	// InternalLocal makes clients inside the cluster choose from Local.
 	InternalLocal bool
 	// InternalDrop drops what finds its list empty, instead of rejecting it.
@@ -69,6 +79,11 @@ type Block struct {
 	ExternalDrop bool
 	// NodeDNS sends connections to the node's DNS listener as long as one listens.
 	NodeDNS bool
+	// Affinity is for how long a client without new connections keeps its backend, in whole seconds; 0 for not at all. A change
+	// counts for clients that have one, too; after it was 0 they start anew.
+	Affinity time.Duration
+	// SourceRanges are who may use frontends of the kind LoadBalancer; what others send there is dropped. None: everybody.
+	SourceRanges []netip.Prefix
 }
 
 // An Entry is a frontend as it stands in the kernel.
@@ -88,6 +103,7 @@ type Entry struct {
 // There may be one writer on a node. Methods are safe for concurrent use.
 type Services struct {
 	frontends *ebpf.Map
+	ranges    *sourceRanges
 	grace     *grace
 
 	mu      sync.Mutex
@@ -98,8 +114,8 @@ type Services struct {
 	limbo   []extent
 }
 
-func newServices(frontends, records, blocks *ebpf.Map) (*Services, error) {
-	s := &Services{frontends: frontends, have: map[uint32]extent{}}
+func newServices(frontends, records, blocks, ranges *ebpf.Map) (*Services, error) {
+	s := &Services{frontends: frontends, have: map[uint32]extent{}, ranges: &sourceRanges{kernel: ranges}}
 	var err error
 	if s.grace, err = newGrace(); err != nil {
 		return nil, err
@@ -109,6 +125,9 @@ func newServices(frontends, records, blocks *ebpf.Map) (*Services, error) {
 	}
 	if s.blocks, err = mapWords(blocks); err != nil {
 		return nil, errors.Join(fmt.Errorf("map blocks: %w", err), s.close())
+	}
+	if err := s.ranges.adopt(); err != nil {
+		return nil, errors.Join(err, s.close())
 	}
 	s.adopt()
 	return s, nil
@@ -137,7 +156,7 @@ func (s *Services) Publish(record uint32, b Block) error {
 	if int(record) >= len(s.records) {
 		return fmt.Errorf("publish record %d: %w: at most %d Service ports fit", record, ErrFull, len(s.records))
 	}
-	cells, err := encodeBlock(record, b)
+	cells, err := encodeBlock(record, s.epoch(record, b), b)
 	if err != nil {
 		return fmt.Errorf("publish record %d: %w", record, err)
 	}
@@ -149,9 +168,27 @@ func (s *Services) Publish(record uint32, b Block) error {
 		return fmt.Errorf("publish record %d with %d backends: %w: %d of %d cells are free, in pieces", record,
 			len(b.Cluster), ErrFull, s.free.cells(), len(s.blocks))
 	}
+	if err := s.ranges.add(record, b.SourceRanges); err != nil {
+		s.free.give(extent{at, uint32(len(cells))})
+		return fmt.Errorf("publish record %d: %w", record, err)
+	}
 	copy(s.blocks[at:], cells)
 	s.store(record, extent{at, uint32(len(cells))})
+	if err := s.ranges.keep(record, b.SourceRanges); err != nil {
+		return fmt.Errorf("publish record %d: %w", record, err)
+	}
 	return nil
+}
+
+// epoch is the sequence that the record had when its affinity was last switched on: entries of clients that are older than
+// that do not count. The caller holds mu.
+func (s *Services) epoch(record uint32, b Block) uint32 {
+	if e, ok := s.have[record]; ok && b.Affinity > 0 {
+		if _, policy, more, _ := header(s.blocks[e.at:]); policy.AffinitySeconds > 0 {
+			return more.Epoch
+		}
+	}
+	return loadRecord(&s.records[record]).Sequence + 1
 }
 
 // Retire stops record from serving anything; its number may be used again after the next Reclaim.
@@ -161,6 +198,8 @@ func (s *Services) Retire(record uint32) {
 	if _, ok := s.have[record]; ok {
 		s.store(record, extent{})
 	}
+	// What stays is taken by the record's next Publish, or by the next agent's.
+	_ = s.ranges.keep(record, nil)
 }
 
 // store is the publish operation. The caller holds mu.
@@ -264,7 +303,9 @@ func (s *Services) Block(record uint32) (b Block, ok bool) {
 	if !ok {
 		return Block{}, false
 	}
-	return decodeBlock(s.blocks[e.at : e.at+e.n]), true
+	b = decodeBlock(s.blocks[e.at : e.at+e.n])
+	b.SourceRanges = s.ranges.of(record)
+	return b, true
 }
 
 // Records lists the records that publish something, in no order.

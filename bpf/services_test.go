@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -25,24 +26,28 @@ func TestBlockRoundTrip(t *testing.T) {
 		block Block
 		cells int
 	}{
-		"empty":          {Block{}, 2},
-		"empty, dropped": {Block{InternalLocal: true, InternalDrop: true}, 2},
-		"v4":             {Block{Cluster: addrPorts("10.0.0.1:80", "10.0.0.2:81")}, 4},
-		"v6":             {Block{Cluster: addrPorts("[fd00::1]:80", "[fd00::2]:443")}, 8},
-		"local is a run": {Block{Cluster: addrPorts("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"), Local: addrPorts("10.0.0.2:80")}, 5},
-		"local is not":   {Block{Cluster: addrPorts("10.0.0.1:80"), Local: addrPorts("10.0.0.9:80"), InternalLocal: true}, 4},
-		"only local":     {Block{Local: addrPorts("[fd00::9]:80"), InternalLocal: true}, 5},
+		"empty":          {Block{}, 3},
+		"empty, dropped": {Block{InternalLocal: true, InternalDrop: true}, 3},
+		"v4":             {Block{Cluster: addrPorts("10.0.0.1:80", "10.0.0.2:81")}, 5},
+		"v6":             {Block{Cluster: addrPorts("[fd00::1]:80", "[fd00::2]:443")}, 9},
+		"local in cluster": {Block{
+			Cluster: addrPorts("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"), Local: addrPorts("10.0.0.2:80"),
+		}, 6},
+		"local is not":    {Block{Cluster: addrPorts("10.0.0.1:80"), Local: addrPorts("10.0.0.9:80"), InternalLocal: true}, 5},
+		"local in part":   {Block{Cluster: addrPorts("10.0.0.1:80", "10.0.0.8:80"), Local: addrPorts("10.0.0.8:80", "10.0.0.9:80")}, 6},
+		"only local":      {Block{Local: addrPorts("[fd00::9]:80"), InternalLocal: true}, 6},
+		"draining":        {Block{Cluster: addrPorts("10.0.0.2:80"), Draining: addrPorts("10.0.0.1:80", "10.0.0.3:80")}, 6},
+		"only draining":   {Block{Draining: addrPorts("[fd00::9]:80")}, 6},
+		"same, two ports": {Block{Cluster: addrPorts("10.0.0.1:80", "10.0.0.1:256")}, 5},
+		"affinity":        {Block{Cluster: addrPorts("10.0.0.1:80"), Affinity: 3 * time.Hour}, 4},
 		"external": {Block{
 			Cluster: addrPorts("10.0.0.1:80"), Local: addrPorts("10.0.0.1:80"), ExternalLocal: true, ExternalDrop: true,
-		}, 3},
-		"node DNS": {Block{Cluster: addrPorts("10.0.0.1:53"), NodeDNS: true}, 3},
-		"local out of order": {Block{
-			Cluster: addrPorts("10.0.0.1:80", "10.0.0.2:80"), Local: addrPorts("10.0.0.2:80", "10.0.0.1:80"),
-		}, 6},
+		}, 4},
+		"node DNS": {Block{Cluster: addrPorts("10.0.0.1:53"), NodeDNS: true}, 4},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cells, err := encodeBlock(7, tt.block)
+			cells, err := encodeBlock(7, 1, tt.block)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -58,7 +63,7 @@ func TestBlockRoundTrip(t *testing.T) {
 
 func TestBlockRefusesMixedFamilies(t *testing.T) {
 	t.Parallel()
-	if _, err := encodeBlock(1, Block{Cluster: addrPorts("10.0.0.1:80", "[fd00::1]:80")}); err == nil {
+	if _, err := encodeBlock(1, 1, Block{Cluster: addrPorts("10.0.0.1:80", "[fd00::1]:80")}); err == nil {
 		t.Error("a block of two families was accepted")
 	}
 }
@@ -139,7 +144,7 @@ func TestNamed(t *testing.T) {
 		{Cluster: addrPorts("10.0.0.1:80", "10.0.0.2:80"), Local: addrPorts("10.0.0.3:80")}, {},
 		{Cluster: addrPorts("[fd00::1]:80", "[fd00::2]:80")},
 	} {
-		cells, err := encodeBlock(uint32(record), b)
+		cells, err := encodeBlock(uint32(record), 1, b)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,6 +18,23 @@ type sockAddress struct {
 	Addr [4]uint32
 }
 
+type sockAffinity struct {
+	_        structs.HostLayout
+	Backend  [4]uint32
+	LastUsed uint64
+	Epoch    uint32
+	Place    uint32
+	Port     uint16
+	Pad      uint16
+	Echo     uint32
+}
+
+type sockAffinityKey struct {
+	_      structs.HostLayout
+	Client [4]uint32
+	Record uint32
+}
+
 type sockBackendCell struct {
 	_    structs.HostLayout
 	Addr uint32
@@ -33,6 +50,7 @@ const (
 	sockBlockFlagsBLOCK_NODE_DNS       sockBlockFlags = 4
 	sockBlockFlagsBLOCK_EXTERNAL_LOCAL sockBlockFlags = 8
 	sockBlockFlagsBLOCK_EXTERNAL_DROP  sockBlockFlags = 16
+	sockBlockFlagsBLOCK_SOURCE_RANGES  sockBlockFlags = 32
 )
 
 type sockBlockHead struct {
@@ -40,6 +58,13 @@ type sockBlockHead struct {
 	Record       uint32
 	ClusterCount uint16
 	LocalCount   uint16
+}
+
+type sockBlockMore struct {
+	_             structs.HostLayout
+	Epoch         uint32
+	DrainingCount uint16
+	Pad           uint16
 }
 
 type sockBlockPolicy struct {
@@ -117,6 +142,7 @@ const (
 	sockFrontendKindFRONTEND_HOST_PORT     sockFrontendKind = 3
 	sockFrontendKindFRONTEND_EXTERNAL_IP   sockFrontendKind = 4
 	sockFrontendKindFRONTEND_LOAD_BALANCER sockFrontendKind = 5
+	sockFrontendKindFRONTEND_ADDRESS       sockFrontendKind = 6
 )
 
 type sockLifeline struct {
@@ -141,15 +167,21 @@ type sockPins struct {
 		BackendPort uint16
 		Record      uint32
 		Published   sockRecord
+		LastSent    uint64
 	}
 	Next uint32
 	Last uint32
+	Peer uint32
+	Pad  uint32
 }
 
 type sockPod struct {
 	_        structs.HostLayout
 	HostNsid int32
+	Flags    uint32
+	Addr4    uint32
 	Pad      uint32
+	Addr6    [4]uint32
 }
 
 type sockPodAddress struct {
@@ -162,6 +194,12 @@ type sockPodAddress struct {
 	Parent      uint32
 }
 
+type sockPodFlags uint32
+
+const (
+	sockPodFlagsPOD_BY_PACKETS sockPodFlags = 1
+)
+
 type sockPodKey struct {
 	_           structs.HostLayout
 	NetnsCookie uint64
@@ -173,10 +211,18 @@ type sockRecord struct {
 	Sequence uint32
 }
 
+type sockSourceRange struct {
+	_          structs.HostLayout
+	PrefixBits uint32
+	Record     uint32
+	Addr       [4]uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	sockMapAffinity        = "affinity"
 	sockMapBlocks          = "blocks"
 	sockMapFlows           = "flows"
 	sockMapFragments       = "fragments"
@@ -189,6 +235,7 @@ const (
 	sockMapPods            = "pods"
 	sockMapRecords         = "records"
 	sockMapSocketPins      = "socket_pins"
+	sockMapSourceRanges    = "source_ranges"
 	sockProgConnect4       = "connect4"
 	sockProgConnect6       = "connect6"
 	sockProgGetpeername4   = "getpeername4"
@@ -200,8 +247,10 @@ const (
 	sockVarGoBackendCell   = "go_backend_cell"
 	sockVarGoBlockFlags    = "go_block_flags"
 	sockVarGoBlockHead     = "go_block_head"
+	sockVarGoBlockMore     = "go_block_more"
 	sockVarGoBlockPolicy   = "go_block_policy"
 	sockVarGoFrontendKind  = "go_frontend_kind"
+	sockVarGoPodFlags      = "go_pod_flags"
 	sockVarHaveSetRetval   = "have_set_retval"
 	sockVarHostNetnsCookie = "host_netns_cookie"
 	sockVarNodeDnsV4       = "node_dns_v4"
@@ -263,6 +312,7 @@ type sockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockMapSpecs struct {
+	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
 	Blocks        *ebpf.MapSpec `ebpf:"blocks"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
@@ -275,6 +325,7 @@ type sockMapSpecs struct {
 	Pods          *ebpf.MapSpec `ebpf:"pods"`
 	Records       *ebpf.MapSpec `ebpf:"records"`
 	SocketPins    *ebpf.MapSpec `ebpf:"socket_pins"`
+	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
 }
 
 // sockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -284,8 +335,10 @@ type sockVariableSpecs struct {
 	GoBackendCell   *ebpf.VariableSpec `ebpf:"go_backend_cell"`
 	GoBlockFlags    *ebpf.VariableSpec `ebpf:"go_block_flags"`
 	GoBlockHead     *ebpf.VariableSpec `ebpf:"go_block_head"`
+	GoBlockMore     *ebpf.VariableSpec `ebpf:"go_block_more"`
 	GoBlockPolicy   *ebpf.VariableSpec `ebpf:"go_block_policy"`
 	GoFrontendKind  *ebpf.VariableSpec `ebpf:"go_frontend_kind"`
+	GoPodFlags      *ebpf.VariableSpec `ebpf:"go_pod_flags"`
 	HaveSetRetval   *ebpf.VariableSpec `ebpf:"have_set_retval"`
 	HostNetnsCookie *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	NodeDnsV4       *ebpf.VariableSpec `ebpf:"node_dns_v4"`
@@ -311,6 +364,7 @@ func (o *sockObjects) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockMaps struct {
+	Affinity      *ebpf.Map `ebpf:"affinity"`
 	Blocks        *ebpf.Map `ebpf:"blocks"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
@@ -323,10 +377,12 @@ type sockMaps struct {
 	Pods          *ebpf.Map `ebpf:"pods"`
 	Records       *ebpf.Map `ebpf:"records"`
 	SocketPins    *ebpf.Map `ebpf:"socket_pins"`
+	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
 }
 
 func (m *sockMaps) Close() error {
 	return _SockClose(
+		m.Affinity,
 		m.Blocks,
 		m.Flows,
 		m.Fragments,
@@ -339,6 +395,7 @@ func (m *sockMaps) Close() error {
 		m.Pods,
 		m.Records,
 		m.SocketPins,
+		m.SourceRanges,
 	)
 }
 
@@ -349,8 +406,10 @@ type sockVariables struct {
 	GoBackendCell   *ebpf.Variable `ebpf:"go_backend_cell"`
 	GoBlockFlags    *ebpf.Variable `ebpf:"go_block_flags"`
 	GoBlockHead     *ebpf.Variable `ebpf:"go_block_head"`
+	GoBlockMore     *ebpf.Variable `ebpf:"go_block_more"`
 	GoBlockPolicy   *ebpf.Variable `ebpf:"go_block_policy"`
 	GoFrontendKind  *ebpf.Variable `ebpf:"go_frontend_kind"`
+	GoPodFlags      *ebpf.Variable `ebpf:"go_pod_flags"`
 	HaveSetRetval   *ebpf.Variable `ebpf:"have_set_retval"`
 	HostNetnsCookie *ebpf.Variable `ebpf:"host_netns_cookie"`
 	NodeDnsV4       *ebpf.Variable `ebpf:"node_dns_v4"`

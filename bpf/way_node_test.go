@@ -21,9 +21,9 @@ func TestWays(t *testing.T) {
 	for i, family := range []string{"v4", "v6"} {
 		pod, neighbour, host := at(podAddrs[i], 40000), []string{"10.1.0.6", "fd01::6"}[i], nodeAddrs[i]
 		networks := []HostNetwork{
-			{netip.MustParsePrefix([]string{"0.0.0.0/0", "::/0"}[i]), true},
-			{netip.MustParsePrefix([]string{"10.0.0.0/8", "fd00::/8"}[i]), false},
-			{netip.MustParsePrefix([]string{"10.7.0.0/16", "fd07::/16"}[i]), true},
+			{netip.MustParsePrefix([]string{"0.0.0.0/0", "::/0"}[i]), WayNode},
+			{netip.MustParsePrefix([]string{"10.0.0.0/8", "fd00::/8"}[i]), WayENI},
+			{netip.MustParsePrefix([]string{"10.7.0.0/16", "fd07::/16"}[i]), WayNode},
 		}
 		err := errors.Join(
 			d.SetNodeAddresses(addrs([]string{host})), d.SetHostNetworks(networks),

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Dual MIT/GPL */
 #pragma once
 
+#define SECOND 1000000000ULL
+
 /* Default map sizes; Go may enlarge them at load. */
 #define MAX_FRONTENDS 65536
 #define MAX_RECORDS 65536
@@ -10,16 +12,21 @@
 #define MAX_FRAGMENTED 8192
 #define MAX_NODE_ADDRESSES 256
 #define MAX_HOST_NETWORKS 1024
+#define MAX_AFFINITY (1 << 17)
+#define MAX_SOURCE_RANGES 65536
 #define MAX_GUARDED_SOURCES 65536
 #define MAX_GUARDED_PORTS 4096
 
-#define BLOCK_HEADER_CELLS 2
+#define BLOCK_HEADER_CELLS 3
 #define BACKEND_CELLS_V4 1
 #define BACKEND_CELLS_V6 3
 
-/* How many backends of a changed block are searched for the one a pin names. Beyond it the socket gets a new
- * backend, as it would from kube-proxy after its conntrack entry expired. */
-#define MAX_PIN_SCAN 128
+/* Halvings that find one of twice 65535 backends, the most that a block has. */
+#define SEARCH_STEPS 17
+
+/* How long a UDP socket may be silent before its next datagram may go to another backend: what
+ * net.netfilter.nf_conntrack_udp_timeout_stream is under kube-proxy. */
+#define PIN_SECONDS 120
 
 /* Where a rejected connection goes when the kernel has no bpf_set_retval (before 5.18): a port nobody listens on
  * answers ECONNREFUSED, while a plain refusal by the hook would be EPERM. tcpmux, RFC 1078. */

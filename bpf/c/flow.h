@@ -9,14 +9,6 @@
 #include "lb.h"
 #include "parse.h"
 
-static __always_inline void count(__u32 what)
-{
-	__u64 *n = bpf_map_lookup_elem(&packet_counts, &what);
-
-	if (n)
-		++*n;
-}
-
 static __always_inline __u32 fold_key(const struct flow_key *key)
 {
 	return fold_words(key, sizeof(*key) / 4);

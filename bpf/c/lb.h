@@ -1,63 +1,29 @@
 /* SPDX-License-Identifier: Dual MIT/GPL */
-/* From a frontend to one of its backends. The only reader of records and blocks. */
+/* From an address to one of a Service's backends: what sockets and packets have in common. */
 #pragma once
 
+#include <linux/errno.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include <stdbool.h>
 
+#include "block.h"
 #include "maps.h"
 
-struct backend {
-	__be32 addr[4];
-	__be16 port;
+/* What becomes of a client's connection. */
+enum decision {
+	DECIDE_PASS,    /* not a Service */
+	DECIDE_BACKEND, /* it goes to the backend */
+	DECIDE_REJECT,  /* it is refused: TCP's reset or ICMP's unreachable port, ECONNREFUSED at the socket */
+	DECIDE_DROP,    /* it gets no answer */
 };
 
-/* A Service port as it was published at one moment. */
-struct service {
-	__u32 record;
-	__u32 kind; /* enum frontend_kind of the frontend it was found by */
-	struct record published;
-	struct block_head head;
-	struct block_policy policy;
-	__u32 first; /* of the list that its client chooses from, in backends */
-	__u32 count;
-};
-
-/* The cell is read whole, so a caller never mixes two of them. */
-static __always_inline bool read_cell(__u32 index, __u64 *cell)
+static __always_inline void count(__u32 what)
 {
-	const volatile __u64 *p = bpf_map_lookup_elem(&blocks, &index);
+	__u64 *n = bpf_map_lookup_elem(&packet_counts, &what);
 
-	if (!p)
-		return false;
-	*cell = *p;
-	return true;
-}
-
-static __always_inline bool read_block(__u32 record, struct service *svc)
-{
-	const volatile __u64 *word = bpf_map_lookup_elem(&records, &record);
-	union {
-		__u64 cell;
-		struct record published;
-		struct block_head head;
-		struct block_policy policy;
-	} u;
-
-	if (!word)
-		return false;
-	u.cell = *word;
-	svc->record = record;
-	svc->published = u.published;
-	if (!svc->published.block)
-		return false;
-	if (!read_cell(svc->published.block, &u.cell))
-		return false;
-	svc->head = u.head;
-	if (!read_cell(svc->published.block + 1, &u.cell))
-		return false;
-	svc->policy = u.policy;
-	return svc->head.record == record;
+	if (n)
+		++*n;
 }
 
 static __always_inline bool read_frontend(const struct frontend_key *key, struct service *svc)
@@ -69,8 +35,7 @@ static __always_inline bool read_frontend(const struct frontend_key *key, struct
 		return false;
 	record = fe->record;
 	svc->kind = fe->kind;
-	if (fe->addr_fold != (key->addr[0] ^ key->addr[1] ^ key->addr[2] ^ key->addr[3]) || fe->port != key->port ||
-	    fe->proto != key->proto)
+	if (fe->addr_fold != fold_words(key->addr, 4) || fe->port != key->port || fe->proto != key->proto)
 		return false;
 	return read_block(record, svc);
 }
@@ -93,10 +58,13 @@ static __always_inline bool is_unspecified(const __be32 *addr)
 	return !addr[0] && !addr[1] && !addr[3] && (!addr[2] || addr[2] == bpf_htonl(0xffff));
 }
 
+/* Who has 127.0.0.1 has 127.0.0.0/8. */
 static __always_inline bool of_this_node(const __be32 *addr)
 {
 	struct address key = { .addr = { addr[0], addr[1], addr[2], addr[3] } };
 
+	if (is_v4(addr) && is_loopback(addr))
+		key.addr[3] = bpf_htonl(0x7f000001);
 	return bpf_map_lookup_elem(&node_addresses, &key);
 }
 
@@ -121,101 +89,169 @@ static __always_inline bool find_service(struct frontend_key *key, struct servic
 	return find_exact(key, svc);
 }
 
-static __always_inline bool read_backend(const struct service *svc, __u32 i, struct backend *b)
+/* A Service has the address, if not this port of it (reference row A11). */
+static __always_inline bool is_service_address(const __be32 *addr)
 {
-	__u32 at = svc->published.block + BLOCK_HEADER_CELLS + i * svc->policy.backend_cells;
-	union {
-		__u64 cell;
-		__be32 half[2];
-		struct backend_cell v4;
-	} u;
+	struct frontend_key key = { .addr = { addr[0], addr[1], addr[2], addr[3] } };
+	const volatile struct frontend *fe = bpf_map_lookup_elem(&frontends, &key);
 
-	if (!read_cell(at, &u.cell))
-		return false;
-	if (svc->policy.backend_cells == BACKEND_CELLS_V4) {
-		b->addr[0] = 0;
-		b->addr[1] = 0;
-		b->addr[2] = bpf_htonl(0xffff);
-		b->addr[3] = u.v4.addr;
-		b->port = u.v4.port;
-		return true;
-	}
-	b->addr[0] = u.half[0];
-	b->addr[1] = u.half[1];
-	if (!read_cell(at + 1, &u.cell))
-		return false;
-	b->addr[2] = u.half[0];
-	b->addr[3] = u.half[1];
-	if (!read_cell(at + 2, &u.cell))
-		return false;
-	b->port = u.v4.port;
-	return true;
+	return fe && fe->kind == FRONTEND_ADDRESS && fe->addr_fold == fold_words(key.addr, 4) && !fe->port && !fe->proto;
+}
+
+/* What is in a range of Services, and no Service has it. */
+static __always_inline bool is_vacant(const __be32 *addr)
+{
+	struct network net = { .prefix_bits = 128, .addr = { addr[0], addr[1], addr[2], addr[3] } };
+	const __u8 *way = bpf_map_lookup_elem(&host_networks, &net);
+
+	return way && *way == WAY_SERVICE;
+}
+
+static __always_inline void use_list(struct service *svc, bool local)
+{
+	svc->first = local ? svc->policy.local_at : 0;
+	svc->count = local ? svc->head.local_count : svc->head.cluster_count;
 }
 
 /* The list a client inside the cluster chooses from. The internal traffic policy is about ClusterIPs only; of addresses
  * for clients outside, those inside use the whole cluster's list (reference rows E3, E4). */
 static __always_inline void use_internal(struct service *svc)
 {
-	bool local = (svc->policy.flags & BLOCK_INTERNAL_LOCAL) && svc->kind == FRONTEND_CLUSTER_IP;
+	bool cluster_ip = svc->kind == FRONTEND_CLUSTER_IP;
 
-	svc->first = local ? svc->policy.local_at : 0;
-	svc->count = local ? svc->head.local_count : svc->head.cluster_count;
+	use_list(svc, cluster_ip && (svc->policy.flags & BLOCK_INTERNAL_LOCAL));
+	svc->drop = cluster_ip && (svc->policy.flags & BLOCK_INTERNAL_DROP);
 }
 
-/* The list a client outside the cluster chooses from. */
+/* The list a client outside the cluster chooses from. A ClusterIP is inside for everybody (reference row B1). */
 static __always_inline void use_external(struct service *svc)
 {
-	bool local = svc->policy.flags & BLOCK_EXTERNAL_LOCAL;
-
-	svc->first = local ? svc->policy.local_at : 0;
-	svc->count = local ? svc->head.local_count : svc->head.cluster_count;
+	if (svc->kind == FRONTEND_CLUSTER_IP) {
+		use_internal(svc);
+		return;
+	}
+	use_list(svc, svc->policy.flags & BLOCK_EXTERNAL_LOCAL);
+	svc->drop = svc->policy.flags & BLOCK_EXTERNAL_DROP;
 }
 
 /* Uniform: the multiplication spreads 32 random bits over n without the bias of a modulo by more than n/2^32. */
-static __always_inline bool pick(const struct service *svc, struct backend *b)
+static __always_inline bool pick(const struct service *svc, __u32 *place, struct backend *b)
 {
 	__u32 n = svc->count;
 
-	return n && read_backend(svc, svc->first + (__u32)(((__u64)bpf_get_prandom_u32() * n) >> 32), b);
+	*place = svc->first + (__u32)(((__u64)bpf_get_prandom_u32() * n) >> 32);
+	return n && read_backend(svc, *place, b);
 }
 
-static __always_inline bool same_address(const __be32 *a, const __be32 *b)
+/* Where the backend of an entry is now among those that the client chooses from, or -1. */
+static __always_inline int place_again(const struct service *svc, const struct affinity *a)
 {
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+	struct backend b;
+
+	if (a->place >= svc->first && a->place < svc->first + svc->count && read_backend(svc, a->place, &b) && b.port == a->port &&
+	    same_address(b.addr, a->backend))
+		return a->place;
+	return place_of(svc, svc->first, svc->first + svc->count, a->backend, a->port);
 }
 
-/* Looks for a backend in a list of count that starts at a cell. last is its last cell, high and low those before it.
- *
- * A global function: the verifier looks at it once, and not along every path that leads to it. It may only have
- * numbers for arguments (pointers to memory: since 5.12). */
-__attribute__((noinline)) int listed(__u64 at_and_count, __u64 cells, __u64 high, __u64 low, __u64 last)
+/* Has the client go where it went before, if it may: reference rows F1, F4 and F5. */
+static __always_inline bool follow(const struct service *svc, struct affinity *entry, __u32 echo, __u32 epoch, __u64 now,
+				   struct backend *b)
 {
-	__u32 at = at_and_count >> 32, n = at_and_count;
-	__u64 cell;
+	struct affinity a = *entry;
+	int place;
 
-	for (__u32 i = 0; i < MAX_PIN_SCAN && i < n; i++, at += cells) {
-		if (!read_cell(at + cells - 1, &cell))
-			return 0;
-		if (cell != last)
-			continue;
-		if (cells == BACKEND_CELLS_V4)
-			return 1;
-		if (read_cell(at, &cell) && cell == high && read_cell(at + 1, &cell) && cell == low)
-			return 1;
+	asm volatile("" ::: "memory");
+	if (entry->echo != echo || a.epoch != epoch || now - a.last_used >= svc->policy.affinity_seconds * SECOND)
+		return false;
+	place = place_again(svc, &a);
+	if (place < 0)
+		return false;
+	entry->last_used = now;
+	if (place != a.place)
+		entry->place = place;
+	__builtin_memcpy(b->addr, a.backend, sizeof(b->addr));
+	b->port = a.port;
+	return true;
+}
+
+/* The backend that the client had, or one that it will have from now on. */
+static __always_inline bool pick_affine(const struct service *svc, const __be32 *client, struct backend *b)
+{
+	struct affinity_key key = {
+		.client = { client[0], client[1], client[2], client[3] },
+		.record = svc->record,
+	};
+	struct affinity *entry = bpf_map_lookup_elem(&affinity, &key);
+	__u32 echo = fold_words(&key, sizeof(key) / 4);
+	struct affinity new = { .last_used = bpf_ktime_get_ns(), .echo = echo };
+	struct block_more more;
+	int err;
+
+	if (!read_more(svc, &more))
+		return false;
+	if (entry && follow(svc, entry, echo, more.epoch, new.last_used, b))
+		return true;
+	if (!pick(svc, &new.place, b))
+		return false;
+	new.epoch = more.epoch;
+	__builtin_memcpy(new.backend, b->addr, sizeof(new.backend));
+	new.port = b->port;
+	/* An int: see add_flow. */
+	err = (int)bpf_map_update_elem(&affinity, &key, &new, entry ? BPF_ANY : BPF_NOEXIST);
+	if (err == -EEXIST) {
+		/* The client's first two connections came at once, and this one second. */
+		entry = bpf_map_lookup_elem(&affinity, &key);
+		if (entry)
+			follow(svc, entry, echo, more.epoch, new.last_used, b);
+	} else if (err) {
+		count(COUNT_AFFINITY_FULL);
 	}
-	return 0;
+	return true;
 }
 
-static __always_inline bool offers(const struct service *svc, const __be32 *addr, __be16 port)
+/* Source ranges are about load balancers' addresses only (reference row E8). */
+static __always_inline bool restricted(const struct service *svc)
 {
-	__u32 at = svc->published.block + BLOCK_HEADER_CELLS + svc->first * svc->policy.backend_cells;
-	union {
-		struct backend_cell last;
-		__u64 cell;
-	} u = { .last = { .port = port } };
+	return svc->kind == FRONTEND_LOAD_BALANCER && (svc->policy.flags & BLOCK_SOURCE_RANGES);
+}
 
-	if (svc->policy.backend_cells == BACKEND_CELLS_V4)
-		u.last.addr = addr[3];
-	return listed((__u64)at << 32 | svc->count, svc->policy.backend_cells, (__u64)addr[1] << 32 | addr[0],
-		      (__u64)addr[3] << 32 | addr[2], u.cell);
+static __always_inline bool admits(const struct service *svc, const __be32 *client)
+{
+	struct source_range key = {
+		.prefix_bits = 32 + 128,
+		.record = svc->record,
+		.addr = { client[0], client[1], client[2], client[3] },
+	};
+
+	return bpf_map_lookup_elem(&source_ranges, &key);
+}
+
+/* The second half of decide, for a caller that has found the Service and its list. */
+static __always_inline enum decision serve(const struct service *svc, const __be32 *client, struct backend *b)
+{
+	__u32 place;
+
+	if (restricted(svc) && !admits(svc, client))
+		return DECIDE_DROP;
+	if (svc->policy.affinity_seconds ? pick_affine(svc, client, b) : pick(svc, &place, b))
+		return DECIDE_BACKEND;
+	return svc->drop ? DECIDE_DROP : DECIDE_REJECT;
+}
+
+/* What becomes of a new connection to an address. inside: the client is a pod of this node, or the node. The backend's
+ * list depends on nothing else, so sockets and packets, and all frontends of a port, agree (reference row F1). */
+static __always_inline enum decision decide(struct frontend_key *key, bool inside, const __be32 *client, struct service *svc,
+					    struct backend *b)
+{
+	if (find_service(key, svc)) {
+		if (inside)
+			use_internal(svc);
+		else
+			use_external(svc);
+		return serve(svc, client, b);
+	}
+	if (is_service_address(key->addr))
+		return DECIDE_REJECT;
+	return is_vacant(key->addr) ? DECIDE_DROP : DECIDE_PASS;
 }

@@ -63,6 +63,26 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } node_addresses SEC(".maps");
 
+/* Not an LRU: who is remembered stays so. Clients that find no room are served without, and the agent sweeps. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_AFFINITY);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} affinity SEC(".maps");
+
+/* The value means nothing. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, MAX_SOURCE_RANGES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct source_range);
+	__type(value, __u8);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} source_ranges SEC(".maps");
+
 /* The value is an enum way. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);

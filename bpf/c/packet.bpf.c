@@ -42,8 +42,9 @@ static __always_inline bool choose(const struct __sk_buff *skb, const struct ser
 {
 	const struct pod_address *pod;
 	struct backend b = {};
+	__u32 place;
 
-	if (!pick(svc, &b))
+	if (!pick(svc, &place, &b))
 		return false;
 	__builtin_memcpy(to->daddr, b.addr, sizeof(to->daddr));
 	to->dport = b.port;

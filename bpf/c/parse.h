@@ -15,8 +15,6 @@
 #include "lb.h"
 #include "types.h"
 
-#define SECOND 1000000000ULL
-
 /* The fields of the fragment offset: RFC 791, 3.1, and RFC 8200, 4.5. */
 #define V4_OFFSET 0x1fff
 #define V4_MORE 0x2000
@@ -69,16 +67,6 @@ struct packet {
 	__u8 tcp_flags;
 	bool v6;
 };
-
-static __always_inline __u32 fold_words(const void *key, __u32 n)
-{
-	const __u32 *w = key;
-	__u32 x = 0;
-
-	for (__u32 i = 0; i < n; i++)
-		x ^= w[i];
-	return x;
-}
 
 static __always_inline bool parse_v4(struct __sk_buff *skb, struct network_header *net)
 {

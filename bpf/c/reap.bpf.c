@@ -102,8 +102,7 @@ static __always_inline void read_own(const struct sock *sk, __be32 *addr)
 	addr[3] = c->skc_v6_rcv_saddr.in6_u.u6_addr32[3];
 }
 
-/* Whether the pin's frontend still has the pin's backend. Long lists are not searched to their end here: then the
- * record is told, for Go to look. */
+/* Whether the pin's frontend still has the pin's backend. */
 static __always_inline bool pin_serves(const struct pin *pin, __u32 *record)
 {
 	struct frontend_key key = {
@@ -119,13 +118,7 @@ static __always_inline bool pin_serves(const struct pin *pin, __u32 *record)
 	if ((svc.policy.flags & BLOCK_NODE_DNS) && is_v4(backend) && backend[3] == node_dns_v4)
 		return true;
 	*record = svc.record;
-	svc.first = 0;
-	svc.count = svc.head.cluster_count;
-	if (offers(&svc, backend, pin->backend_port))
-		return true;
-	svc.first = svc.policy.local_at;
-	svc.count = svc.head.local_count;
-	return offers(&svc, backend, pin->backend_port);
+	return serves(&svc, backend, pin->backend_port);
 }
 
 SEC("iter/bpf_sk_storage_map")

@@ -18,17 +18,29 @@ const volatile __u64 host_netns_cookie;
 const volatile __be32 node_dns_v4; /* address of the node's DNS listener, 0: none */
 const volatile __u8 have_set_retval;
 
-enum verdict {
-	PASS,      /* not a Service, or a Service whose traffic must look lost: leave the address alone */
-	TRANSLATE, /* the backend is filled in */
-	REJECT,    /* ECONNREFUSED */
-};
-
 /* The peer of a socket call, in the form of the maps. */
 struct peer {
 	__be32 addr[4];
 	__be16 port;
 };
+
+/* Who calls. */
+struct caller {
+	__u64 cookie; /* of the network namespace */
+	const struct pod *pod;
+};
+
+static __always_inline struct caller get_caller(struct bpf_sock_addr *ctx)
+{
+	struct pod_key key = { .netns_cookie = bpf_get_netns_cookie(ctx) };
+
+	return (struct caller){ .cookie = key.netns_cookie, .pod = bpf_map_lookup_elem(&pods, &key) };
+}
+
+static __always_inline bool by_packets(const struct caller *who)
+{
+	return who->pod && (who->pod->flags & POD_BY_PACKETS);
+}
 
 static __always_inline bool listens(struct bpf_sock_addr *ctx, __u64 netns)
 {
@@ -61,20 +73,16 @@ static __always_inline bool agent_alive(void)
 
 /* Steering to the node's DNS is decided anew for every call, by the agent's lifeline and by looking for the listening
  * socket itself: when either is gone, the very next query goes to the cluster's DNS. */
-static __always_inline bool node_dns(struct bpf_sock_addr *ctx, struct backend *b)
+static __always_inline bool node_dns(struct bpf_sock_addr *ctx, const struct caller *who, struct backend *b)
 {
-	__u64 cookie = bpf_get_netns_cookie(ctx);
 	__u64 netns = BPF_F_CURRENT_NETNS;
 
 	if (!node_dns_v4 || !agent_alive())
 		return false;
-	if (cookie != host_netns_cookie) {
-		struct pod_key key = { .netns_cookie = cookie };
-		struct pod *pod = bpf_map_lookup_elem(&pods, &key);
-
-		if (!pod || pod->host_nsid < 0)
+	if (who->cookie != host_netns_cookie) {
+		if (!who->pod || who->pod->host_nsid < 0)
 			return false;
-		netns = pod->host_nsid;
+		netns = who->pod->host_nsid;
 	}
 	if (!listens(ctx, netns))
 		return false;
@@ -86,30 +94,74 @@ static __always_inline bool node_dns(struct bpf_sock_addr *ctx, struct backend *
 	return true;
 }
 
-static __always_inline bool find(struct bpf_sock_addr *ctx, const struct peer *peer, struct service *svc)
+/* The address that the socket is bound to; false if to none. A v6 hook serves v4-mapped addresses, too. */
+static __always_inline bool bound_to(struct bpf_sock_addr *ctx, bool v6, __be32 *addr)
 {
-	struct frontend_key key = {
-		.addr = { peer->addr[0], peer->addr[1], peer->addr[2], peer->addr[3] },
-		.port = peer->port,
-		.proto = ctx->protocol,
-	};
+	struct bpf_sock *sk = ctx->sk;
 
-	/* A pod's loopback is its own, though the node answers on one, too. */
-	if (is_loopback(key.addr) && bpf_get_netns_cookie(ctx) != host_netns_cookie)
-		return false;
-	if (!find_service(&key, svc))
-		return false;
-	use_internal(svc);
-	return true;
+	if (v6) {
+		addr[0] = sk->src_ip6[0];
+		addr[1] = sk->src_ip6[1];
+		addr[2] = sk->src_ip6[2];
+		addr[3] = sk->src_ip6[3];
+	} else {
+		addr[0] = addr[1] = 0;
+		addr[2] = bpf_htonl(0xffff);
+		addr[3] = sk->src_ip4;
+	}
+	return !is_unspecified(addr);
 }
 
-static __always_inline enum verdict choose(struct bpf_sock_addr *ctx, const struct service *svc, struct backend *b)
+/* The address that packets of the caller would have. Of a caller that nobody has told us about it is not known: then the
+ * result is false, and the address is one that tells it from the others. */
+static __always_inline bool client_address(struct bpf_sock_addr *ctx, const struct caller *who, bool v4, bool v6, __be32 *addr)
 {
-	if ((svc->policy.flags & BLOCK_NODE_DNS) && svc->policy.backend_cells == BACKEND_CELLS_V4 && node_dns(ctx, b))
-		return TRANSLATE;
-	if (pick(svc, b))
-		return TRANSLATE;
-	return svc->kind == FRONTEND_CLUSTER_IP && (svc->policy.flags & BLOCK_INTERNAL_DROP) ? PASS : REJECT;
+	const struct pod *pod = who->pod;
+
+	if (bound_to(ctx, v6, addr) && is_v4(addr) == v4 && !is_loopback(addr))
+		return true;
+	addr[0] = addr[1] = 0;
+	addr[2] = bpf_htonl(0xffff);
+	if (pod && v4) {
+		addr[3] = pod->addr4;
+		if (addr[3])
+			return true;
+	}
+	if (pod && !v4) {
+		__builtin_memcpy(addr, pod->addr6, sizeof(pod->addr6));
+		if (addr[0] | addr[1] | addr[2] | addr[3])
+			return true;
+	}
+	addr[0] = addr[1] = 0;
+	addr[2] = who->cookie >> 32;
+	addr[3] = who->cookie;
+	return false;
+}
+
+/* From a loopback address no packet gets off the node, nor to a pod (reference row K16). */
+static __always_inline bool cannot_reach(struct bpf_sock_addr *ctx, bool v6, const struct backend *b)
+{
+	__be32 addr[4];
+
+	return bound_to(ctx, v6, addr) && is_loopback(addr) && !is_loopback(b->addr) && !of_this_node(b->addr);
+}
+
+static __always_inline enum decision choose(struct bpf_sock_addr *ctx, const struct caller *who, const struct service *svc,
+					    bool v6, struct backend *b)
+{
+	__be32 client[4] = {};
+	bool known = true;
+	enum decision d;
+
+	if ((svc->policy.flags & BLOCK_NODE_DNS) && svc->policy.backend_cells == BACKEND_CELLS_V4 && node_dns(ctx, who, b))
+		return DECIDE_BACKEND;
+	if (svc->policy.affinity_seconds || restricted(svc))
+		known = client_address(ctx, who, svc->policy.backend_cells == BACKEND_CELLS_V4, v6, client);
+	/* Packets show whose they are. */
+	if (!known && restricted(svc))
+		return DECIDE_DROP;
+	d = serve(svc, client, b);
+	return d == DECIDE_BACKEND && cannot_reach(ctx, v6, b) ? DECIDE_PASS : d;
 }
 
 /* The slot of the socket's pin for this frontend, or PINS_PER_SOCKET. */
@@ -127,12 +179,14 @@ static __always_inline bool pins_backend(const struct pin *pin, const struct pee
 }
 
 /* A datagram that goes to a pod under its own address gets its answer under that, too. */
-static __always_inline void forget(struct bpf_sock_addr *ctx, const struct peer *backend)
+static __always_inline void forget(struct bpf_sock_addr *ctx, const struct peer *backend, bool connects)
 {
 	struct pins *pins = bpf_sk_storage_get(&socket_pins, ctx->sk, 0, 0);
 
 	if (!pins)
 		return;
+	if (connects)
+		pins->peer = 0;
 	for (__u32 i = 0; i < PINS_PER_SOCKET; i++)
 		if (pins_backend(&pins->pin[i], backend))
 			pins->pin[i].vip_port = 0;
@@ -149,84 +203,127 @@ static __always_inline void write_pin(struct pin *pin, const struct peer *vip, c
 	pin->published = svc->published;
 }
 
-/* A pin holds while its backend is in the block; one comparison tells when nothing was published since. */
-static __always_inline bool pin_holds(struct pin *pin, const struct service *svc)
+/* A pin holds while its backend serves and the socket is not silent for long; one comparison tells when nothing was
+ * published since. */
+static __always_inline bool pin_holds(struct pin *pin, const struct service *svc, __u64 now)
 {
-	if (pin->record != svc->record)
+	if (pin->record != svc->record || now - pin->last_sent > PIN_SECONDS * SECOND)
 		return false;
 	if (pin->published.block == svc->published.block && pin->published.sequence == svc->published.sequence)
 		return true;
-	if (!offers(svc, pin->backend, pin->backend_port))
+	if (!serves(svc, pin->backend, pin->backend_port))
 		return false;
 	pin->published = svc->published;
 	return true;
 }
 
-/* Datagrams of one socket to one frontend stay on one backend while it is offered. */
-static __always_inline enum verdict choose_pinned(struct bpf_sock_addr *ctx, const struct peer *vip,
-						  const struct service *svc, struct backend *b)
+/* The slot of the frontend that the socket is connected to is not taken for others. */
+static __always_inline __u32 new_slot(struct pins *pins)
+{
+	__u32 slot = pins->next++ % PINS_PER_SOCKET;
+
+	if (slot + 1 == pins->peer)
+		slot = pins->next++ % PINS_PER_SOCKET;
+	return slot;
+}
+
+/* A socket that connects starts anew: what it sent before to other frontends is not its business any more. */
+static __always_inline void keep_only(struct pins *pins, __u32 slot)
+{
+	for (__u32 i = 0; i < PINS_PER_SOCKET; i++)
+		if (i != slot)
+			pins->pin[i].vip_port = 0;
+	pins->peer = slot + 1;
+}
+
+/* Datagrams of one socket to one frontend stay on one backend. */
+static __always_inline enum decision choose_pinned(struct bpf_sock_addr *ctx, const struct caller *who, const struct peer *vip,
+						   const struct service *svc, bool v6, bool connects, struct backend *b)
 {
 	struct pins *pins = bpf_sk_storage_get(&socket_pins, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	enum verdict v;
-	struct pin *pin;
+	__u64 now = bpf_ktime_get_ns();
+	enum decision d;
 	__u32 slot;
 
 	if (!pins)
-		return choose(ctx, svc, b);
+		return choose(ctx, who, svc, v6, b);
 	slot = find_pin(pins, vip);
-	if (slot < PINS_PER_SOCKET && !(svc->policy.flags & BLOCK_NODE_DNS)) {
-		pin = &pins->pin[slot];
-		if (pin_holds(pin, svc)) {
-			__builtin_memcpy(b->addr, pin->backend, sizeof(b->addr));
-			b->port = pin->backend_port;
-			pins->last = slot;
-			return TRANSLATE;
+	if (slot < PINS_PER_SOCKET && !(svc->policy.flags & BLOCK_NODE_DNS) && pin_holds(&pins->pin[slot], svc, now)) {
+		__builtin_memcpy(b->addr, pins->pin[slot].backend, sizeof(b->addr));
+		b->port = pins->pin[slot].backend_port;
+	} else {
+		d = choose(ctx, who, svc, v6, b);
+		if (d != DECIDE_BACKEND)
+			return d;
+		if (slot >= PINS_PER_SOCKET) {
+			slot = new_slot(pins);
+			bpf_get_socket_cookie(ctx); /* gives it one, by which the reaper tells it from others */
 		}
+		write_pin(&pins->pin[slot], vip, svc, b);
 	}
-	v = choose(ctx, svc, b);
-	if (v != TRANSLATE)
-		return v;
-	if (slot >= PINS_PER_SOCKET) {
-		slot = pins->next++ % PINS_PER_SOCKET;
-		bpf_get_socket_cookie(ctx); /* gives it one, by which the reaper tells it from others */
-	}
-	write_pin(&pins->pin[slot], vip, svc, b);
+	pins->pin[slot].last_sent = now;
 	pins->last = slot;
-	return TRANSLATE;
+	if (connects)
+		keep_only(pins, slot);
+	return DECIDE_BACKEND;
 }
 
-static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, struct peer *peer)
+/* What has no frontend. connect() of UDP sends nothing, and programs use it to ask for their own address: such a socket
+ * hears of a closed port when it sends, as under kube-proxy, by the packet path. So does whom nobody may answer. */
+static __always_inline enum decision no_service(struct bpf_sock_addr *ctx, const struct peer *peer, bool connects)
 {
-	struct service svc;
-	struct backend b = {};
-	enum verdict v;
+	struct caller who;
 
-	if (!find(ctx, peer, &svc)) {
-		if (ctx->protocol == IPPROTO_UDP)
-			forget(ctx, peer);
-		return PASS;
-	}
 	if (ctx->protocol == IPPROTO_UDP)
-		v = choose_pinned(ctx, peer, &svc, &b);
+		forget(ctx, peer, connects);
+	if (ctx->protocol != IPPROTO_TCP || !is_service_address(peer->addr))
+		return DECIDE_PASS;
+	who = get_caller(ctx);
+	return by_packets(&who) ? DECIDE_PASS : DECIDE_REJECT;
+}
+
+static __always_inline enum decision translate(struct bpf_sock_addr *ctx, struct peer *peer, bool v6, bool connects)
+{
+	struct frontend_key key = {
+		.addr = { peer->addr[0], peer->addr[1], peer->addr[2], peer->addr[3] },
+		.port = peer->port,
+		.proto = ctx->protocol,
+	};
+	struct service svc = {};
+	struct backend b = {};
+	struct caller who;
+	enum decision d;
+
+	/* A pod's loopback is its own, though the node answers on one, too. */
+	if ((is_loopback(key.addr) && bpf_get_netns_cookie(ctx) != host_netns_cookie) || !find_service(&key, &svc))
+		return no_service(ctx, peer, connects);
+	who = get_caller(ctx);
+	if (by_packets(&who))
+		return DECIDE_PASS;
+	use_internal(&svc);
+	if (ctx->protocol == IPPROTO_UDP)
+		d = choose_pinned(ctx, &who, peer, &svc, v6, connects, &b);
 	else
-		v = choose(ctx, &svc, &b);
-	if (v == TRANSLATE) {
+		d = choose(ctx, &who, &svc, v6, &b);
+	if (d == DECIDE_BACKEND) {
 		__builtin_memcpy(peer->addr, b.addr, sizeof(peer->addr));
 		peer->port = b.port;
 	}
-	return v;
+	return d;
 }
 
 /* What the socket's owner must see instead of a backend: the frontend it talked to, if the socket has a pin that
  * says so. */
-static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct peer *peer)
+static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct peer *peer, bool connected)
 {
 	struct pins *pins = bpf_sk_storage_get(&socket_pins, ctx->sk, 0, 0);
+	__u32 first;
 
 	if (!pins)
 		return false;
+	first = connected && pins->peer ? pins->peer - 1 : pins->last;
 	for (__u32 i = 0; i < PINS_PER_SOCKET; i++) {
-		struct pin *pin = &pins->pin[(pins->last + i) % PINS_PER_SOCKET];
+		struct pin *pin = &pins->pin[(first + i) % PINS_PER_SOCKET];
 
 		if (!pins_backend(pin, peer))
 			continue;
@@ -285,29 +382,30 @@ static __always_inline bool refuse(struct peer *peer)
 	return false;
 }
 
-static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool v6)
+static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool v6, bool connects)
 {
 	struct peer peer = get_peer(ctx, v6);
 
-	switch (translate(ctx, &peer)) {
-	case PASS:
+	switch (translate(ctx, &peer, v6, connects)) {
+	case DECIDE_PASS:
+	case DECIDE_DROP: /* no errno says "lost": the packet path drops what is sent (reference row D6) */
 		return ALLOW;
-	case REJECT:
+	case DECIDE_REJECT:
 		if (refuse(&peer))
 			return REFUSE;
 		break;
-	case TRANSLATE:
+	case DECIDE_BACKEND:
 		break;
 	}
 	set_peer(ctx, &peer, v6);
 	return ALLOW;
 }
 
-static __always_inline int to_frontend(struct bpf_sock_addr *ctx, bool v6)
+static __always_inline int to_frontend(struct bpf_sock_addr *ctx, bool v6, bool connected)
 {
 	struct peer peer = get_peer(ctx, v6);
 
-	if (untranslate(ctx, &peer))
+	if (untranslate(ctx, &peer, connected))
 		set_peer(ctx, &peer, v6);
 	return ALLOW;
 }
@@ -315,49 +413,49 @@ static __always_inline int to_frontend(struct bpf_sock_addr *ctx, bool v6)
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
-	return to_backend(ctx, false);
+	return to_backend(ctx, false, true);
 }
 
 SEC("cgroup/connect6")
 int connect6(struct bpf_sock_addr *ctx)
 {
-	return to_backend(ctx, true);
+	return to_backend(ctx, true, true);
 }
 
 SEC("cgroup/sendmsg4")
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return to_backend(ctx, false);
+	return to_backend(ctx, false, false);
 }
 
 SEC("cgroup/sendmsg6")
 int sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return to_backend(ctx, true);
+	return to_backend(ctx, true, false);
 }
 
 SEC("cgroup/recvmsg4")
 int recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return to_frontend(ctx, false);
+	return to_frontend(ctx, false, false);
 }
 
 SEC("cgroup/recvmsg6")
 int recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return to_frontend(ctx, true);
+	return to_frontend(ctx, true, false);
 }
 
 SEC("cgroup/getpeername4")
 int getpeername4(struct bpf_sock_addr *ctx)
 {
-	return to_frontend(ctx, false);
+	return to_frontend(ctx, false, true);
 }
 
 SEC("cgroup/getpeername6")
 int getpeername6(struct bpf_sock_addr *ctx)
 {
-	return to_frontend(ctx, true);
+	return to_frontend(ctx, true, true);
 }
 
 /* Nothing here uses these types by value; naming them puts them into BTF, from which Go's come. */
@@ -365,6 +463,8 @@ const enum frontend_kind *go_frontend_kind __attribute__((unused));
 const enum block_flags *go_block_flags __attribute__((unused));
 const struct block_head *go_block_head __attribute__((unused));
 const struct block_policy *go_block_policy __attribute__((unused));
+const struct block_more *go_block_more __attribute__((unused));
+const enum pod_flags *go_pod_flags __attribute__((unused));
 const struct backend_cell *go_backend_cell __attribute__((unused));
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -22,6 +22,7 @@ enum frontend_kind {
 	FRONTEND_HOST_PORT = 3,
 	FRONTEND_EXTERNAL_IP = 4,
 	FRONTEND_LOAD_BALANCER = 5,
+	FRONTEND_ADDRESS = 6, /* with port 0 and protocol 0: the address is a Service's, whose other ports refuse */
 };
 
 /* A key with the unspecified address of its family is a wildcard: it answers on every address in node_addresses that
@@ -52,10 +53,12 @@ enum block_flags {
 	BLOCK_NODE_DNS = 1 << 2,       /* goes to the node's DNS listener while that one listens */
 	BLOCK_EXTERNAL_LOCAL = 1 << 3, /* clients outside the cluster use the local list and keep their address */
 	BLOCK_EXTERNAL_DROP = 1 << 4,  /* for them, an empty list drops instead of rejecting */
+	BLOCK_SOURCE_RANGES = 1 << 5,  /* a load balancer's address serves only who is in source_ranges */
 };
 
-/* blocks: 8-byte cells. A block is a header of two cells, the cluster list, and cells of the local list that are
- * not a part of it. Immutable once published. */
+/* blocks: 8-byte cells. A block is a header of three cells and four runs of backends, each sorted by address and port:
+ * those in the cluster list only, in both lists, in the local list only, and those that drain. So each list is one
+ * run of cells, too. Immutable once published. */
 struct block_head {
 	__u32 record; /* who owns the block: a mismatch means the block was reused under the reader */
 	__u16 cluster_count;
@@ -71,6 +74,14 @@ struct block_policy {
 };
 _Static_assert(sizeof(struct block_policy) == 8, "block_policy");
 
+/* What few readers need. */
+struct block_more {
+	__u32 epoch;          /* the record's sequence when its affinity was switched on: older entries are void */
+	__u16 draining_count; /* backends in no list that still serve: who talks to them goes on */
+	__u16 pad;
+};
+_Static_assert(sizeof(struct block_more) == 8, "block_more");
+
 /* One IPv4 backend is one cell. An IPv6 backend is three: 16 bytes of address, then this struct with addr 0. */
 struct backend_cell {
 	__be32 addr;
@@ -83,12 +94,47 @@ struct pod_key {
 	__u64 netns_cookie;
 };
 
-/* pods: who is behind a socket, by the cookie of its network namespace. Written by CNI ADD. */
+enum pod_flags {
+	POD_BY_PACKETS = 1 << 0, /* its sockets are left alone, and its packets are translated instead */
+};
+
+/* pods: who is behind a socket, by the cookie of its network namespace. Written by CNI ADD. The node has an entry, too,
+ * with the addresses that its sockets use unless they say otherwise. */
 struct pod {
 	__s32 host_nsid; /* id of the host's network namespace as seen from the pod's, -1: unknown */
+	__u32 flags;     /* enum pod_flags */
+	__be32 addr4;    /* 0: none */
 	__u32 pad;
+	__be32 addr6[4]; /* all 0: none */
 };
-_Static_assert(sizeof(struct pod) == 8, "pod");
+_Static_assert(sizeof(struct pod) == 32, "pod");
+
+/* affinity: which backend a client of a Service port had last. The address of a client that is not known is the cookie
+ * of its network namespace, in the last eight bytes. */
+struct affinity_key {
+	__be32 client[4];
+	__u32 record;
+};
+_Static_assert(sizeof(struct affinity_key) == 20, "affinity_key");
+
+struct affinity {
+	__be32 backend[4];
+	__u64 last_used; /* CLOCK_MONOTONIC, nanoseconds: when the client last opened a connection */
+	__u32 epoch;     /* of the block that it was chosen from */
+	__u32 place;     /* where the backend was in the block: looked at first */
+	__be16 port;
+	__u16 pad;
+	__u32 echo; /* exclusive or of the key's words, for the reason given at struct frontend */
+};
+_Static_assert(sizeof(struct affinity) == 40, "affinity");
+
+/* source_ranges: who may use a load balancer's address, by longest prefix. */
+struct source_range {
+	__u32 prefix_bits; /* of record and address: 32 more than IPv6 counts, 128 more than IPv4 */
+	__u32 record;
+	__be32 addr[4];
+};
+_Static_assert(sizeof(struct source_range) == 24, "source_range");
 
 /* pod_addresses: the pods of this node by address. Links are interface indexes. */
 struct pod_address {
@@ -101,7 +147,7 @@ struct pod_address {
 };
 _Static_assert(sizeof(struct pod_address) == 24, "pod_address");
 
-/* host_networks: what a pod must send through its node, by longest prefix. */
+/* host_networks: what a pod must send through its node, and where Services have their addresses, by longest prefix. */
 struct network {
 	__u32 prefix_bits; /* of the 16-byte address: 96 more than IPv4 counts */
 	__be32 addr[4];
@@ -109,8 +155,9 @@ struct network {
 _Static_assert(sizeof(struct network) == 20, "network");
 
 enum way {
-	WAY_ENI = 0,  /* out by the pod's ENI */
-	WAY_NODE = 1, /* through the node's stack */
+	WAY_ENI = 0,     /* out by the pod's ENI */
+	WAY_NODE = 1,    /* through the node's stack */
+	WAY_SERVICE = 2, /* nowhere: what no frontend has is dropped */
 };
 
 /* flows: the packets of NATed connections, by what they look like when they come. A connection has two entries,
@@ -165,11 +212,12 @@ struct fragment {
 };
 _Static_assert(sizeof(struct fragment) == 16, "fragment");
 
-/* packet_counts: what the packet path could not do, by reason and CPU. */
+/* packet_counts: what could not be done, by reason and CPU. */
 enum packet_count {
 	COUNT_FLOWS_FULL, /* connections refused because flows has no room */
 	COUNT_NO_PORT,	  /* connections refused because the node has no port left to the backend */
 	COUNT_LOST_FLOW,  /* packets dropped because they could not be translated */
+	COUNT_AFFINITY_FULL, /* clients that were not remembered: affinity has no room */
 	PACKET_COUNTS,
 };
 
@@ -191,12 +239,13 @@ _Static_assert(sizeof(struct address) == 16, "address");
 struct pin {
 	__be32 vip[4];
 	__be32 backend[4];
-	__be16 vip_port;
+	__be16 vip_port; /* 0: the slot is free */
 	__be16 backend_port;
 	__u32 record;
 	struct record published; /* the record's word when the backend was last seen in its block */
+	__u64 last_sent;         /* CLOCK_MONOTONIC, nanoseconds */
 };
-_Static_assert(sizeof(struct pin) == 48, "pin");
+_Static_assert(sizeof(struct pin) == 56, "pin");
 
 #define PINS_PER_SOCKET 4
 
@@ -204,8 +253,10 @@ struct pins {
 	struct pin pin[PINS_PER_SOCKET];
 	__u32 next; /* slot the next new pin takes */
 	__u32 last; /* slot that was used last: of two frontends with one backend, it is the one a reply answers */
+	__u32 peer; /* one more than the slot of the frontend that the socket is connected to, 0: none */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct pins) == 200, "pins");
+_Static_assert(sizeof(struct pins) == 240, "pins");
 
 /* A socket that the reaper is to end, as its iterator writes it: see reap.bpf.c. */
 struct stranded_socket {

@@ -47,9 +47,14 @@ func (p nodePrograms) SetNode(node hostnet.SetNode) error {
 	}
 	list := make([]bpf.HostNetwork, 0, len(node.Networks))
 	for _, n := range node.Networks {
-		if n.Way != hostnet.OfServices {
-			list = append(list, bpf.HostNetwork{Prefix: n.Prefix, ByNode: n.Way == hostnet.ByNode})
+		way := bpf.WayENI
+		switch n.Way {
+		case hostnet.ByNode:
+			way = bpf.WayNode
+		case hostnet.OfServices:
+			way = bpf.WayService
 		}
+		list = append(list, bpf.HostNetwork{Prefix: n.Prefix, Way: way})
 	}
 	return p.datapath.SetHostNetworks(list)
 }

@@ -311,17 +311,13 @@ func (t *table) withdraw(f bpf.Frontend) {
 // withdraws reports whether a backend that serves in one block does not in the next.
 func withdraws(from, to bpf.Block) bool {
 	serving := map[netip.AddrPort]bool{}
-	for _, list := range [][]netip.AddrPort{to.Cluster, to.Local} {
+	for _, list := range [][]netip.AddrPort{to.Cluster, to.Local, to.Draining} {
 		for _, a := range list {
 			serving[a] = true
 		}
 	}
 	gone := func(a netip.AddrPort) bool { return !serving[a] }
-	return slices.ContainsFunc(from.Cluster, gone) || slices.ContainsFunc(from.Local, gone)
+	return slices.ContainsFunc(from.Cluster, gone) || slices.ContainsFunc(from.Local, gone) || slices.ContainsFunc(from.Draining, gone)
 }
 
-func sameBlock(a, b bpf.Block) bool {
-	return slices.Equal(a.Cluster, b.Cluster) && slices.Equal(a.Local, b.Local) &&
-		a.InternalLocal == b.InternalLocal && a.InternalDrop == b.InternalDrop &&
-		a.ExternalLocal == b.ExternalLocal && a.ExternalDrop == b.ExternalDrop && a.NodeDNS == b.NodeDNS
-}
+func sameBlock(a, b bpf.Block) bool { return a.Equal(b) }

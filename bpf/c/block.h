@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Dual MIT/GPL */
+/* Reading what a Service port publishes. The only reader of records and blocks. */
+#pragma once
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+
+#include "maps.h"
+
+struct backend {
+	__be32 addr[4];
+	__be16 port;
+};
+
+/* A Service port as it was published at one moment. */
+struct service {
+	__u32 record;
+	__u32 kind; /* enum frontend_kind of the frontend it was found by */
+	struct record published;
+	struct block_head head;
+	struct block_policy policy;
+	__u32 first; /* of the list that its client chooses from, in backends */
+	__u32 count;
+	bool drop; /* an empty list drops instead of rejecting */
+};
+
+static __always_inline bool same_address(const __be32 *a, const __be32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
+
+static __always_inline __u32 fold_words(const void *key, __u32 n)
+{
+	const __u32 *w = key;
+	__u32 x = 0;
+
+	for (__u32 i = 0; i < n; i++)
+		x ^= w[i];
+	return x;
+}
+
+/* The cell is read whole, so a caller never mixes two of them. */
+static __always_inline bool read_cell(__u32 index, __u64 *cell)
+{
+	const volatile __u64 *p = bpf_map_lookup_elem(&blocks, &index);
+
+	if (!p)
+		return false;
+	*cell = *p;
+	return true;
+}
+
+static __always_inline bool read_block(__u32 record, struct service *svc)
+{
+	const volatile __u64 *word = bpf_map_lookup_elem(&records, &record);
+	union {
+		__u64 cell;
+		struct record published;
+		struct block_head head;
+		struct block_policy policy;
+	} u;
+
+	if (!word)
+		return false;
+	u.cell = *word;
+	svc->record = record;
+	svc->published = u.published;
+	if (!svc->published.block)
+		return false;
+	if (!read_cell(svc->published.block, &u.cell))
+		return false;
+	svc->head = u.head;
+	if (!read_cell(svc->published.block + 1, &u.cell))
+		return false;
+	svc->policy = u.policy;
+	return svc->head.record == record;
+}
+
+static __always_inline bool read_more(const struct service *svc, struct block_more *more)
+{
+	union {
+		__u64 cell;
+		struct block_more more;
+	} u;
+
+	if (!read_cell(svc->published.block + 2, &u.cell))
+		return false;
+	*more = u.more;
+	return true;
+}
+
+static __always_inline bool read_backend(const struct service *svc, __u32 i, struct backend *b)
+{
+	__u32 at = svc->published.block + BLOCK_HEADER_CELLS + i * svc->policy.backend_cells;
+	union {
+		__u64 cell;
+		__be32 half[2];
+		struct backend_cell v4;
+	} u;
+
+	if (!read_cell(at, &u.cell))
+		return false;
+	if (svc->policy.backend_cells == BACKEND_CELLS_V4) {
+		b->addr[0] = 0;
+		b->addr[1] = 0;
+		b->addr[2] = bpf_htonl(0xffff);
+		b->addr[3] = u.v4.addr;
+		b->port = u.v4.port;
+		return true;
+	}
+	b->addr[0] = u.half[0];
+	b->addr[1] = u.half[1];
+	if (!read_cell(at + 1, &u.cell))
+		return false;
+	b->addr[2] = u.half[0];
+	b->addr[3] = u.half[1];
+	if (!read_cell(at + 2, &u.cell))
+		return false;
+	b->port = u.v4.port;
+	return true;
+}
+
+/* Compares the cell at an index with one in host order, and says whether it comes before it, is it, or comes after it. */
+static __always_inline int order(__u32 index, __u64 than)
+{
+	__u64 cell;
+
+	if (!read_cell(index, &cell))
+		return 1;
+	cell = bpf_be64_to_cpu(cell);
+	return cell < than ? -1 : cell > than;
+}
+
+/* Finds a backend in a sorted run of count that starts at a cell, and returns its place there, or -1. last is its last
+ * cell, high and low those before it, in host order.
+ *
+ * A global function: the verifier looks at it once, and not along every path that leads to it. It may only have
+ * numbers for arguments (pointers to memory: since 5.12). */
+__attribute__((noinline)) int search(__u64 at_and_count, __u64 cells, __u64 high, __u64 low, __u64 last)
+{
+	__u32 at = at_and_count >> 32, from = 0, to = at_and_count;
+
+	for (__u32 i = 0; i < SEARCH_STEPS && from < to; i++) {
+		__u32 middle = (from + to) / 2, cell = at + middle * (__u32)cells;
+		int o = 0;
+
+		if (cells == BACKEND_CELLS_V6)
+			o = order(cell, high) ?: order(cell + 1, low);
+		o = o ?: order(cell + (__u32)cells - 1, last);
+		if (!o)
+			return middle;
+		if (o < 0)
+			from = middle + 1;
+		else
+			to = middle;
+	}
+	return -1;
+}
+
+static __always_inline int search_run(const struct service *svc, __u32 from, __u32 to, const __be32 *addr, __be16 port)
+{
+	__u32 at = svc->published.block + BLOCK_HEADER_CELLS + from * svc->policy.backend_cells;
+	union {
+		struct backend_cell last;
+		__u64 cell;
+	} u = { .last = { .port = port } };
+
+	if (svc->policy.backend_cells == BACKEND_CELLS_V4)
+		u.last.addr = addr[3];
+	return search((__u64)at << 32 | (to - from), svc->policy.backend_cells,
+		      (__u64)bpf_ntohl(addr[0]) << 32 | bpf_ntohl(addr[1]), (__u64)bpf_ntohl(addr[2]) << 32 | bpf_ntohl(addr[3]),
+		      bpf_be64_to_cpu(u.cell));
+}
+
+/* The place of a backend between two others, or -1. */
+static __always_inline int place_of(const struct service *svc, __u32 from, __u32 to, const __be32 *addr, __be16 port)
+{
+	const __u32 ends[] = { svc->policy.local_at, svc->head.cluster_count, svc->policy.local_at + svc->head.local_count };
+
+	for (__u32 i = 0; i < 3; i++) {
+		__u32 end = ends[i] < to ? ends[i] : to;
+		int place;
+
+		if (from >= end)
+			continue;
+		place = search_run(svc, from, end, addr, port);
+		if (place >= 0)
+			return from + place;
+		from = end;
+	}
+	return -1;
+}
+
+/* Whether a client may choose this backend. */
+static __always_inline bool offers(const struct service *svc, const __be32 *addr, __be16 port)
+{
+	return place_of(svc, svc->first, svc->first + svc->count, addr, port) >= 0;
+}
+
+/* Whether this backend still serves those who talk to it already, whatever list it is in, if any (reference row G2). */
+static __always_inline bool serves(const struct service *svc, const __be32 *addr, __be16 port)
+{
+	__u32 all = svc->policy.local_at + svc->head.local_count;
+	struct block_more more;
+
+	if (place_of(svc, 0, all, addr, port) >= 0)
+		return true;
+	return read_more(svc, &more) && more.draining_count && search_run(svc, all, all + more.draining_count, addr, port) >= 0;
+}
