@@ -207,7 +207,8 @@ func (a *agent) buildDatapath(context.Context) error {
 	if a.reaper, err = a.newReaper(); err != nil {
 		return err
 	}
-	a.tasks = append(a.tasks, services, attach, a.reaper, newFlowSweeper(sweepFlows(a.datapath), a.log, a.metrics))
+	a.tasks = append(a.tasks, services, attach, a.reaper, newFlowSweeper(sweepFlows(a.datapath), a.log, a.metrics),
+		newAffinitySweeper(sweepAffinity(a.datapath), a.log, a.metrics))
 	a.forADD = append(a.forADD, attach)
 	return nil
 }
