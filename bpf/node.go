@@ -26,14 +26,18 @@ type HostNetwork struct {
 	Way    Way
 }
 
-// SetNodeAddresses says which addresses wildcard frontends answer on. Those that stay answer throughout.
-func (d *Datapath) SetNodeAddresses(addrs []netip.Addr) error {
-	want := make(map[packetAddress]uint8, len(addrs))
+// SetNodeAddresses says which addresses the node has: wildcard frontends answer on them. The portless ones are among them, but
+// no node port is served there. Those that stay answer throughout.
+func (d *Datapath) SetNodeAddresses(addrs []netip.Addr, portless ...netip.Addr) error {
+	want := make(map[packetAddress]uint8, len(addrs)+len(portless))
 	for _, a := range addrs {
-		want[packetAddress{Addr: words(a)}] = 1
+		want[packetAddress{Addr: words(a)}] = uint8(packetNodeAddressFlagsNODE_ADDRESS_PORTS)
+	}
+	for _, a := range portless {
+		want[packetAddress{Addr: words(a)}] = 0
 	}
 	if err := replaceAll(d.objs.NodeAddresses, want); err != nil {
-		return fmt.Errorf("set %d node addresses: %w", len(addrs), err)
+		return fmt.Errorf("set %d node addresses: %w", len(want), err)
 	}
 	return nil
 }

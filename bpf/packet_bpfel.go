@@ -115,6 +115,12 @@ type packetNetwork struct {
 	Addr       [4]uint32
 }
 
+type packetNodeAddressFlags uint32
+
+const (
+	packetNodeAddressFlagsNODE_ADDRESS_PORTS packetNodeAddressFlags = 1
+)
+
 type packetPacketCount uint32
 
 const (
@@ -192,28 +198,29 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	packetMapAffinity      = "affinity"
-	packetMapBlocks        = "blocks"
-	packetMapFlows         = "flows"
-	packetMapFragments     = "fragments"
-	packetMapFrontends     = "frontends"
-	packetMapHostNetworks  = "host_networks"
-	packetMapLifelines     = "lifelines"
-	packetMapNodeAddresses = "node_addresses"
-	packetMapPacketCounts  = "packet_counts"
-	packetMapPodAddresses  = "pod_addresses"
-	packetMapPods          = "pods"
-	packetMapRecords       = "records"
-	packetMapSocketPins    = "socket_pins"
-	packetMapSourceRanges  = "source_ranges"
-	packetProgFromOutside  = "from_outside"
-	packetProgFromPod      = "from_pod"
-	packetProgLeavePod     = "leave_pod"
-	packetProgToOutside    = "to_outside"
-	packetProgToVpc        = "to_vpc"
-	packetVarGoFlowFlags   = "go_flow_flags"
-	packetVarGoPacketCount = "go_packet_count"
-	packetVarGoWay         = "go_way"
+	packetMapAffinity           = "affinity"
+	packetMapBlocks             = "blocks"
+	packetMapFlows              = "flows"
+	packetMapFragments          = "fragments"
+	packetMapFrontends          = "frontends"
+	packetMapHostNetworks       = "host_networks"
+	packetMapLifelines          = "lifelines"
+	packetMapNodeAddresses      = "node_addresses"
+	packetMapPacketCounts       = "packet_counts"
+	packetMapPodAddresses       = "pod_addresses"
+	packetMapPods               = "pods"
+	packetMapRecords            = "records"
+	packetMapSocketPins         = "socket_pins"
+	packetMapSourceRanges       = "source_ranges"
+	packetProgFromOutside       = "from_outside"
+	packetProgFromPod           = "from_pod"
+	packetProgLeavePod          = "leave_pod"
+	packetProgToOutside         = "to_outside"
+	packetProgToVpc             = "to_vpc"
+	packetVarGoFlowFlags        = "go_flow_flags"
+	packetVarGoNodeAddressFlags = "go_node_address_flags"
+	packetVarGoPacketCount      = "go_packet_count"
+	packetVarGoWay              = "go_way"
 )
 
 // loadPacket returns the embedded CollectionSpec for packet.
@@ -289,9 +296,10 @@ type packetMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetVariableSpecs struct {
-	GoFlowFlags   *ebpf.VariableSpec `ebpf:"go_flow_flags"`
-	GoPacketCount *ebpf.VariableSpec `ebpf:"go_packet_count"`
-	GoWay         *ebpf.VariableSpec `ebpf:"go_way"`
+	GoFlowFlags        *ebpf.VariableSpec `ebpf:"go_flow_flags"`
+	GoNodeAddressFlags *ebpf.VariableSpec `ebpf:"go_node_address_flags"`
+	GoPacketCount      *ebpf.VariableSpec `ebpf:"go_packet_count"`
+	GoWay              *ebpf.VariableSpec `ebpf:"go_way"`
 }
 
 // packetObjects contains all objects after they have been loaded into the kernel.
@@ -353,9 +361,10 @@ func (m *packetMaps) Close() error {
 //
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetVariables struct {
-	GoFlowFlags   *ebpf.Variable `ebpf:"go_flow_flags"`
-	GoPacketCount *ebpf.Variable `ebpf:"go_packet_count"`
-	GoWay         *ebpf.Variable `ebpf:"go_way"`
+	GoFlowFlags        *ebpf.Variable `ebpf:"go_flow_flags"`
+	GoNodeAddressFlags *ebpf.Variable `ebpf:"go_node_address_flags"`
+	GoPacketCount      *ebpf.Variable `ebpf:"go_packet_count"`
+	GoWay              *ebpf.Variable `ebpf:"go_way"`
 }
 
 // packetPrograms contains all programs after they have been loaded into the kernel.

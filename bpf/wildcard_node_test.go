@@ -30,6 +30,40 @@ func ownAddress(t *testing.T, prefix string) {
 	t.Cleanup(func() { _ = netlink.AddrDel(lo, addr) })
 }
 
+// TestPortlessAddress is B3: an address that is left out of those for node ports refuses them, and no host port.
+func TestPortlessAddress(t *testing.T) {
+	d := start(t, node(t))
+	ownAddress(t, "192.0.2.7/32")
+	ownAddress(t, "fd02::7/128")
+	for _, at := range []string{"192.0.2.7:30080", "[fd02::7]:30080"} {
+		self := netip.MustParseAddrPort(at)
+		listen := "127.0.0.1:0"
+		if self.Addr().Is6() {
+			listen = "[::1]:0"
+		}
+		wild := Frontend{Addr: netip.AddrPortFrom(unspecified(self.Addr()), self.Port()), Protocol: tcp}
+		if err := d.Services.Publish(9, Block{Cluster: []netip.AddrPort{greeter(t, listen, "a")}}); err != nil {
+			t.Fatal(err)
+		}
+		for _, kind := range []FrontendKind{NodePort, HostPort} {
+			if err := errors.Join(d.Services.PutFrontend(wild, kind, 9), d.SetNodeAddresses(nil, self.Addr())); err != nil {
+				t.Fatal(err)
+			}
+			if kind == NodePort {
+				refused(t, at, "a node port")
+			} else if name, err := greet(t, at); err != nil || name != "a" {
+				t.Errorf("host port: %q, %v", name, err)
+			}
+			if err := d.SetNodeAddresses([]netip.Addr{self.Addr()}); err != nil {
+				t.Fatal(err)
+			}
+			if name, err := greet(t, at); err != nil || name != "a" {
+				t.Errorf("%s: %q, %v", kind, name, err)
+			}
+		}
+	}
+}
+
 // TestWildcardSocket asks at addresses of the node from the node's namespace and from another one.
 func TestWildcardSocket(t *testing.T) {
 	d := start(t, node(t))

@@ -58,14 +58,19 @@ static __always_inline bool is_unspecified(const __be32 *addr)
 	return !addr[0] && !addr[1] && !addr[3] && (!addr[2] || addr[2] == bpf_htonl(0xffff));
 }
 
-/* Who has 127.0.0.1 has 127.0.0.0/8. */
-static __always_inline bool of_this_node(const __be32 *addr)
+/* What is said of an address that the node has. Who has 127.0.0.1 has 127.0.0.0/8. */
+static __always_inline const __u8 *node_address(const __be32 *addr)
 {
 	struct address key = { .addr = { addr[0], addr[1], addr[2], addr[3] } };
 
 	if (is_v4(addr) && is_loopback(addr))
 		key.addr[3] = bpf_htonl(0x7f000001);
 	return bpf_map_lookup_elem(&node_addresses, &key);
+}
+
+static __always_inline bool of_this_node(const __be32 *addr)
+{
+	return node_address(addr);
 }
 
 /* Two looks: the second one sees the state after whatever change the first one fell into. */
@@ -78,15 +83,20 @@ static __always_inline bool find_exact(const struct frontend_key *key, struct se
  * manifest names the address of a host port: it must not get at the traffic of others by it. */
 static __always_inline bool find_service(struct frontend_key *key, struct service *svc)
 {
+	const __u8 *flags;
+	bool ports;
+
 	if (is_unspecified(key->addr))
 		return false;
 	if (find_exact(key, svc))
 		return svc->kind != FRONTEND_HOST_PORT || is_loopback(key->addr) || of_this_node(key->addr);
-	if (!of_this_node(key->addr))
+	flags = node_address(key->addr);
+	if (!flags)
 		return false;
+	ports = *flags & NODE_ADDRESS_PORTS;
 	key->addr[2] = is_v4(key->addr) ? key->addr[2] : 0;
 	key->addr[0] = key->addr[1] = key->addr[3] = 0;
-	return find_exact(key, svc);
+	return find_exact(key, svc) && (ports || svc->kind != FRONTEND_NODE_PORT);
 }
 
 /* A Service has the address, if not this port of it (reference row A11). */

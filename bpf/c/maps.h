@@ -53,7 +53,7 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } pod_addresses SEC(".maps");
 
-/* The addresses of this node that wildcard frontends answer on. The value means nothing. */
+/* The addresses of this node, which wildcard frontends answer on. The value is enum node_address_flags. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_NODE_ADDRESSES);

@@ -277,6 +277,7 @@ int leave_pod(struct __sk_buff *skb)
 /* Nothing here uses these types by value; naming them puts them into BTF, from which Go's come. */
 const enum flow_flags *go_flow_flags __attribute__((unused));
 const enum way *go_way __attribute__((unused));
+const enum node_address_flags *go_node_address_flags __attribute__((unused));
 const enum packet_count *go_packet_count __attribute__((unused));
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

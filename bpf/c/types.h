@@ -160,6 +160,11 @@ enum way {
 	WAY_SERVICE = 2, /* nowhere: what no frontend has is dropped */
 };
 
+/* node_addresses: the value, of each address that the node has. */
+enum node_address_flags {
+	NODE_ADDRESS_PORTS = 1 << 0, /* node ports are served there */
+};
+
 /* flows: the packets of NATed connections, by what they look like when they come. A connection has two entries,
  * request and reply, each the other's rewritten tuple turned around. */
 struct flow_key {

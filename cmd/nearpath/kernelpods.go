@@ -61,6 +61,7 @@ func (p *kernelPods) Add(ctx context.Context, e cni.PodEntry) error {
 	}
 	err = p.pods.Put(bpf.Pod{
 		Addrs: e.Addrs, NetNSCookie: e.NetNSCookie, HostNSID: e.HostNSID, Link: e.Link, Side: e.Side, Slot: e.Slot, Parent: parent,
+		ByPackets: e.ByPackets,
 	})
 	if err != nil {
 		return err
@@ -136,7 +137,8 @@ func isGone(err error) bool {
 // sameEntry compares what the entry says; 0 is not known.
 func sameEntry(have bpf.Pod, e cni.PodEntry) bool {
 	return have.NetNSCookie == e.NetNSCookie && (have.HostNSID == e.HostNSID || e.NetNSCookie == 0) &&
-		(e.Link == 0 || have.Link == e.Link) && have.Side == e.Side && have.Slot == e.Slot
+		(e.Link == 0 || have.Link == e.Link) && have.Side == e.Side && have.Slot == e.Slot &&
+		(have.ByPackets == e.ByPackets || e.NetNSCookie == 0)
 }
 
 // eachLink calls f for each link that is the pod's alone, in the link's namespace. The companion of an ENI is shared, and the

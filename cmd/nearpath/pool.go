@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/cni"
 	"github.com/nearpath/nearpath/internal/aliyun"
 	"github.com/nearpath/nearpath/internal/cluster"
@@ -46,13 +47,17 @@ func (a *agent) connect(region string, metadata *aliyun.Metadata) (*aliyun.Clien
 }
 
 func (a *agent) buildPool(context.Context) (err error) {
+	cookie, err := bpf.NetNSCookie()
+	if err != nil {
+		return err
+	}
 	nodePorts, err := a.cfg.Services.nodePorts()
 	if err != nil {
 		return err
 	}
 	if a.host, err = hostnet.New(hostnet.Config{
 		NodeDNS: a.cfg.DNS.Address, Egress: keptEgress(a.cfg), SpreadIRQs: a.cfg.Pool.SpreadIRQs, Log: a.log,
-		HostNetworks: a.cfg.Network.HostNetworks, NodePorts: nodePorts, ENIs: a.poolMACs, Programs: nodePrograms{a.datapath}, Report: a.warnNode,
+		HostNetworks: a.cfg.Network.HostNetworks, NodePorts: nodePorts, ENIs: a.poolMACs, Programs: nodePrograms{a.datapath, cookie}, Report: a.warnNode,
 		Unmanage: a.cfg.Network.HostRoot,
 	}); err != nil {
 		return err

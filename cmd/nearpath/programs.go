@@ -3,13 +3,17 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
 // nodePrograms lets the host network attach the datapath's programs to the node's links.
-type nodePrograms struct{ datapath *bpf.Datapath }
+type nodePrograms struct {
+	datapath *bpf.Datapath
+	cookie   uint64 // of the node's network namespace
+}
 
 // roleOf says in the datapath's words what a link is. A companion leads to pods, as the node's end of a veth pair does.
 func roleOf(r hostnet.Role) bpf.Role {
@@ -36,13 +40,21 @@ func (p nodePrograms) Detach(r hostnet.Role, index int) error {
 	return p.datapath.DetachLink(roleOf(r), index)
 }
 
-// SetNode says of all local addresses that they are the node's: also of those that node ports are not served on.
+// SetNode says of all local addresses that they are the node's: also of those that node ports are not served on. The node is a
+// client as pods are, with the first of its own addresses.
 func (p nodePrograms) SetNode(node hostnet.SetNode) error {
-	addrs := make([]netip.Addr, 0, len(node.Local))
+	var addrs, portless []netip.Addr
 	for _, l := range node.Local {
-		addrs = append(addrs, l.Addr)
+		if l.NodePorts {
+			addrs = append(addrs, l.Addr)
+		} else {
+			portless = append(portless, l.Addr)
+		}
 	}
-	if err := p.datapath.SetNodeAddresses(addrs); err != nil {
+	if err := p.datapath.SetNodeAddresses(addrs, portless...); err != nil {
+		return err
+	}
+	if err := p.datapath.Pods.PutHost(p.cookie, firstOf(node.Addrs, netip.Addr.Is4), firstOf(node.Addrs, netip.Addr.Is6)); err != nil {
 		return err
 	}
 	list := make([]bpf.HostNetwork, 0, len(node.Networks))
@@ -57,4 +69,12 @@ func (p nodePrograms) SetNode(node hostnet.SetNode) error {
 		list = append(list, bpf.HostNetwork{Prefix: n.Prefix, Way: way})
 	}
 	return p.datapath.SetHostNetworks(list)
+}
+
+// firstOf is the first address of a family, the zero Addr if there is none.
+func firstOf(addrs []netip.Addr, ofFamily func(netip.Addr) bool) netip.Addr {
+	if i := slices.IndexFunc(addrs, ofFamily); i >= 0 {
+		return addrs[i]
+	}
+	return netip.Addr{}
 }

@@ -134,6 +134,7 @@ func TestKernelPods(t *testing.T) {
 		want  []string
 	}{
 		{cni.PodEntry{Datapath: cni.Veth, Link: 7, NetNS: "/gone"}, []string{"pod link 7"}},
+		{cni.PodEntry{Datapath: cni.Veth, Link: 7, NetNS: "/gone", ByPackets: true}, []string{"pod link 7"}},
 		{cni.PodEntry{Datapath: cni.IPVlan, Link: 8}, nil}, // the companion is the host network's
 		{cni.PodEntry{Datapath: cni.Exclusive, Link: 9, ENI: 2, Side: 3, NetNS: "/proc/self/ns/net"}, []string{"pod link 9", "exclusive ENI 2"}},
 	} {
@@ -156,6 +157,9 @@ func TestKernelPods(t *testing.T) {
 			if got := f.pods[addrs[1]].Parent; got != parent {
 				t.Errorf("the pod's packets come by link %d, want %d", got, parent)
 			}
+			if got := f.pods[addrs[1]].ByPackets; got != e.ByPackets {
+				t.Errorf("by packets: %t, want %t", got, e.ByPackets)
+			}
 			for _, link := range tt.want {
 				if !f.links[link] {
 					t.Errorf("no program on %s: %v", link, f.links)
@@ -169,7 +173,7 @@ func TestKernelPods(t *testing.T) {
 			}
 			for _, spoil := range []func(*bpf.Pod){
 				func(b *bpf.Pod) { b.Link++ }, func(b *bpf.Pod) { b.Side++ }, func(b *bpf.Pod) { b.Slot++ }, func(b *bpf.Pod) { b.NetNSCookie++ },
-				func(b *bpf.Pod) { b.Parent++ },
+				func(b *bpf.Pod) { b.Parent++ }, func(b *bpf.Pod) { b.ByPackets = !b.ByPackets },
 			} {
 				before := f.pods[addrs[1]]
 				other := before
