@@ -41,9 +41,11 @@ func (t *table) claim(ports []Port, want map[cluster.Name][]Port) (claimed map[b
 	for _, c := range claims(ports) {
 		f, id := c.frontend, c.port
 		if owner, ok := t.holder(id, f, want, claimed); ok {
-			refused = append(refused, &ConflictError{
-				Wanted: id, Frontend: f, Owner: owner, byKind: claimed[f] && ranks[f] != c.rank,
-			})
+			if !c.quiet {
+				refused = append(refused, &ConflictError{
+					Wanted: id, Frontend: f, Owner: owner, byKind: claimed[f] && ranks[f] != c.rank,
+				})
+			}
 			t.waiting = append(t.waiting, id.Service)
 			continue
 		}
@@ -58,13 +60,14 @@ type claim struct {
 	frontend bpf.Frontend
 	port     PortID
 	rank     int
+	quiet    bool // to lose it is no conflict: the port's cluster IP is one already
 }
 
 // claims are all of the ports', the first come first. Among claims of one rank the order of the ports counts.
 func claims(ports []Port) (out []claim) {
 	for _, p := range ports {
 		for _, f := range p.Frontends {
-			out = append(out, claim{f.Frontend, p.ID, rankOf(f.Kind)})
+			out = append(out, claim{f.Frontend, p.ID, rankOf(f.Kind), f.Kind == bpf.ServiceAddress})
 		}
 	}
 	slices.SortStableFunc(out, func(a, b claim) int { return a.rank - b.rank })
@@ -74,7 +77,7 @@ func claims(ports []Port) (out []claim) {
 // rankOf orders the kinds of frontends by their claims. Those of pods come last, which holder relies on.
 func rankOf(kind bpf.FrontendKind) int {
 	switch kind {
-	case bpf.ClusterIP:
+	case bpf.ClusterIP, bpf.ServiceAddress:
 		return 0
 	case bpf.NodePort:
 		return 1

@@ -18,7 +18,7 @@ type HostPort struct {
 	HostIP netip.Addr
 	// HostPort and ContainerPort are in host order and not 0.
 	HostPort, ContainerPort uint16
-	// Protocol is an IP protocol number: TCP or UDP.
+	// Protocol is an IP protocol number: TCP, UDP or SCTP.
 	Protocol uint8
 }
 
@@ -101,8 +101,8 @@ func (h HostPort) check() error {
 	if h.HostPort == 0 || h.ContainerPort == 0 {
 		return fmt.Errorf("%s to port %d: 0 is not a port", h, h.ContainerPort)
 	}
-	if p := cluster.Protocol(h.Protocol); p != cluster.TCP && p != cluster.UDP {
-		return fmt.Errorf("%s: host ports are TCP or UDP", h)
+	if p := cluster.Protocol(h.Protocol); p != cluster.TCP && p != cluster.UDP && p != cluster.SCTP {
+		return fmt.Errorf("%s: host ports are TCP, UDP or SCTP", h)
 	}
 	return nil
 }

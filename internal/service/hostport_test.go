@@ -98,8 +98,10 @@ func TestSetHostPorts(t *testing.T) {
 			map[string]string{"127.0.0.1:8080/6": toPod("10.0.0.5:80")},
 		},
 		"protocols apart": {
-			addrs("10.0.0.5"), []HostPort{tcpPort("", 53, 5353), {HostPort: 53, ContainerPort: 5300, Protocol: 17}},
-			map[string]string{"0.0.0.0:53/6": toPod("10.0.0.5:5353"), "0.0.0.0:53/17": toPod("10.0.0.5:5300")},
+			addrs("10.0.0.5"), []HostPort{
+				tcpPort("", 53, 5353), {HostPort: 53, ContainerPort: 5300, Protocol: 17}, {HostPort: 53, ContainerPort: 3868, Protocol: 132},
+			},
+			map[string]string{"0.0.0.0:53/6": toPod("10.0.0.5:5353"), "0.0.0.0:53/17": toPod("10.0.0.5:5300"), "0.0.0.0:53/132": toPod("10.0.0.5:3868")},
 		},
 		"said twice": {
 			addrs("10.0.0.5"), []HostPort{tcpPort("", 8080, 80), tcpPort("0.0.0.0", 8080, 80)},
@@ -144,10 +146,10 @@ func TestSetHostPortsRefuses(t *testing.T) {
 		ports []HostPort
 		want  string
 	}{
-		"port 0":           {[]HostPort{tcpPort("", 0, 80)}, "host port *:0/TCP to port 80: 0 is not a port"},
-		"container port 0": {[]HostPort{tcpPort("", 80, 0)}, "host port *:80/TCP to port 0: 0 is not a port"},
-		"SCTP":             {[]HostPort{{HostPort: 80, ContainerPort: 80, Protocol: 132}}, "host port *:80/SCTP: host ports are TCP or UDP"},
-		"two ways":         {[]HostPort{tcpPort("", 80, 80), tcpPort("0.0.0.0", 80, 81)}, "host port 0.0.0.0:80/TCP: leads to the container's ports 80 and 81"},
+		"port 0":               {[]HostPort{tcpPort("", 0, 80)}, "host port *:0/TCP to port 80: 0 is not a port"},
+		"container port 0":     {[]HostPort{tcpPort("", 80, 0)}, "host port *:80/TCP to port 0: 0 is not a port"},
+		"no protocol of ports": {[]HostPort{{HostPort: 80, ContainerPort: 80, Protocol: 1}}, "host port *:80/protocol 1: host ports are TCP, UDP or SCTP"},
+		"two ways":             {[]HostPort{tcpPort("", 80, 80), tcpPort("0.0.0.0", 80, 81)}, "host port 0.0.0.0:80/TCP: leads to the container's ports 80 and 81"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

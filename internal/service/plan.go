@@ -62,8 +62,18 @@ func describe(b bpf.Block) string {
 			fmt.Fprintf(&s, ", local from %s", to.who)
 		}
 	}
-	if b.NodeDNS {
-		s.WriteString(", node DNS first")
+	for _, also := range []struct {
+		set bool
+		say string
+	}{
+		{len(b.Draining) > 0, fmt.Sprintf(", draining %v", b.Draining)},
+		{b.Affinity > 0, fmt.Sprintf(", affinity %s", b.Affinity)},
+		{len(b.SourceRanges) > 0, fmt.Sprintf(", from %v", b.SourceRanges)},
+		{b.NodeDNS, ", node DNS first"},
+	} {
+		if also.set {
+			s.WriteString(also.say)
+		}
 	}
 	return s.String()
 }
@@ -91,6 +101,7 @@ type table struct {
 	waiting   []cluster.Name            // who does not have all of its frontends because of somebody else's claim
 	withdrawn bool                      // Plan.Withdrawn of the plan that is being made
 	free      []uint32                  // numbers below next that nobody uses
+	retired   []uint32                  // those that programs may still be using, the oldest first
 	next, max uint32
 }
 
@@ -299,7 +310,7 @@ func (t *table) dropStrangers(claimed map[bpf.Frontend]bool) (ops []Op) {
 func (t *table) retire(record uint32) Op {
 	delete(t.blocks, record)
 	delete(t.owned, record)
-	t.free = append(t.free, record)
+	t.retired = append(t.retired, record)
 	return Retire{record}
 }
 

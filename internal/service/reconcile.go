@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,23 +38,42 @@ func (o Put) apply(m Maps) error {
 func (o Delete) apply(m Maps) error { return m.DeleteFrontend(o.Frontend) }
 func (o Retire) apply(m Maps) error { m.Retire(o.Record); return nil }
 
-// Changes is where Snapshots come from; *cluster.Subscription is one.
+// Changes is where Snapshots come from; *cluster.Subscription is one. It must follow Services, Namespaces, Nodes and
+// ServiceCIDRs.
 type Changes interface {
 	Next(context.Context) (cluster.Change, error)
 }
 
-// Config is what New needs. All fields but Served are required.
+// Config is what New needs. Functions may be nil, all other fields but CIDRs are required.
 type Config struct {
 	Maps    Maps
 	Changes Changes
-	Node    Node // without a Zone, which Snapshots say
+	Node    Node // without Zone and Addrs, which Snapshots say
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
+	// CIDRs are what Services get cluster IPs from; empty: what Snapshots say.
+	CIDRs []netip.Prefix
 	// Served is called for each Change after everything new in it is served and before anything is taken away. DNS
 	// publishes the Snapshot there: a name never leads to an address that does not forward.
 	Served func(*cluster.Snapshot)
 	// Withdrawn is called after UDP backends may have stopped to serve; nil: nobody wants to know. It must not wait.
 	Withdrawn func()
+	// Networks is told what Services get cluster IPs from, and which addresses there are another proxy's, when it changes. It
+	// is called between the two halves of a plan: what is not served and not spared there is lost from then on (row A11).
+	Networks func(services, spared []netip.Prefix)
+	// Warn tells the users of a Service that a port of it is not served, once per port and reason.
+	Warn func(about cluster.Object, reason, message string)
+	// Synced is called after each try to bring the maps to a Change.
+	Synced func(Sync)
+}
+
+// A Sync is one try to bring the maps to a Change.
+type Sync struct {
+	// Change is what was looked at; Full also where the Change itself was not, as when the node's zone is another one.
+	Change        cluster.Change
+	Started, Done time.Time
+	// Err is what another try may mend; a conflict between Services is no error.
+	Err error
 }
 
 // A Reconciler keeps the maps equal to the newest Snapshot and to the host ports of this node's pods. It is a Task; its
@@ -67,11 +88,14 @@ type Reconciler struct {
 	retry     time.Duration   // until the next try of what the last sync left out, 0: nothing
 	conflicts map[string]bool // those that have been logged and still stand
 
-	mu    sync.Mutex              // guards the rest, and orders writes to the maps
-	table *table                  // nil: unknown, to be adopted
-	stale bool                    // the table has seen no full plan
-	zone  string                  // of the node, at the last Change
-	pods  map[cluster.Name][]Port // what pods had in the table that was given up, nil: the maps know
+	used chan struct{} // holds a token when there is something to reclaim
+
+	mu       sync.Mutex              // guards the rest, and orders writes to the maps
+	table    *table                  // nil: unknown, to be adopted
+	stale    bool                    // the table has seen no full plan
+	place    place                   // where the node is, at the last Change
+	pods     map[cluster.Name][]Port // what pods had in the table that was given up, nil: the maps know
+	networks networks
 }
 
 // What could not be written is tried again after firstRetry, then at intervals that double up to lastRetry: a full map
@@ -83,17 +107,30 @@ const (
 
 // New makes a Reconciler; nothing is read or written before Run.
 func New(cfg Config) (*Reconciler, error) {
-	if cfg.Served == nil {
-		cfg.Served = func(*cluster.Snapshot) {}
-	}
-	if cfg.Withdrawn == nil {
-		cfg.Withdrawn = func() {}
-	}
-	r := &Reconciler{cfg: cfg, ready: make(chan struct{}), metrics: newMetrics()}
+	cfg.setDefaults()
+	r := &Reconciler{cfg: cfg, ready: make(chan struct{}), used: make(chan struct{}, 1), metrics: newMetrics()}
 	if err := r.metrics.register(cfg.Metrics); err != nil {
 		return nil, err
 	}
 	return r, nil
+}
+
+func (c *Config) setDefaults() {
+	if c.Served == nil {
+		c.Served = func(*cluster.Snapshot) {}
+	}
+	if c.Withdrawn == nil {
+		c.Withdrawn = func() {}
+	}
+	if c.Networks == nil {
+		c.Networks = func([]netip.Prefix, []netip.Prefix) {}
+	}
+	if c.Warn == nil {
+		c.Warn = cluster.NoEvents{}.Warn
+	}
+	if c.Synced == nil {
+		c.Synced = func(Sync) {}
+	}
 }
 
 // String names the Task.
@@ -105,6 +142,13 @@ func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
 // Run follows the Changes until ctx ends. What cannot be written is logged and counted, what was published before
 // goes on being served, everything else is served, and the rest is tried again.
 func (r *Reconciler) Run(ctx context.Context) error {
+	reclaiming, stop := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		r.reclaim(reclaiming)
+	}()
+	defer func() { stop(); <-ended }()
 	var last cluster.Change
 	for {
 		change, err := r.next(ctx)
@@ -117,7 +161,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			return err
 		}
 		last = change
-		r.after(r.sync(change))
+		r.after(r.sync(change), change.Snapshot)
 	}
 }
 
@@ -132,12 +176,12 @@ type outcome struct {
 func (o outcome) failure() error { return errors.Join(append(o.full, o.err)...) }
 
 // after draws the consequences of a sync.
-func (r *Reconciler) after(o outcome) {
+func (r *Reconciler) after(o outcome, s *cluster.Snapshot) {
 	standing := map[string]bool{}
 	for _, err := range o.conflicts {
 		text := err.Error()
 		if standing[text] = true; !r.conflicts[text] {
-			r.cfg.Log.Warn("port is not served", "err", err)
+			r.report(err, s)
 		}
 	}
 	r.conflicts = standing
@@ -149,6 +193,18 @@ func (r *Reconciler) after(o outcome) {
 	}
 	if o.err == nil {
 		r.markReady()
+	}
+}
+
+// report says once that a port is not served. Who owns the port's Service reads events, not the node's log.
+func (r *Reconciler) report(err error, s *cluster.Snapshot) {
+	r.cfg.Log.Warn("port is not served", "err", err)
+	var conflict *ConflictError
+	if !errors.As(err, &conflict) {
+		return
+	}
+	if svc := s.Service(conflict.Wanted.Service); svc != nil {
+		r.cfg.Warn(svc.Object(), "PortConflict", err.Error())
 	}
 }
 
@@ -174,24 +230,29 @@ func (r *Reconciler) next(ctx context.Context) (cluster.Change, error) {
 func (r *Reconciler) sync(change cluster.Change) outcome {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	started := time.Now()
-	o := r.change(change)
-	r.metrics.observe(started, r.table, o)
-	if o.failure() != nil {
+	done := Sync{Started: time.Now()}
+	o := r.change(&change)
+	r.metrics.observe(done.Started, r.table, o)
+	if done.Err = o.failure(); done.Err != nil {
 		r.giveUp()
 	}
+	done.Change, done.Done = change, time.Now()
+	r.cfg.Synced(done)
 	return o
 }
 
 // change is sync for a caller that holds mu and gives the table up after a failure.
-func (r *Reconciler) change(change cluster.Change) (o outcome) {
+func (r *Reconciler) change(change *cluster.Change) (o outcome) {
 	if o.err = r.adopt(); o.err != nil {
 		return o
 	}
-	zone := zoneOf(change.Snapshot, r.cfg.Node.Name)
-	change.Full = change.Full || r.stale || zone != r.zone
-	r.zone = zone
-	want := r.selectPorts(change)
+	if o.err = r.makeRoom(len(change.Services)); o.err != nil {
+		return o
+	}
+	here := placeOf(change.Snapshot, r.cfg.Node.Name)
+	change.Full = change.Full || r.stale || !here.equal(r.place)
+	r.place = here
+	want := r.selectPorts(*change)
 	maps.Copy(want, r.wantPods())
 	plan, refused := r.table.plan(want, change.Full)
 	if plan.Withdrawn { // also when not all of it can be done
@@ -208,13 +269,15 @@ func (r *Reconciler) change(change cluster.Change) (o outcome) {
 		if err := r.apply(port); errors.Is(err, bpf.ErrFull) {
 			o.full = append(o.full, err)
 		} else if err != nil {
-			o.err = errors.Join(err, r.cfg.Maps.Reclaim())
+			o.err = err
 			return o
 		}
 	}
+	r.followNetworks(*change)
 	r.cfg.Served(change.Snapshot)
 	r.pods, r.stale = nil, r.stale && !change.Full
-	o.err = errors.Join(r.apply(plan.Shrink), r.cfg.Maps.Reclaim())
+	o.err = r.apply(plan.Shrink)
+	r.somethingUsed()
 	return o
 }
 
@@ -222,6 +285,9 @@ func (r *Reconciler) change(change cluster.Change) (o outcome) {
 func (r *Reconciler) adopt() (err error) {
 	if r.table != nil {
 		return nil
+	}
+	if err := r.cfg.Maps.Reclaim(); err != nil { // a record that was retired may be in use by a program that runs
+		return err
 	}
 	if r.table, err = adopt(r.cfg.Maps); err != nil {
 		return err
@@ -255,8 +321,8 @@ func (r *Reconciler) wantPods() map[cluster.Name][]Port {
 
 func (r *Reconciler) selectPorts(change cluster.Change) map[cluster.Name][]Port {
 	node := r.cfg.Node
-	node.Zone = r.zone
-	want := map[cluster.Name][]Port{}
+	node.Zone, node.Addrs = r.place.zone, r.place.addrs
+	want := make(map[cluster.Name][]Port, len(change.Services))
 	if change.Full {
 		for svc := range change.Snapshot.Services() {
 			want[svc.Name] = Select(svc, change.Snapshot.Slices(svc.Name), node)
@@ -269,17 +335,51 @@ func (r *Reconciler) selectPorts(change cluster.Change) map[cluster.Name][]Port 
 	return want
 }
 
-// zoneOf is where a node is, empty when that is not known.
-func zoneOf(s *cluster.Snapshot, name string) string {
-	if node := s.Node(name); node != nil {
-		return node.Zone()
+// NoLocalEndpoints counts the Service ports of a family that have endpoints, but none here for clients inside the cluster
+// (by the internal policy Local) and outside (by the external one).
+func (r *Reconciler) NoLocalEndpoints(v6 bool) (internal, external int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.table == nil {
+		return 0, 0
 	}
-	return ""
+	for _, ports := range r.table.services {
+		for _, p := range ports {
+			if p.ID.IPv6 != v6 {
+				continue
+			}
+			if p.Block.InternalDrop {
+				internal++
+			}
+			if p.Block.ExternalDrop {
+				external++
+			}
+		}
+	}
+	return internal, external
+}
+
+// A place is what selection takes from the node's object; the zero value when there is none.
+type place struct {
+	zone  string
+	addrs []netip.Addr
+}
+
+func (p place) equal(o place) bool { return p.zone == o.zone && slices.Equal(p.addrs, o.addrs) }
+
+func placeOf(s *cluster.Snapshot, name string) place {
+	if node := s.Node(name); node != nil {
+		return place{node.Zone(), node.InternalIPs}
+	}
+	return place{}
 }
 
 func (r *Reconciler) apply(ops []Op) error {
+	debug := r.cfg.Log.Enabled(context.Background(), slog.LevelDebug)
 	for _, op := range ops {
-		r.cfg.Log.Debug("apply", "op", op)
+		if debug {
+			r.cfg.Log.Debug("apply", "op", op)
+		}
 		if err := op.apply(r.cfg.Maps); err != nil {
 			return fmt.Errorf("%s: %w", op, err)
 		}

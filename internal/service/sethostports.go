@@ -91,6 +91,9 @@ func (r *Reconciler) setPods(want map[cluster.Name][]Port) error {
 		all = map[cluster.Name][]Port{}
 	}
 	maps.Copy(all, want)
+	if err := r.makeRoom(len(want)); err != nil {
+		return err
+	}
 	plan, refused := r.table.plan(all, false) // writes nothing for Services: they wait for no pod
 	if plan.Withdrawn {
 		defer r.cfg.Withdrawn()
@@ -98,7 +101,8 @@ func (r *Reconciler) setPods(want map[cluster.Name][]Port) error {
 	r.pods = nil
 	err := r.apply(slices.Concat(plan.Grow...))
 	if err == nil && len(plan.Shrink) > 0 {
-		err = errors.Join(r.apply(plan.Shrink), r.cfg.Maps.Reclaim())
+		err = r.apply(plan.Shrink)
+		r.somethingUsed()
 	}
 	r.metrics.count(r.table)
 	if err != nil {

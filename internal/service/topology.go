@@ -11,8 +11,8 @@ func nearby(candidates []candidate, node Node) func(candidate) bool {
 		of   func(candidate) []string
 		here string
 	}{
-		{func(c candidate) []string { return c.forNodes }, node.Name},
-		{func(c candidate) []string { return c.forZones }, node.Zone},
+		{func(c candidate) []string { return c.e.ForNodes }, node.Name},
+		{func(c candidate) []string { return c.e.ForZones }, node.Zone},
 	} {
 		if hinted(candidates, hint.of, hint.here) {
 			return func(c candidate) bool { return slices.Contains(hint.of(c), hint.here) }
@@ -24,7 +24,7 @@ func nearby(candidates []candidate, node Node) func(candidate) bool {
 // hinted reports whether every ready candidate has a hint of a kind, and one of them names this place.
 func hinted(candidates []candidate, of func(candidate) []string, here string) (named bool) {
 	for _, c := range candidates {
-		if !c.ready {
+		if !c.e.Ready {
 			continue
 		}
 		if len(of(c)) == 0 {
