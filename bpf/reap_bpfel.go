@@ -170,7 +170,6 @@ type reapStrandedSocket struct {
 	BackendPort uint16
 	Netns       uint32
 	Link        uint32
-	Record      [4]uint32
 	Pad         uint32
 }
 

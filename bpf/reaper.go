@@ -19,14 +19,10 @@ import (
 // walk, and of two with the same addresses it ends one at a time.
 const reapRounds = 4
 
-// noRecord is NO_RECORD of reap.bpf.c.
-const noRecord = ^uint32(0)
-
 // A Reaper ends connected UDP sockets whose backend serves the frontend they were opened to no more, in every network
 // namespace. Their next call fails with ECONNABORTED, and they are not connected any longer. TCP connections are left
 // alone, as kube-proxy leaves them (reference row G3). Methods are not safe for concurrent use.
 type Reaper struct {
-	services *Services
 	objs     reapPrograms
 	iterator *link.Iter
 	open     func(inode uint64) (*os.File, error)
@@ -55,7 +51,7 @@ func (d *Datapath) NewReaper(open func(inode uint64) (*os.File, error)) (_ *Reap
 	if err := spec.Variables[reapVarNodeDnsV4].Set(dns); err != nil {
 		return nil, fmt.Errorf("set %s: %w", reapVarNodeDnsV4, err)
 	}
-	r := &Reaper{services: d.Services, open: open}
+	r := &Reaper{open: open}
 	o := &d.objs
 	err = spec.LoadAndAssign(&r.objs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
 		reapMapFrontends: o.Frontends, reapMapRecords: o.Records, reapMapBlocks: o.Blocks,
@@ -114,7 +110,7 @@ func (r *Reaper) stranded() ([]strandedSocket, error) {
 	if err := binary.Read(bytes.NewReader(text), binary.NativeEndian, found); err != nil {
 		return nil, fmt.Errorf("read what was seen of sockets: %w", err)
 	}
-	return slices.DeleteFunc(found, r.serves), nil
+	return found, nil
 }
 
 // read gives what the iterator writes. EAGAIN is the kernel's way to say that it has looked at a million sockets without
@@ -136,16 +132,6 @@ func (r *Reaper) read() (text []byte, err error) {
 			return nil, err
 		}
 	}
-}
-
-// serves looks where the program's search ended before the list did.
-func (r *Reaper) serves(s strandedSocket) bool {
-	for _, record := range s.Record {
-		if record != noRecord && r.services.serves(record, s.backend()) {
-			return true
-		}
-	}
-	return false
 }
 
 // end ends sockets and says how many it did end. Those that have ended by themselves meanwhile are not counted.
@@ -183,10 +169,4 @@ func (r *Reaper) endIn(inode uint32, sockets []strandedSocket) (ended int, err e
 		}
 	}
 	return ended, nil
-}
-
-// serves reports whether a record's block has the backend.
-func (s *Services) serves(record uint32, backend netip.AddrPort) bool {
-	b, ok := s.Block(record)
-	return ok && (slices.Contains(b.Cluster, backend) || slices.Contains(b.Local, backend) || slices.Contains(b.Draining, backend))
 }

@@ -106,12 +106,15 @@ type Services struct {
 	ranges    *sourceRanges
 	grace     *grace
 
+	reclaiming sync.Mutex // held while Reclaim waits; taken before mu
+
 	mu      sync.Mutex
 	records []uint64 // mapped; each word is a struct record
 	blocks  []uint64 // mapped; cells
 	have    map[uint32]extent
 	free    free
-	limbo   []extent
+	limbo   []extent // of replaced blocks
+	leaving []extent // those for which Reclaim waits
 }
 
 func newServices(frontends, records, blocks, ranges *ebpf.Map) (*Services, error) {
@@ -216,37 +219,48 @@ func (s *Services) store(record uint32, e extent) {
 	}
 }
 
-// Reclaim makes the cells of replaced blocks usable again, after every program that may be reading them has left. It
-// takes some ten milliseconds when there is something to reclaim.
+// Reclaim makes the cells of replaced blocks usable again, after every program that may be reading them has left. When
+// there is something to reclaim it takes some ten milliseconds, and more on a busy machine; nothing else waits meanwhile.
 func (s *Services) Reclaim() error {
+	s.reclaiming.Lock()
+	defer s.reclaiming.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.reclaim()
-}
-
-// reclaim is Reclaim for a caller that holds mu.
-func (s *Services) reclaim() error {
-	if len(s.limbo) == 0 {
+	s.leaving = append(s.leaving, s.limbo...)
+	s.limbo = nil
+	some := len(s.leaving) > 0
+	s.mu.Unlock()
+	if !some {
 		return nil
 	}
 	if err := s.grace.wait(); err != nil {
 		return err
 	}
-	for _, e := range s.limbo {
-		s.free.give(e)
-	}
-	s.limbo = nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.giveLeaving()
 	return nil
 }
 
-// place finds room for a block of n cells, if need be by waiting for what replaced blocks leave.
+// giveLeaving frees what no program reads any more. The caller holds mu.
+func (s *Services) giveLeaving() {
+	for _, e := range s.leaving {
+		s.free.give(e)
+	}
+	s.leaving = nil
+}
+
+// place finds room for a block of n cells, if need be by waiting for what replaced blocks leave. Nobody else adds to leaving
+// meanwhile: that takes mu.
 func (s *Services) place(n uint32) (at uint32, ok bool, err error) {
-	if at, ok = s.free.take(n); ok || len(s.limbo) == 0 {
+	if at, ok = s.free.take(n); ok || len(s.limbo)+len(s.leaving) == 0 {
 		return at, ok, nil
 	}
-	if err := s.reclaim(); err != nil {
+	if err := s.grace.wait(); err != nil {
 		return 0, false, err
 	}
+	s.leaving = append(s.leaving, s.limbo...)
+	s.limbo = nil
+	s.giveLeaving()
 	at, ok = s.free.take(n)
 	return at, ok, nil
 }
@@ -331,7 +345,7 @@ func (s *Services) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err := errors.Join(unmapWords(s.records), unmapWords(s.blocks), s.grace.close())
-	s.records, s.blocks, s.free, s.limbo = nil, nil, nil, nil
+	s.records, s.blocks, s.free, s.limbo, s.leaving = nil, nil, nil, nil, nil
 	clear(s.have)
 	return err
 }

@@ -15,7 +15,6 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define ESTABLISHED 1 /* TCP_ESTABLISHED, which connected UDP sockets are in, too */
-#define NO_RECORD 0xffffffff
 
 const volatile __be32 node_dns_v4; /* as in sock.bpf.c */
 
@@ -102,8 +101,7 @@ static __always_inline void read_own(const struct sock *sk, __be32 *addr)
 	addr[3] = c->skc_v6_rcv_saddr.in6_u.u6_addr32[3];
 }
 
-/* Whether the pin's frontend still has the pin's backend. */
-static __always_inline bool pin_serves(const struct pin *pin, __u32 *record)
+static __always_inline bool pin_serves(const struct pin *pin)
 {
 	struct frontend_key key = {
 		.addr = { pin->vip[0], pin->vip[1], pin->vip[2], pin->vip[3] },
@@ -117,7 +115,6 @@ static __always_inline bool pin_serves(const struct pin *pin, __u32 *record)
 		return false;
 	if ((svc.policy.flags & BLOCK_NODE_DNS) && is_v4(backend) && backend[3] == node_dns_v4)
 		return true;
-	*record = svc.record;
 	return serves(&svc, backend, pin->backend_port);
 }
 
@@ -127,7 +124,7 @@ int stranded(struct bpf_iter__bpf_sk_storage_map *ctx)
 	const struct pins *pins = ctx->value;
 	struct stranded_socket out = {};
 	struct sock *sk = ctx->sk;
-	bool pinned = false;
+	bool lost = false;
 
 	if (!sk || !pins)
 		return 0;
@@ -138,14 +135,11 @@ int stranded(struct bpf_iter__bpf_sk_storage_map *ctx)
 	for (__u32 i = 0; i < PINS_PER_SOCKET; i++) {
 		const struct pin *pin = &pins->pin[i];
 
-		out.record[i] = NO_RECORD;
-		if (!pin->vip_port || pin->backend_port != out.backend_port || !same_address(pin->backend, out.backend))
-			continue;
-		if (pin_serves(pin, &out.record[i]))
-			return 0;
-		pinned = true;
+		if (i + 1 == pins->peer && pin->vip_port && pin->backend_port == out.backend_port &&
+		    same_address(pin->backend, out.backend))
+			lost = !pin_serves(pin);
 	}
-	if (!pinned)
+	if (!lost)
 		return 0;
 	read_own(sk, out.own);
 	out.own_port = bpf_htons(sk->__sk_common.skc_num);

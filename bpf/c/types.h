@@ -270,9 +270,8 @@ struct stranded_socket {
 	__be32 backend[4];
 	__be16 own_port;
 	__be16 backend_port;
-	__u32 netns;			/* inode of its network namespace */
-	__u32 link;			/* interface index it is bound to, 0: none */
-	__u32 record[PINS_PER_SOCKET]; /* what the frontends of its pins lead to now, NO_RECORD: nothing */
+	__u32 netns; /* inode of its network namespace */
+	__u32 link;  /* interface index it is bound to, 0: none */
 	__u32 pad;
 };
-_Static_assert(sizeof(struct stranded_socket) == 72, "stranded_socket");
+_Static_assert(sizeof(struct stranded_socket) == 56, "stranded_socket");

@@ -71,6 +71,9 @@ func TestG2WithdrawnBackendsAreTold(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			if err := m.Reclaim(); err != nil {
+				t.Fatal(err)
+			}
 			after := m.behind()
 			for f, had := range before {
 				gone := slices.ContainsFunc(had, func(a netip.AddrPort) bool { return !slices.Contains(after[f], a) })
