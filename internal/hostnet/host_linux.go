@@ -86,7 +86,8 @@ type Host struct {
 	companions map[string]Companion // of those that are, without a failure
 	dns        netip.Addr
 	egress     Egress
-	services   []netip.Prefix // networks, never changed in place
+	services   []netip.Prefix // networks, never changed in place; nor are the next
+	spared     []netip.Prefix
 	mtu        int
 	addrs      []netip.Addr
 	local      []LocalAddr   // of the last comparison; not changed in place
@@ -212,11 +213,12 @@ func (h *Host) SetEgress(e Egress) error {
 }
 
 // SetServiceNetworks says where Services have their addresses, from now on. What is sent to an address there that no Service
-// has is dropped. The error is that of what the programs are told; Run goes on trying.
-func (h *Host) SetServiceNetworks(networks []netip.Prefix) error {
+// has is dropped, but for what is spared: that is another's to serve, and goes through the node. The error is that of what the
+// programs are told; Run goes on trying.
+func (h *Host) SetServiceNetworks(networks, spared []netip.Prefix) error {
 	h.mu.Lock()
-	same := slices.Equal(h.services, networks)
-	h.services = slices.Clone(networks)
+	same := slices.Equal(h.services, networks) && slices.Equal(h.spared, spared)
+	h.services, h.spared = slices.Clone(networks), slices.Clone(spared)
 	h.mu.Unlock()
 	if same {
 		return nil
@@ -384,7 +386,7 @@ func (h *Host) wanted() Wanted {
 	defer h.mu.Unlock()
 	return Wanted{
 		ENIs: sorted(slices.Collect(maps.Values(h.enis))), Known: known, NodeDNS: h.dns, Egress: h.egress, Parents: slices.Clone(h.parents),
-		HostNetworks: h.hostNetworks, ServiceNetworks: h.services, NodePorts: h.nodePorts, SpreadIRQs: h.spreadIRQs,
+		HostNetworks: h.hostNetworks, ServiceNetworks: h.services, Spared: h.spared, NodePorts: h.nodePorts, SpreadIRQs: h.spreadIRQs,
 	}
 }
 

@@ -126,8 +126,8 @@ func TestHostNetworks(t *testing.T) {
 	if got, want := line(found), "set node addresses [], local, networks 10.0.0.2/32:node 10.1.0.0/24:node 169.254.20.10/32:node"; got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
-	wanted.ServiceNetworks = prefixes("172.16.0.0/16", "10.1.0.0/24")
-	if got, want := line(found), "set node addresses [], local, networks 10.0.0.2/32:node 10.1.0.0/24:services 169.254.20.10/32:node 172.16.0.0/16:services"; got != want {
+	wanted.ServiceNetworks, wanted.Spared = prefixes("172.16.0.0/16", "10.1.0.0/24"), prefixes("172.16.0.9/32")
+	if got, want := line(found), "set node addresses [], local, networks 10.0.0.2/32:node 10.1.0.0/24:services 169.254.20.10/32:node 172.16.0.0/16:services 172.16.0.9/32:node"; got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
 }

@@ -67,9 +67,9 @@ type Wanted struct {
 	Parents []string
 	// HostNetworks are those that pods reach through the node whatever their datapath, see HostNetwork.
 	HostNetworks []netip.Prefix
-	// ServiceNetworks are where Services have their addresses.
-	ServiceNetworks []netip.Prefix
-	NodePorts       NodePorts
+	// ServiceNetworks are where Services have their addresses, but for what is Spared.
+	ServiceNetworks, Spared []netip.Prefix
+	NodePorts               NodePorts
 	// SpreadIRQs asks for Spread, which is done once for a link and not kept.
 	SpreadIRQs bool
 }

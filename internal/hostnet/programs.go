@@ -242,6 +242,7 @@ func (f Found) hostNetworks(wanted Wanted) (networks []HostNetwork) {
 	}
 	put(ByNode, byNode)
 	put(OfServices, wanted.ServiceNetworks)
+	put(ByNode, wanted.Spared)
 	slices.SortFunc(networks, func(a, b HostNetwork) int { return a.Prefix.Compare(b.Prefix) })
 	return networks
 }

@@ -178,7 +178,7 @@ func TestLocalAddressesAreFollowed(t *testing.T) {
 	if addrs, all := h.NodePortAddrs(); all || len(addrs) != 2 {
 		t.Errorf("node ports on %v, all: %t", addrs, all)
 	}
-	check(t, h.SetServiceNetworks(prefixes("10.96.0.0/16")))
+	check(t, h.SetServiceNetworks(prefixes("10.96.0.0/16"), nil))
 	if got := r.told().Networks; !slices.Contains(got, HostNetwork{netip.MustParsePrefix("10.96.0.0/16"), OfServices}) {
 		t.Errorf("networks %v", got)
 	}
