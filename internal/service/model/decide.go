@@ -32,25 +32,25 @@ func Decide(w *World, p Probe) Verdict { return Rules{}.Decide(w, p) }
 
 // Decide is what becomes of a probe, session affinity left aside.
 func (r Rules) Decide(w *World, p Probe) Verdict {
-	v, _, _ := r.decide(w, p)
+	v, _ := r.decide(w, p)
 	return v
 }
 
-// decide also returns what decided: the Service and its port.
-func (r Rules) decide(w *World, p Probe) (Verdict, *corev1.Service, *corev1.ServicePort) {
+// decide also returns the Service that decided.
+func (r Rules) decide(w *World, p Probe) (Verdict, *corev1.Service) {
 	if r.Breaks("E9") && slices.Contains(w.Node.RemotePods, p.Client.Addr) {
 		p.Client.Kind = LocalPod
 	}
 	if r.Breaks("G1") && p.Protocol == corev1.ProtocolSCTP {
-		return Verdict{Outcome: Pass, Rows: []string{"G1"}}, nil, nil
+		return Verdict{Outcome: Pass, Rows: []string{"G1"}}, nil
 	}
 	f, ok := r.find(w, p)
 	if !ok {
-		return r.unclaimed(w, p), nil, nil
+		return r.unclaimed(w, p), nil
 	}
 	v := r.serve(w, p, f)
 	v.Port = PortRef{f.svc.Namespace, f.svc.Name, f.port.Port, f.port.Protocol}
-	return v, f.svc, f.port
+	return v, f.svc
 }
 
 // unclaimed is what becomes of a probe that no frontend answers (A11, B6, D5, B9).
@@ -77,7 +77,8 @@ func (r Rules) unclaimed(w *World, p Probe) Verdict {
 	// A difference of nearpath: what another proxy serves is left to it. kube-proxy drops it like what is nobody's.
 	case r.Dialect == Nearpath && slices.ContainsFunc(w.Services, foreign):
 		return Verdict{Outcome: Pass, Rows: []string{"A1"}}
-	case reserved && !r.Breaks("A11"):
+	// Another: a proxy that serves only Services of its name leaves the rest of the network to the proxy that serves the others.
+	case reserved && !r.Breaks("A11") && (r.Dialect != Nearpath || w.ProxyName == ""):
 		return Verdict{Outcome: Drop, Rows: []string{"A11"}}
 	case r.Breaks("B6") && slices.ContainsFunc(w.Services, has(vips)):
 		return Verdict{Outcome: Reject}
@@ -104,15 +105,18 @@ func (r Rules) serve(w *World, p Probe, f frontend) (v Verdict) {
 		v.Rows = append(v.Rows, why...)
 		return v
 	}
-	masquerade, row := r.masquerades(p, f)
-	v.Outcome, v.Rows = Forward, append(slices.Concat(v.Rows, why), row)
+	masquerade, rows := r.masquerades(p, f)
+	v.Outcome, v.Rows = Forward, slices.Concat(v.Rows, why, rows)
 	for _, addr := range list {
 		b := Backend{Addr: addr}
 		if masquerade {
 			b.Source = AsNode
 		}
 		if addr.Addr() == p.Client.Addr && p.Client.Kind == LocalPod {
-			b.Source, v.Rows = r.hairpin(p), append(v.Rows, "E6")
+			b.Source = r.hairpin(p)
+			if !slices.Contains(v.Rows, "E6") {
+				v.Rows = append(v.Rows, "E6")
+			}
 		}
 		v.Backends = append(v.Backends, b)
 	}
@@ -140,52 +144,54 @@ func (r Rules) refuse(p Probe, f frontend, elsewhere bool) (Outcome, []string) {
 	}
 }
 
-// usesLocal says whether a client chooses from the local list (B1, E2, E3, E4).
-func (r Rules) usesLocal(p Probe, f frontend) (bool, []string) {
-	internal := f.svc.Spec.InternalTrafficPolicy != nil && *f.svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
-	external := f.svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	if f.kind == clusterIP {
-		if r.Breaks("B1 policy") && p.Client.Kind == Outside {
-			return external, nil
-		}
-		if r.Breaks("E3 cluster IP") {
-			return internal || external, nil
-		}
-		return internal, []string{"E3"}
-	}
-	if r.Breaks("E3 external") && internal {
-		return true, nil
-	}
-	if !external {
-		return false, nil
-	}
-	if p.Client.inside() && !r.Breaks("E4") {
-		return false, []string{"E4"}
-	}
-	if r.Breaks("E2 list") {
-		return false, nil
-	}
-	return true, []string{"E2"}
+// isLocal are the Local policies of a Service.
+func isLocal(svc *corev1.Service) (internal, external bool) {
+	policy := svc.Spec.InternalTrafficPolicy
+	return policy != nil && *policy == corev1.ServiceInternalTrafficPolicyLocal,
+		svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 
-// masquerades says whether backends see the node (B1, E1, E2, E4), and by which row.
-func (r Rules) masquerades(p Probe, f frontend) (bool, string) {
-	external := f.svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+// usesLocal says whether a client chooses from the local list (B1, E2, E3, E4).
+func (r Rules) usesLocal(p Probe, f frontend) (local bool, rows []string) {
+	internal, external := isLocal(f.svc)
+	switch {
+	case f.kind == clusterIP && r.Breaks("B1 policy") && p.Client.Kind == Outside:
+		return external, nil
+	case f.kind == clusterIP && r.Breaks("E3 cluster IP"):
+		return internal || external, nil
+	case f.kind == clusterIP && (internal || external):
+		return internal, []string{"E3"}
+	case f.kind == clusterIP:
+		return false, nil
+	case r.Breaks("E3 external") && internal:
+		return true, nil
+	case !external || r.Breaks("E2 list") && !p.Client.inside():
+		return false, nil
+	case p.Client.inside() && !r.Breaks("E4"):
+		return false, []string{"E4"}
+	default:
+		return true, []string{"E2"}
+	}
+}
+
+// masquerades says whether backends see the node (B1, E1, E2, E4), and by which row if that is not said yet.
+func (r Rules) masquerades(p Probe, f frontend) (bool, []string) {
+	_, external := isLocal(f.svc)
 	switch {
 	case p.Client.Kind == NodeItself:
-		return true, "E4"
+		return true, nil
 	case p.Client.Kind == LocalPod:
 		// A difference of nearpath: kube-proxy masquerades pods, too, as it cannot tell whether the answer comes back by it.
 		if r.Dialect != Nearpath && f.kind != clusterIP && !external {
-			return true, "E1"
+			return true, []string{"E1"}
 		}
-		return r.Breaks("E4 source"), "E4"
+		return r.Breaks("E4 source"), nil
 	case f.kind == clusterIP:
-		return !r.Breaks("B1 source"), "B1"
+		return !r.Breaks("B1 source"), nil
 	case external:
-		return r.Breaks("E2"), "E2"
+		return r.Breaks("E2"), nil
 	default:
-		return !r.Breaks("E1"), "E1"
+		return !r.Breaks("E1"), []string{"E1"}
 	}
 }
 

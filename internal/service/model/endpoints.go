@@ -36,9 +36,6 @@ func (r Rules) lists(w *World, svc *corev1.Service, port *corev1.ServicePort, v6
 	c.any = slices.ContainsFunc(all, usable)
 	c.any = c.any || r.Breaks("A7") && slices.ContainsFunc(r.endpoints(w, svc, port, !v6), usable)
 	near, row := r.near(w, svc, all)
-	if r.Breaks("C5") && svc.Spec.InternalTrafficPolicy != nil && *svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal {
-		near = func(e endpoint) bool { return e.local }
-	}
 	c.cluster, c.clusterRows = r.usable(all, near, func(e endpoint) bool { return !r.Breaks("C1 topology") || near(e) })
 	if row != "" && len(c.cluster) > 0 && !slices.Contains(c.clusterRows, "C1") {
 		c.clusterRows = append(c.clusterRows, row)
@@ -48,11 +45,10 @@ func (r Rules) lists(w *World, svc *corev1.Service, port *corev1.ServicePort, v6
 		local = func(e endpoint) bool { return e.local && near(e) }
 	}
 	c.local, c.localRows = r.usable(all, local, local)
-	if slices.Contains(c.localRows, "C1") && !slices.Contains(c.clusterRows, "C1") {
-		c.localRows = append(c.localRows, "C2")
-		if r.Breaks("C2") {
-			c.local = nil
-		}
+	if alone := slices.Contains(c.localRows, "C1") && !slices.Contains(c.clusterRows, "C1"); alone && r.Breaks("C2") {
+		c.local = nil
+	} else if alone {
+		c.localRows = []string{"C2"}
 	}
 	if len(c.local) > 0 && row != "" {
 		c.localRows = append(c.localRows, "C4")
@@ -86,6 +82,9 @@ func (r Rules) near(w *World, svc *corev1.Service, all []endpoint) (func(endpoin
 	zone := w.Node.Labels[corev1.LabelTopologyZone]
 	if r.Breaks("A9 trafficDistribution") && svc.Spec.TrafficDistribution != nil {
 		return func(e endpoint) bool { return e.zone == zone }, ""
+	}
+	if internal, _ := isLocal(svc); internal && r.Breaks("C5") {
+		return func(e endpoint) bool { return e.local }, ""
 	}
 	byNode := func(e endpoint) []string { return e.nodeHints }
 	byZone := func(e endpoint) []string { return e.zoneHints }

@@ -71,5 +71,13 @@ var mutations = []Mutation{
 	{"E8 kind", "source ranges count for external IPs"},
 	{"E8 node", "a VIP as source is not let in with the node"},
 	{"E9", "pods of other nodes are inside"},
+	{"F1", "each frontend of a port remembers clients for itself"},
+	{"F1 timer", "the timer does not start anew"},
+	{"F1 removed", "a backend that is gone is kept"},
+	{"F2", "all pods are one client"},
+	{"F2 ports", "the ports of a Service remember clients together"},
+	{"F4", "a backend of the other list is kept"},
+	{"F5", "the timeout of the connection before counts"},
+	{"F5 off", "affinity that was switched off is remembered"},
 	{"G1", "SCTP is not served"},
 }
