@@ -59,12 +59,16 @@ func (a *Affinity) each(visit func(sockAffinityKey, sockAffinity) error) error {
 // List reads all clients that are remembered, in no order.
 func (a *Affinity) List() (out []AffinityEntry, err error) {
 	err = a.each(func(k sockAffinityKey, v sockAffinity) error {
-		out = append(out, AffinityEntry{
-			Client: address(k.Client), Record: k.Record, Backend: addrPort(v.Backend, v.Port), LastUsed: time.Duration(v.LastUsed),
-		})
+		out = append(out, affinityEntry(k, v))
 		return nil
 	})
 	return out, err
+}
+
+func affinityEntry(k sockAffinityKey, v sockAffinity) AffinityEntry {
+	return AffinityEntry{
+		Client: address(k.Client), Record: k.Record, Backend: addrPort(v.Backend, v.Port), LastUsed: time.Duration(v.LastUsed),
+	}
 }
 
 // Sweep forgets the clients whose time is over, and those of Service ports that have no affinity any more. now is on the
