@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"slices"
 	"time"
 
-	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/internal/aliyun"
 	"github.com/nearpath/nearpath/internal/hostnet"
 	"github.com/nearpath/nearpath/ipam"
@@ -61,18 +59,4 @@ func poolFamilies(c config) []aliyun.Family {
 		return []aliyun.Family{aliyun.IPv4, aliyun.IPv6}
 	}
 	return []aliyun.Family{aliyun.IPv4}
-}
-
-// servedBackends renders for people what a frontend of this kind leads to, and by which traffic policy: for a cluster
-// IP from inside the cluster, else from outside.
-func servedBackends(kind bpf.FrontendKind, b bpf.Block) (out []string, policy string) {
-	list, policy := b.Cluster, "Cluster"
-	if kind == bpf.ClusterIP && b.InternalLocal || kind != bpf.ClusterIP && b.ExternalLocal {
-		list, policy = b.Local, "Local"
-	}
-	for _, a := range list {
-		out = append(out, a.String())
-	}
-	slices.Sort(out)
-	return out, policy
 }

@@ -30,17 +30,6 @@ type podView struct {
 	Egress  uint64 `json:"egress,omitempty"`
 }
 
-// A serviceView is where a Service port is reached in one address family, or a pod's host port, as the kernel has it.
-type serviceView struct {
-	Frontend string   `json:"frontend"` // of an unspecified address: on all addresses of the node
-	Protocol string   `json:"protocol"`
-	Kind     string   `json:"kind"`   // ClusterIP, NodePort, ExternalIP, LoadBalancer or HostPort
-	Policy   string   `json:"policy"` // the traffic policy that chose the backends: a ClusterIP's internal one, else the external one
-	Record   uint32   `json:"record"`
-	Backends []string `json:"backends"`
-	NodeDNS  bool     `json:"nodeDNS,omitempty"`
-}
-
 // An eniView is an ENI of the pool.
 type eniView struct {
 	ID        string   `json:"id"`
@@ -117,10 +106,6 @@ var nouns = map[string]noun{
 		func(p podView) []any {
 			return []any{p.Namespace, p.Name, strings.Join(p.Addresses, " "), p.Datapath, p.Path, p.ENI}
 		})},
-	"services": {"/v1/services", "Service ports as the kernel has them", table("FRONTEND\tPROTOCOL\tKIND\tPOLICY\tRECORD\tBACKENDS",
-		func(s serviceView) []any {
-			return []any{s.Frontend, s.Protocol, s.Kind, s.Policy, s.Record, backendsText(s)}
-		})},
 	"enis": {"/v1/enis", "ENIs of the address pool", table("ENI\tMAC\tVSWITCH\tSTATE\tSLOT\tPODS\tADDRESSES",
 		func(e eniView) []any {
 			return []any{e.ID, e.MAC, e.VSwitch, e.State, e.Slot, e.Pods, strings.Join(e.Addresses, " ")}
@@ -154,14 +139,6 @@ func printPool(out io.Writer, body json.RawMessage) error {
 	return w.Flush()
 }
 
-func backendsText(s serviceView) string {
-	text := strings.Join(s.Backends, " ")
-	if s.NodeDNS {
-		text = "(node DNS) " + text
-	}
-	return text
-}
-
 func printReady(w io.Writer, body json.RawMessage) error {
 	var r readyView
 	if err := json.Unmarshal(body, &r); err != nil {
@@ -175,30 +152,46 @@ func printReady(w io.Writer, body json.RawMessage) error {
 }
 
 func newGet() *cobra.Command {
-	cmd := &cobra.Command{Use: "get", Short: "Show what the agent of this node has"}
-	var socket, output string
-	cmd.PersistentFlags().StringVar(&socket, "socket", agentapi.DefaultSocket, "the agent's socket")
-	cmd.PersistentFlags().StringVarP(&output, "output", "o", "table", "table or json")
+	cmd := &cobra.Command{Use: "get", Short: "Show what the agent of this node has, and what the kernel has of Services"}
+	var o outputOptions
+	o.addTo(cmd)
 	for name, n := range nouns {
 		cmd.AddCommand(&cobra.Command{
 			Use: name, Short: "Show " + n.short,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				var body json.RawMessage
-				if err := agentapi.NewClient(socket).Get(cmd.Context(), n.path, &body); err != nil {
+				if err := agentapi.NewClient(o.socket).Get(cmd.Context(), n.path, &body); err != nil {
 					return err
 				}
-				switch output {
-				case "json":
-					_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s\n", body)
-					return err
-				case "table":
-					return n.print(cmd.OutOrStdout(), body)
-				}
-				return usageError{fmt.Errorf("--output %q: use table or json", output)}
+				return o.print(cmd.OutOrStdout(), body, n.print)
 			},
 		})
 	}
+	for _, n := range mapNouns {
+		cmd.AddCommand(newMapNoun(n, &o))
+	}
 	return cmd
+}
+
+// outputOptions are what commands that show something have in common.
+type outputOptions struct{ socket, output string }
+
+func (o *outputOptions) addTo(cmd *cobra.Command) {
+	flags := cmd.PersistentFlags()
+	flags.StringVar(&o.socket, "socket", agentapi.DefaultSocket, "the agent's socket")
+	flags.StringVarP(&o.output, "output", "o", "table", "table or json")
+}
+
+// print shows JSON as it is, or by table.
+func (o *outputOptions) print(w io.Writer, body json.RawMessage, table func(io.Writer, json.RawMessage) error) error {
+	switch o.output {
+	case "json":
+		_, err := fmt.Fprintf(w, "%s\n", body)
+		return err
+	case "table":
+		return table(w, body)
+	}
+	return usageError{fmt.Errorf("--output %q: use table or json", o.output)}
 }
 
 // table prints a JSON list of T under a header, one row each.

@@ -16,11 +16,19 @@ import (
 // serveViews answers get with fixed views, as an agent would.
 func serveViews(t *testing.T, views map[string]any) (socket string) {
 	t.Helper()
+	return serveAPI(t, func(api *agentapi.Server) {
+		for noun, view := range views {
+			api.Handle(nouns[noun].path, func(context.Context) (any, error) { return view, nil })
+		}
+	})
+}
+
+// serveAPI answers with what register registers.
+func serveAPI(t *testing.T, register func(*agentapi.Server)) (socket string) {
+	t.Helper()
 	socket = filepath.Join(t.TempDir(), "agent.sock")
 	api := agentapi.NewServer(agentapi.ServerConfig{Socket: socket, Log: slog.New(slog.DiscardHandler)})
-	for noun, view := range views {
-		api.Handle(nouns[noun].path, func(context.Context) (any, error) { return view, nil })
-	}
+	register(api)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- api.Run(ctx) }()
@@ -76,9 +84,8 @@ func TestServedBackends(t *testing.T) {
 func TestGet(t *testing.T) {
 	t.Parallel()
 	socket := serveViews(t, map[string]any{
-		"pods":     []podView{{Namespace: "shop", Name: "web-0", Addresses: []string{"10.0.64.2", "fd00::2"}, ENI: "eni-1", Datapath: "ipvlan", Path: "sockets"}},
-		"services": []serviceView{{Frontend: "10.96.0.10:53", Protocol: "UDP", Kind: "ClusterIP", Policy: "Cluster", Record: 3, Backends: []string{"10.0.64.9:53"}, NodeDNS: true}},
-		"enis":     []eniView{{ID: "eni-1", MAC: "02:00:00:00:00:01", VSwitch: "vsw-1", State: "in-use", Slot: 1, Pods: 1, Addresses: []string{"10.0.64.2"}}},
+		"pods": []podView{{Namespace: "shop", Name: "web-0", Addresses: []string{"10.0.64.2", "fd00::2"}, ENI: "eni-1", Datapath: "ipvlan", Path: "sockets"}},
+		"enis": []eniView{{ID: "eni-1", MAC: "02:00:00:00:00:01", VSwitch: "vsw-1", State: "in-use", Slot: 1, Pods: 1, Addresses: []string{"10.0.64.2"}}},
 		"pool": poolView{
 			Capacity: capacityView{10, 2}, Shared: addressesView{Used: 3, Kept: 1, Idle: 2, Cooling: 4, Pending: 5, Waiting: 6}, Quarantine: 1,
 			VSwitches: []vSwitchView{{ID: "vsw-1", Zone: "zone-a", Free: 7, ENIs: 1, Breaker: "open", Error: "full"}},
@@ -86,9 +93,8 @@ func TestGet(t *testing.T) {
 		"ready": readyView{},
 	})
 	for noun, want := range map[string]string{
-		"pods":     "NAMESPACE  NAME   ADDRESSES          DATAPATH  PATH     ENI\nshop       web-0  10.0.64.2 fd00::2  ipvlan    sockets  eni-1\n",
-		"services": "FRONTEND       PROTOCOL  KIND       POLICY   RECORD  BACKENDS\n10.96.0.10:53  UDP       ClusterIP  Cluster  3       (node DNS) 10.0.64.9:53\n",
-		"enis":     "ENI    MAC                VSWITCH  STATE   SLOT  PODS  ADDRESSES\neni-1  02:00:00:00:00:01  vsw-1    in-use  1     1     10.0.64.2\n",
+		"pods": "NAMESPACE  NAME   ADDRESSES          DATAPATH  PATH     ENI\nshop       web-0  10.0.64.2 fd00::2  ipvlan    sockets  eni-1\n",
+		"enis": "ENI    MAC                VSWITCH  STATE   SLOT  PODS  ADDRESSES\neni-1  02:00:00:00:00:01  vsw-1    in-use  1     1     10.0.64.2\n",
 		"pool": "KIND       CAPACITY  USED  KEPT  IDLE  COOLING  PENDING  WAITING\nshared     10        3     1     2     4        5        6\n" +
 			"exclusive  2         0     0     0     0        0        0\n\nVSWITCH  ZONE    FREE  ENIS  BREAKER  ERROR\nvsw-1    zone-a  7     1     open     full\n" +
 			"\n0 addresses not known to be unused, 1 not confirmed by the cloud\n",

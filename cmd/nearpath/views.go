@@ -9,7 +9,6 @@ import (
 
 	"github.com/nearpath/nearpath/cni"
 	"github.com/nearpath/nearpath/internal/agentapi"
-	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/ipam"
 )
 
@@ -19,7 +18,9 @@ func (a *agent) registerViews(api *agentapi.Server) {
 		attached, err := a.cni.Attached()
 		return podViews(a.pool.Leases(), attached), err
 	})
-	api.Handle(nouns["services"].path, func(context.Context) (any, error) { return a.serviceViews() })
+	api.Handle(frontendsPath, func(context.Context) (any, error) { return a.frontendViews() })
+	api.Handle(recordsPath, func(context.Context) (any, error) { return a.recordNames(), nil })
+	agentapi.Serve(api, connectionPath, func(ctx context.Context, r connectionRequest) (any, error) { return a.explainObjects(ctx, r) })
 	api.Handle(nouns["enis"].path, func(context.Context) (any, error) { return a.eniViews(), nil })
 	api.Handle(nouns["pool"].path, func(context.Context) (any, error) { return a.poolView(), nil })
 	api.Handle(nouns["ready"].path, func(context.Context) (any, error) { return readyView{Waiting: a.tasks.waiting()}, nil })
@@ -47,27 +48,6 @@ func podViews(leases []ipam.Lease, attached []cni.Attached) []podView {
 		return cmp.Or(cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name))
 	})
 	return views
-}
-
-// serviceViews reads the kernel, not what the agent believes of it.
-func (a *agent) serviceViews() ([]serviceView, error) {
-	entries, err := a.datapath.Services.Entries()
-	if err != nil {
-		return nil, err
-	}
-	views := []serviceView{}
-	for _, e := range entries {
-		block, _ := a.datapath.Services.Block(e.Record)
-		backends, policy := servedBackends(e.Kind, block)
-		views = append(views, serviceView{
-			Frontend: e.Frontend.Addr.String(), Protocol: fmt.Sprint(cluster.Protocol(e.Frontend.Protocol)), Kind: e.Kind.String(),
-			Policy: policy, Record: e.Record, Backends: backends, NodeDNS: block.NodeDNS,
-		})
-	}
-	slices.SortFunc(views, func(x, y serviceView) int {
-		return cmp.Or(cmp.Compare(x.Frontend, y.Frontend), cmp.Compare(x.Protocol, y.Protocol))
-	})
-	return views, nil
 }
 
 func (a *agent) eniViews() []eniView {

@@ -118,18 +118,21 @@ func (n *node) has(ctx context.Context, s *services) error {
 		Frontend, Protocol string
 		Backends           []string
 	}
-	if err := n.api.Get(ctx, "/v1/services", &views); err != nil {
+	if err := n.api.Get(ctx, "/v1/frontends", &views); err != nil {
 		return err
 	}
 	var missing []error
 	for _, v := range s.all {
 		for _, f := range families {
 			for _, protocol := range []string{"TCP", "UDP"} {
-				var want []string
+				var addrs []netip.AddrPort
 				for _, b := range v.backends {
-					want = append(want, netip.AddrPortFrom(b.addr(f), probePort).String())
+					addrs = append(addrs, netip.AddrPortFrom(b.addr(f), probePort))
 				}
-				slices.Sort(want)
+				var want []string
+				for _, a := range slices.SortedFunc(slices.Values(addrs), netip.AddrPort.Compare) {
+					want = append(want, a.String())
+				}
 				if !slices.ContainsFunc(views, func(view struct {
 					Frontend, Protocol string
 					Backends           []string
