@@ -39,6 +39,7 @@ The configuration file holds every setting; flags that are given override it.`,
 					return cfg, err
 				}
 				override(&cfg, flags)
+				cfg.NodeName = nodeName(cfg.NodeName)
 				return cfg, cfg.check()
 			}
 			cfg, err := read(path)
@@ -187,17 +188,7 @@ func (a *agent) buildDatapath(context.Context) error {
 		return err
 	}
 	a.closers = append(a.closers, a.datapath.Close)
-	subscription := a.store.Subscribe(cluster.Services, cluster.Namespaces, cluster.Nodes)
-	a.closers = append(a.closers, func() error { subscription.Close(); return nil })
-	dns, err := parseName(a.cfg.DNS.Service)
-	if err != nil {
-		return err
-	}
-	services, err := service.New(service.Config{
-		Maps: a.datapath.Services, Changes: subscription, Log: a.log, Metrics: a.metrics,
-		Node:   service.Node{Name: a.cfg.NodeName, DNS: dns},
-		Served: func(s *cluster.Snapshot) { a.served.Store(s) }, Withdrawn: func() { a.reaper.Withdrawn() },
-	})
+	services, err := a.newServices()
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ func simulated(t *testing.T, change func(*sim.Config)) (*sim.Cloud, string) {
 	}
 	return cloud, fmt.Sprintf(`
 cgroupRoot: /sys/fs/cgroup
-serviceCIDRs: [172.21.0.0/20]
+services: {cidrs: [172.21.0.0/20]}
 cloud:
   endpoint: %s
   metadata: %[1]s
@@ -146,7 +146,7 @@ func TestCheckOffline(t *testing.T) {
 		t.Errorf("an empty file: %q, %v", out, err)
 	}
 	for name, tc := range map[string]struct{ text, finding string }{
-		"node DNS is a Service": {"serviceCIDRs: [169.254.0.0/16]", "reserved-range Service CIDR 169.254.0.0/16"},
+		"node DNS is a Service": {"services: {cidrs: [169.254.0.0/16]}", "reserved-range Service CIDR 169.254.0.0/16"},
 		"min above max":         {"pool: {minIdle: 5, maxIdle: 4}", "setting pool.maxIdle"},
 		"unknown key":           {"poool: {}", "setting poool"},
 	} {

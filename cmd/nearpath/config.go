@@ -37,8 +37,6 @@ type config struct {
 
 	// ENIConfig is a file with Terway's keys (eni_conf of the ConfigMap eni-config), laid under the others.
 	ENIConfig string `json:"eniConfig"`
-	// ServiceCIDRs are compared with the VPC's; empty means not compared.
-	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs"`
 
 	Cloud    cloudConfig    `json:"cloud"`
 	Pool     poolConfig     `json:"pool"`
@@ -161,9 +159,9 @@ func defaultConfig() config {
 			KeepFor:     duration(5 * time.Minute), KeepKinds: []string{"StatefulSet"},
 		},
 		Network: networkConfig{Datapath: cni.Veth, Sandboxed: slices.Clone(sandboxedByDefault), MeshContainers: slices.Clone(meshByDefault), HostRoot: "/"},
-		Egress:  egressConfig{Mode: "vpc"},
-		DNS:     dnsConfig{Address: netip.MustParseAddr("169.254.20.10"), Service: "kube-system/kube-dns"},
-		CNI:     cniConfig{ConfName: defaultConfName},
+		Egress:  egressConfig{Mode: "vpc"}, Services: servicesConfig{ExternalIPs: true},
+		DNS: dnsConfig{Address: netip.MustParseAddr("169.254.20.10"), Service: "kube-system/kube-dns"},
+		CNI: cniConfig{ConfName: defaultConfName},
 	}
 }
 

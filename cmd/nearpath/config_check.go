@@ -30,7 +30,6 @@ func (c config) checkAgent() []strict.Rule {
 		{OK: filepath.IsAbs(c.StateDir), Path: "stateDir", Value: c.StateDir, Fix: "use an absolute path"},
 		{OK: filepath.IsAbs(c.PinDir), Path: "pinDir", Value: c.PinDir, Fix: "use an absolute path on a bpffs"},
 		{OK: c.CgroupRoot != "", Path: "cgroupRoot", Value: c.CgroupRoot, Fix: "no cgroup2 is mounted: mount one, or name its directory"},
-		disjoint("serviceCIDRs", c.ServiceCIDRs),
 	}
 }
 

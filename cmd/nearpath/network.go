@@ -29,9 +29,9 @@ func (a *agent) buildNetwork(context.Context) error {
 	}
 	a.recheck = watcher.Recheck
 	a.egress = &egress{
-		config: func() config { return *a.live.Load() },
-		vpc:    func(ctx context.Context) (aliyun.VPC, error) { return a.client.DescribeVPC(ctx, a.instance.VPCID) },
-		apply:  a.host.SetEgress, kept: keptEgress(a.cfg),
+		config: func() config { return *a.live.Load() }, services: a.serviceCIDRs,
+		vpc:   func(ctx context.Context) (aliyun.VPC, error) { return a.client.DescribeVPC(ctx, a.instance.VPCID) },
+		apply: a.host.SetEgress, kept: keptEgress(a.cfg),
 		keep: func(e hostnet.Egress) error { return keepEgress(a.cfg, e) },
 		log:  a.log.Warn, changed: make(chan struct{}, 1), ready: make(chan struct{}),
 	}
@@ -83,14 +83,16 @@ const (
 // An egress is a Task that keeps the node's way out as configured. To tell the outside from the VPC it must know the
 // VPC's networks; until it does, what it knew the last time stays.
 type egress struct {
-	config  func() config
-	vpc     func(context.Context) (aliyun.VPC, error)
-	apply   func(hostnet.Egress) error
-	kept    hostnet.Egress // of an earlier agent; the zero value: none
-	keep    func(hostnet.Egress) error
-	log     func(msg string, args ...any)
-	changed chan struct{} // capacity 1
-	ready   chan struct{}
+	config func() config
+	// services are where Services have their addresses.
+	services func() []netip.Prefix
+	vpc      func(context.Context) (aliyun.VPC, error)
+	apply    func(hostnet.Egress) error
+	kept     hostnet.Egress // of an earlier agent; the zero value: none
+	keep     func(hostnet.Egress) error
+	log      func(msg string, args ...any)
+	changed  chan struct{} // capacity 1
+	ready    chan struct{}
 }
 
 func (e *egress) String() string { return "way out" }
@@ -147,7 +149,7 @@ func (e *egress) once(ctx context.Context) error {
 		networks = append(networks, vpc.IPv6CIDR)
 	}
 	return e.set(hostnet.Egress{
-		Mode: hostnet.EgressNodeSNAT, VPC: networks, Services: c.ServiceCIDRs, Exempt: slices.Concat(c.Egress.Exempt, vendorNetworks),
+		Mode: hostnet.EgressNodeSNAT, VPC: networks, Services: e.services(), Exempt: slices.Concat(c.Egress.Exempt, vendorNetworks),
 	})
 }
 

@@ -147,7 +147,7 @@ func TestEgress(t *testing.T) {
 		away := errors.New("no answer")
 		var applied []hostnet.Egress
 		e := &egress{
-			config: func() config { mu.Lock(); defer mu.Unlock(); return c },
+			config: func() config { mu.Lock(); defer mu.Unlock(); return c }, services: func() []netip.Prefix { return nil },
 			vpc: func(context.Context) (aliyun.VPC, error) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -226,7 +226,7 @@ func TestKeptEgress(t *testing.T) {
 			}
 			var applied []hostnet.EgressMode
 			e := &egress{
-				config: func() config { return c }, kept: keptEgress(c), keep: func(hostnet.Egress) error { return nil },
+				config: func() config { return c }, services: func() []netip.Prefix { return nil }, kept: keptEgress(c), keep: func(hostnet.Egress) error { return nil },
 				vpc: func(context.Context) (aliyun.VPC, error) { return aliyun.VPC{}, errors.New("no answer") },
 				apply: func(e hostnet.Egress) error {
 					applied = append(applied, e.Mode)

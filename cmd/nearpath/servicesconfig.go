@@ -3,6 +3,8 @@ package main
 import (
 	"net/netip"
 
+	"k8s.io/apimachinery/pkg/util/validation"
+
 	"github.com/nearpath/nearpath/internal/hostnet"
 	"github.com/nearpath/nearpath/internal/strict"
 )
@@ -12,6 +14,13 @@ type servicesConfig struct {
 	// NodePortAddresses are those addresses of the node that node ports are served on: networks, or "primary" alone. A family
 	// without a network here has all of its addresses; empty: all of both.
 	NodePortAddresses []string `json:"nodePortAddresses"`
+	// CIDRs are what Services get their cluster IPs from; empty: what the API's ServiceCIDR objects say, if it has any.
+	CIDRs []netip.Prefix `json:"cidrs"`
+	// ProxyName is that of the Services that are served, as their label service.kubernetes.io/service-proxy-name has it;
+	// empty: those without the label.
+	ProxyName string `json:"proxyName"`
+	// ExternalIPs is whether spec.externalIPs of Services count.
+	ExternalIPs bool `json:"externalIPs"`
 }
 
 // primaryOnly is kube-proxy's word for the node's own address of each family.
@@ -19,7 +28,9 @@ const primaryOnly = "primary"
 
 func (c servicesConfig) check() []strict.Rule {
 	_, err := c.nodePorts()
-	return []strict.Rule{{
+	return []strict.Rule{disjoint("services.cidrs", c.CIDRs), {
+		OK: len(validation.IsValidLabelValue(c.ProxyName)) == 0, Path: "services.proxyName", Value: c.ProxyName, Fix: "use a value that a label can have",
+	}, {
 		OK: err == nil, Path: "services.nodePortAddresses", Value: c.NodePortAddresses, Fix: `use networks such as 10.0.0.0/8, or "primary" alone`,
 	}}
 }

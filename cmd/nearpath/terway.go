@@ -186,7 +186,7 @@ func (t *terwayConfig) layNetwork(to *networkConfig) {
 }
 
 func (t *terwayConfig) layCloud(c *config) {
-	c.ServiceCIDRs, _ = parseCIDRs(strings.Split(t.ServiceCIDR, ",")) // checked
+	c.Services.CIDRs, _ = parseCIDRs(strings.Split(t.ServiceCIDR, ",")) // checked
 	to := &c.Cloud
 	to.Region, to.AccessKeyID, to.AccessKeySecret, to.CredentialFile = t.RegionID, t.AccessKey, t.AccessSecret, t.CredentialPath
 	to.ResourceGroup, to.ENITags, to.ENITagFilter, to.ENITagBlock = t.ResourceGroup, t.ENITags, t.ENITagFilter, t.ENITagBlock

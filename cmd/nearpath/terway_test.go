@@ -64,7 +64,7 @@ func TestTerwayKeys(t *testing.T) {
 	if diff := cmp.Diff(network, c.Network, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("network (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(services, c.ServiceCIDRs, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+	if diff := cmp.Diff(services, c.Services.CIDRs, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("Service CIDRs (-want +got):\n%s", diff)
 	}
 	if len(c.notes) != 1 || !strings.Contains(c.notes[0], "ip_pool_sync_period") || !strings.Contains(c.notes[0], "120s") {

@@ -47,7 +47,7 @@ func (r *rig) newNode(ctx context.Context, name, egress string) (*node, error) {
 	text := r.cloud.AgentConfig(name) + fmt.Sprintf(`manifests: %s
 stateDir: %s
 logLevel: debug
-serviceCIDRs: [10.96.0.0/16, "fd00:96::/112"]
+services: {cidrs: [10.96.0.0/16, "fd00:96::/112"]}
 pool: {stack: dual, %s}
 egress: {mode: %s}
 dns: {upstreams: [192.0.2.53]}

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/nearpath/nearpath/internal/cluster"
+	"github.com/nearpath/nearpath/internal/service"
+)
+
+// newServices makes what keeps Services served.
+func (a *agent) newServices() (*service.Reconciler, error) {
+	dns, err := parseName(a.cfg.DNS.Service)
+	if err != nil {
+		return nil, err
+	}
+	subscription := a.store.Subscribe(cluster.Services, cluster.Namespaces, cluster.Nodes, cluster.ServiceCIDRs)
+	a.closers = append(a.closers, func() error { subscription.Close(); return nil })
+	c := a.cfg.Services
+	return service.New(service.Config{
+		Maps: a.datapath.Services, Changes: subscription, Log: a.log, Metrics: a.metrics,
+		Node:      service.Node{Name: a.cfg.NodeName, DNS: dns, ProxyName: c.ProxyName, NoExternalIPs: !c.ExternalIPs},
+		CIDRs:     sortedPrefixes(c.CIDRs),
+		Served:    func(s *cluster.Snapshot) { a.served.Store(s) },
+		Withdrawn: func() { a.reaper.Withdrawn() },
+		Networks:  a.setServiceNetworks,
+		Warn:      func(about cluster.Object, reason, message string) { a.events.Warn(about, reason, message) },
+	})
+}
+
+// setServiceNetworks tells the node's networks where Services have their addresses. What cannot be written is tried again
+// by the host network.
+func (a *agent) setServiceNetworks(services, spared []netip.Prefix) {
+	if err := a.host.SetServiceNetworks(services, spared); err != nil {
+		a.log.Warn("networks of Services not as they are in the cluster yet", "err", err)
+	}
+	a.egress.wake()
+}
+
+// serviceCIDRs are what Services get their cluster IPs from, as far as that is known.
+func (a *agent) serviceCIDRs() []netip.Prefix {
+	if len(a.cfg.Services.CIDRs) > 0 {
+		return a.cfg.Services.CIDRs
+	}
+	return a.store.Snapshot().ServiceCIDRs()
+}
+
+func sortedPrefixes(list []netip.Prefix) []netip.Prefix {
+	return slices.SortedFunc(slices.Values(list), netip.Prefix.Compare)
+}
+
+// nodeName is a name as the kubelet registers it: endpoints are local that have it.
+func nodeName(name string) string { return strings.ToLower(strings.TrimSpace(name)) }
