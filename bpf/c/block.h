@@ -132,35 +132,66 @@ static __always_inline int order(__u32 index, __u64 than)
 	return cell < than ? -1 : cell > than;
 }
 
-/* Finds a backend in a sorted run of count that starts at a cell, and returns its place there, or -1. last is its last
- * cell, high and low those before it, in host order.
+/* The run of sorted backends that a place is in ends here; places start at the first backend of all. */
+static __always_inline __u32 end_of_run(__u32 block, __u32 place)
+{
+	union {
+		__u64 cell;
+		struct block_head head;
+		struct block_policy policy;
+		struct block_more more;
+	} head, policy, more;
+	__u32 all;
+
+	asm volatile("" : "+r"(block)); /* sums are not to be kept on the stack, of which callers leave little */
+	if (!read_cell(block, &head.cell) || !read_cell(block + 1, &policy.cell) || !read_cell(block + 2, &more.cell))
+		return 0;
+	if (place < policy.policy.local_at)
+		return policy.policy.local_at;
+	if (place < head.head.cluster_count)
+		return head.head.cluster_count;
+	all = policy.policy.local_at + head.head.local_count;
+	return place < all ? all : all + more.more.draining_count;
+}
+
+/* Finds a backend among those from one place to before another, and returns its place, or -1. cells says how many each
+ * has; last is its last one, high and low those before it, in host order.
  *
  * A global function: the verifier looks at it once, and not along every path that leads to it. It may only have
  * numbers for arguments (pointers to memory: since 5.12). */
-__attribute__((noinline)) int search(__u64 at_and_count, __u64 cells, __u64 high, __u64 low, __u64 last)
+__attribute__((noinline)) int search(__u64 block_and_cells, __u64 from_and_to, __u64 high, __u64 low, __u64 last)
 {
-	__u32 at = at_and_count >> 32, from = 0, to = at_and_count;
+	__u32 block = block_and_cells >> 32, cells = block_and_cells, from = from_and_to >> 32, end = from_and_to;
 
-	for (__u32 i = 0; i < SEARCH_STEPS && from < to; i++) {
-		__u32 middle = (from + to) / 2, cell = at + middle * (__u32)cells;
-		int o = 0;
+	for (__u32 run = 0; run < BLOCK_RUNS; run++) {
+		__u32 stop = end_of_run(block, from), to;
 
-		if (cells == BACKEND_CELLS_V6)
-			o = order(cell, high) ?: order(cell + 1, low);
-		o = o ?: order(cell + (__u32)cells - 1, last);
-		if (!o)
-			return middle;
-		if (o < 0)
-			from = middle + 1;
-		else
-			to = middle;
+		if (stop > end)
+			stop = end;
+		to = stop;
+		for (__u32 i = 0; i < SEARCH_STEPS && from < to; i++) {
+			__u32 middle = (from + to) / 2, cell;
+			int o = 0;
+
+			asm volatile("" : "+r"(block), "+r"(cells));
+			cell = block + BLOCK_HEADER_CELLS + middle * cells;
+			if (cells == BACKEND_CELLS_V6)
+				o = order(cell, high) ?: order(cell + 1, low);
+			o = o ?: order(cell + cells - 1, last);
+			if (!o)
+				return middle;
+			if (o < 0)
+				from = middle + 1;
+			else
+				to = middle;
+		}
+		from = stop;
 	}
 	return -1;
 }
 
-static __always_inline int search_run(const struct service *svc, __u32 from, __u32 to, const __be32 *addr, __be16 port)
+static __always_inline int place_of(const struct service *svc, __u32 from, __u32 to, const __be32 *addr, __be16 port)
 {
-	__u32 at = svc->published.block + BLOCK_HEADER_CELLS + from * svc->policy.backend_cells;
 	union {
 		struct backend_cell last;
 		__u64 cell;
@@ -168,28 +199,9 @@ static __always_inline int search_run(const struct service *svc, __u32 from, __u
 
 	if (svc->policy.backend_cells == BACKEND_CELLS_V4)
 		u.last.addr = addr[3];
-	return search((__u64)at << 32 | (to - from), svc->policy.backend_cells,
+	return search((__u64)svc->published.block << 32 | svc->policy.backend_cells, (__u64)from << 32 | to,
 		      (__u64)bpf_ntohl(addr[0]) << 32 | bpf_ntohl(addr[1]), (__u64)bpf_ntohl(addr[2]) << 32 | bpf_ntohl(addr[3]),
 		      bpf_be64_to_cpu(u.cell));
-}
-
-/* The place of a backend between two others, or -1. */
-static __always_inline int place_of(const struct service *svc, __u32 from, __u32 to, const __be32 *addr, __be16 port)
-{
-	const __u32 ends[] = { svc->policy.local_at, svc->head.cluster_count, svc->policy.local_at + svc->head.local_count };
-
-	for (__u32 i = 0; i < 3; i++) {
-		__u32 end = ends[i] < to ? ends[i] : to;
-		int place;
-
-		if (from >= end)
-			continue;
-		place = search_run(svc, from, end, addr, port);
-		if (place >= 0)
-			return from + place;
-		from = end;
-	}
-	return -1;
 }
 
 /* Whether a client may choose this backend. */
@@ -201,10 +213,5 @@ static __always_inline bool offers(const struct service *svc, const __be32 *addr
 /* Whether this backend still serves those who talk to it already, whatever list it is in, if any (reference row G2). */
 static __always_inline bool serves(const struct service *svc, const __be32 *addr, __be16 port)
 {
-	__u32 all = svc->policy.local_at + svc->head.local_count;
-	struct block_more more;
-
-	if (place_of(svc, 0, all, addr, port) >= 0)
-		return true;
-	return read_more(svc, &more) && more.draining_count && search_run(svc, all, all + more.draining_count, addr, port) >= 0;
+	return place_of(svc, 0, ~0U, addr, port) >= 0;
 }

@@ -18,6 +18,7 @@
 #define MAX_GUARDED_PORTS 4096
 
 #define BLOCK_HEADER_CELLS 3
+#define BLOCK_RUNS 4 /* of sorted backends */
 #define BACKEND_CELLS_V4 1
 #define BACKEND_CELLS_V6 3
 
