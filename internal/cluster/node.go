@@ -16,11 +16,16 @@ type Node struct {
 	InternalIPs, ExternalIPs []netip.Addr
 	// Unschedulable says that the node is cordoned.
 	Unschedulable bool
+	// Leaving says that the node is being deleted, or is about to be: it has the cluster autoscaler's taint.
+	Leaving bool
 }
+
+// taintToBeDeleted is what the cluster autoscaler marks a node with before it deletes it (its utils/taints).
+const taintToBeDeleted = "ToBeDeletedByClusterAutoscaler"
 
 func (n *Node) equal(o *Node) bool {
 	return n.Meta.equal(&o.Meta) && slices.Equal(n.InternalIPs, o.InternalIPs) &&
-		slices.Equal(n.ExternalIPs, o.ExternalIPs) && n.Unschedulable == o.Unschedulable
+		slices.Equal(n.ExternalIPs, o.ExternalIPs) && n.Unschedulable == o.Unschedulable && n.Leaving == o.Leaving
 }
 
 // Zone is where the node is, for topology hints; empty when nobody has said.
@@ -29,6 +34,8 @@ func (n *Node) Zone() string { return n.Labels[corev1.LabelTopologyZone] }
 // NodeFrom converts a Node of the API. Errors name the object and the field.
 func NodeFrom(in *corev1.Node) (*Node, error) {
 	node := &Node{Meta: metaFrom(in), Unschedulable: in.Spec.Unschedulable}
+	node.Leaving = !in.DeletionTimestamp.IsZero() ||
+		slices.ContainsFunc(in.Spec.Taints, func(t corev1.Taint) bool { return t.Key == taintToBeDeleted })
 	if err := node.convert(in.Status.Addresses); err != nil {
 		return nil, fmt.Errorf("convert Node %s: %w", in.Name, err)
 	}
