@@ -405,8 +405,10 @@ func TestDatagramsToEndpointsThatAreGone(t *testing.T) {
 	gone := netip.MustParseAddrPort("10.2.0.2:8053")
 	deleted, serving := 0, true
 	task, _ := l.task(t, func(c *Config) {
-		c.Serves = func(_, backend netip.AddrPort) bool { return serving || backend != gone }
-		c.Reconciled = func(_ time.Duration, n int) { deleted += n }
+		c.Serves = func() func(_, backend netip.AddrPort) bool {
+			return func(_, backend netip.AddrPort) bool { return serving || backend != gone }
+		}
+		c.Reconciled = func(_ bool, _ time.Duration, n int) { deleted += n }
 	})
 	l.look(t, task)
 	if deleted != 0 {

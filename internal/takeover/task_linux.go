@@ -22,11 +22,12 @@ type Config struct {
 	First []<-chan struct{}
 	// Running reports whether kube-proxy still works on this node, see the function of that name.
 	Running func() (bool, error)
-	// Serves reports whether a backend serves datagrams to a frontend; nil: nobody knows, and all do.
-	Serves func(frontend, backend netip.AddrPort) bool
-	// Reconciled hears of every look for datagrams to endpoints that are gone, by how long it took and how many entries
-	// of conntrack it deleted; nil: nobody does.
-	Reconciled func(took time.Duration, deleted int)
+	// Serves returns a function that tells whether a backend serves datagrams sent to a frontend, as of now; nil: nobody
+	// knows, and all do.
+	Serves func() func(frontend, backend netip.AddrPort) bool
+	// Reconciled hears of every look for a family's datagrams to endpoints that are gone, by how long it took and how many
+	// entries of conntrack it deleted; nil: nobody does.
+	Reconciled func(v6 bool, took time.Duration, deleted int)
 	// Warn tells what a user can put right.
 	Warn    func(reason, message string)
 	Log     *slog.Logger
@@ -157,6 +158,12 @@ func (l leftovers) programmed() bool {
 		}
 	}
 	return len(l.nft.native) > 0
+}
+
+// Programmed reports whether rules are there, in the calling thread's network namespace, by which a kube-proxy serves.
+func Programmed(ctx context.Context) (bool, error) {
+	l, err := readLeftovers(ctx)
+	return err == nil && (l.programmed() || l.ipvs), err
 }
 
 // look is one round.
@@ -291,21 +298,26 @@ func (t *Task) reconcile() error {
 	if t.cfg.Serves == nil {
 		return nil
 	}
-	started := time.Now()
-	gone := map[connection]bool{}
-	for c := range t.old {
-		if c.protocol == unix.IPPROTO_UDP && !t.cfg.Serves(c.frontend, c.backend) {
-			gone[c] = true
+	var errs []error
+	serves := t.cfg.Serves()
+	for _, v6 := range []bool{false, true} {
+		started := time.Now()
+		gone := map[connection]bool{}
+		for c := range t.old {
+			if c.protocol == unix.IPPROTO_UDP && c.frontend.Addr().Is6() == v6 && !serves(c.frontend, c.backend) {
+				gone[c] = true
+			}
 		}
+		n, err := forget(gone)
+		if t.cfg.Reconciled != nil {
+			t.cfg.Reconciled(v6, time.Since(started), n)
+		}
+		if n > 0 {
+			t.cfg.Log.Info("flows of datagrams to endpoints that are gone were ended", "flows", n)
+		}
+		errs = append(errs, err)
 	}
-	n, err := forget(gone)
-	if t.cfg.Reconciled != nil {
-		t.cfg.Reconciled(time.Since(started), n)
-	}
-	if n > 0 {
-		t.cfg.Log.Info("flows of datagrams to endpoints that are gone were ended", "flows", n)
-	}
-	if err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("reconcile conntrack: %w", err)
 	}
 	return nil
