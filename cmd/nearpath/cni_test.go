@@ -264,6 +264,7 @@ func (n *fakeNode) cleaner(running bool) nodeCleaner {
 			return func() {}, nil
 		},
 		pods:     func() (int, error) { return n.wired, nil },
+		handBack: func(context.Context) error { return n.note("services") },
 		programs: func() error { return n.note("programs") },
 		network:  func(context.Context) error { return n.note("network") },
 	}
@@ -288,11 +289,11 @@ func TestUninstall(t *testing.T) {
 		t.Errorf("uninstall with pods: %v", err)
 	}
 	broken := &fakeNode{h: h, fail: errors.New("busy")}
-	if err := i.uninstall(t.Context(), false, broken.cleaner(false)); !errors.Is(err, broken.fail) || !exists(h.plugin()) || len(broken.steps) != 2 {
+	if err := i.uninstall(t.Context(), false, broken.cleaner(false)); !errors.Is(err, broken.fail) || !exists(h.plugin()) || len(broken.steps) != 3 {
 		t.Errorf("uninstall with a step that fails: %v after %v", err, broken.steps)
 	}
 	fill()
-	want := []string{"programs (configuration false, plugin true)", "network (configuration false, plugin true)"}
+	want := []string{"services (configuration false, plugin true)", "programs (configuration false, plugin true)", "network (configuration false, plugin true)"}
 	for range 2 {
 		n := &fakeNode{h: h, wired: 3}
 		if err := i.uninstall(t.Context(), true, n.cleaner(false)); err != nil {

@@ -4,39 +4,45 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/cni"
 	"github.com/nearpath/nearpath/internal/hostnet"
+	"github.com/nearpath/nearpath/internal/takeover"
 )
 
 func newCNIUninstall() *cobra.Command {
 	i := installation{}
 	var config string
 	var force bool
+	var drain time.Duration
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Take nearpath off this node: configuration, programs, rules and routes, and at last the plugin",
 		Long: `Uninstall undoes on a node what nearpath did there. Drain the node and stop the agent first: an agent that runs would
 put everything back, and pods that are left lose their network, which --force accepts.
 
-The order is the reverse of installing: the runtime's configuration, so that no pod comes any more; programs and maps
-in the kernel; rules and routes; the plugin, which the runtime needs for the deletion of pods, last. ENIs stay
-attached and the address journal stays in the state directory. It can be repeated.`,
+The order is the reverse of installing: the runtime's configuration, so that no pod comes any more; Services, which are
+kube-proxy's from then on, if it is there again; programs and maps in the kernel, when the connections that packets are
+translated for are over or --drain has passed; rules and routes; the plugin, which the runtime needs for the deletion of
+pods, last. ENIs stay attached and the address journal stays in the state directory. It can be repeated.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			i.out = cmd.OutOrStdout()
 			c, err := i.configure(config)
 			if err != nil {
 				return err
 			}
-			return i.uninstall(cmd.Context(), force, nodeOf(c))
+			return i.uninstall(cmd.Context(), force, nodeOf(c, drain, i.out))
 		},
 	}
 	hostFlags(cmd, &i, &config)
+	cmd.Flags().DurationVar(&drain, "drain", defaultDrain, "how long to wait for connections that packets are translated for")
 	cmd.Flags().BoolVar(&force, "force", false, "also when pods are still wired")
 	return cmd
 }
@@ -45,11 +51,12 @@ attached and the address journal stays in the state directory. It can be repeate
 type nodeCleaner struct {
 	lock     func() (release func(), err error) // fails while an agent runs
 	pods     func() (int, error)
+	handBack func(context.Context) error // lets others serve Services, and waits for connections
 	programs func() error
 	network  func(context.Context) error
 }
 
-func nodeOf(c config) nodeCleaner {
+func nodeOf(c config, drain time.Duration, out io.Writer) nodeCleaner {
 	return nodeCleaner{
 		lock: func() (func(), error) {
 			f, err := lockNode(lockPath(c))
@@ -62,9 +69,10 @@ func nodeOf(c config) nodeCleaner {
 			wired, err := cni.Wired("", cni.RecordsDir(c.Socket))
 			return len(wired), err
 		},
+		handBack: func(ctx context.Context) error { return handBack(ctx, c.PinDir, drain, out) },
 		programs: func() error { return bpf.Remove(c.PinDir) },
 		network: func(ctx context.Context) error {
-			err := hostnet.Remove(ctx, c.DNS.Address)
+			err := errors.Join(hostnet.Remove(ctx, c.DNS.Address), takeover.RemoveKeeper())
 			if root := c.Network.HostRoot; root != "" {
 				err = errors.Join(err, hostnet.RemoveDropIns(root))
 			}
@@ -90,7 +98,7 @@ func (i installation) uninstall(ctx context.Context, force bool, node nodeCleane
 	if pods > 0 && !force {
 		return usageError{fmt.Errorf("%d pods of this node are still wired: drain it first, or say --force", pods)}
 	}
-	err = i.removeConf(ctx)
+	err = errors.Join(i.removeConf(ctx), node.handBack(ctx))
 	for _, step := range []struct {
 		what string
 		do   func() error
