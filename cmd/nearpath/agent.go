@@ -80,26 +80,28 @@ type agent struct {
 	metrics *prometheus.Registry
 	closers []func() error
 
-	live     atomic.Pointer[config] // cfg with what has changed since
-	logLevel *slog.LevelVar
-	instance aliyun.Instance
-	client   *aliyun.Client
-	store    *cluster.Store
-	events   warner
-	nodes    func(context.Context) (map[string]bool, error) // instances of the cluster's nodes; nil: not known
-	recheck  func()                                         // looks at the network around the node soon
-	egress   *egress
-	datapath *bpf.Datapath
-	services *service.Reconciler
-	reaper   *service.Reaper
-	host     *hostnet.Host
-	pool     *ipam.Pool
-	cni      *cni.Server
-	pending  <-chan struct{}                  // closed when deletions from before this agent are done
-	synced   <-chan struct{}                  // closed when the first Snapshot is served
-	served   atomic.Pointer[cluster.Snapshot] // what DNS answers from
-	tasks    tasks
-	forADD   tasks // what must be ready before a pod may be wired
+	live      atomic.Pointer[config] // cfg with what has changed since
+	logLevel  *slog.LevelVar
+	instance  aliyun.Instance
+	client    *aliyun.Client
+	store     *cluster.Store
+	events    warner
+	nodes     func(context.Context) (map[string]bool, error) // instances of the cluster's nodes; nil: not known
+	recheck   func()                                         // looks at the network around the node soon
+	egress    *egress
+	datapath  *bpf.Datapath
+	services  *service.Reconciler
+	kubeProxy kubeProxyFace
+	reaper    *service.Reaper
+	host      *hostnet.Host
+	pool      *ipam.Pool
+	cni       *cni.Server
+	pending   <-chan struct{}                  // closed when deletions from before this agent are done
+	synced    <-chan struct{}                  // closed when the first Snapshot is served
+	attached  <-chan struct{}                  // closed when the socket programs are in place
+	served    atomic.Pointer[cluster.Snapshot] // what DNS answers from
+	tasks     tasks
+	forADD    tasks // what must be ready before a pod may be wired
 }
 
 func newAgentOf(cfg config, level *slog.LevelVar, log *slog.Logger) *agent {
@@ -123,7 +125,7 @@ func runAgent(ctx context.Context, a *agent, path string, read func(string) (con
 		a.log.Warn("configuration", "key", note)
 	}
 	for _, build := range []func(context.Context) error{
-		a.buildSource, a.buildDatapath, a.buildCloud, a.buildPool, a.buildNetwork, a.buildDNS, a.buildCNI, a.buildHealth,
+		a.buildSource, a.buildDatapath, a.buildCloud, a.buildPool, a.buildNetwork, a.buildKubeProxy, a.buildDNS, a.buildCNI, a.buildHealth,
 	} {
 		if err := build(ctx); err != nil {
 			return err
@@ -194,7 +196,7 @@ func (a *agent) buildDatapath(context.Context) error {
 	}
 	// Programs come after the first full sync: until then whatever was attached before goes on.
 	attach := &after{name: "socket programs", first: services.Ready(), do: a.datapath.Attach, ready: make(chan struct{})}
-	a.services, a.synced = services, services.Ready()
+	a.services, a.synced, a.attached = services, services.Ready(), attach.Ready()
 	if a.reaper, err = a.newReaper(); err != nil {
 		return err
 	}

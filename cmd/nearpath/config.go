@@ -158,10 +158,11 @@ func defaultConfig() config {
 			IdleReclaim: idleReclaim{After: duration(10 * time.Minute), Interval: duration(time.Minute), Batch: 5, Jitter: 0.1},
 			KeepFor:     duration(5 * time.Minute), KeepKinds: []string{"StatefulSet"},
 		},
-		Network: networkConfig{Datapath: cni.Veth, Sandboxed: slices.Clone(sandboxedByDefault), MeshContainers: slices.Clone(meshByDefault), HostRoot: "/"},
-		Egress:  egressConfig{Mode: "vpc"}, Services: servicesConfig{ExternalIPs: true},
-		DNS: dnsConfig{Address: netip.MustParseAddr("169.254.20.10"), Service: "kube-system/kube-dns"},
-		CNI: cniConfig{ConfName: defaultConfName},
+		Network:  networkConfig{Datapath: cni.Veth, Sandboxed: slices.Clone(sandboxedByDefault), MeshContainers: slices.Clone(meshByDefault), HostRoot: "/"},
+		Egress:   egressConfig{Mode: "vpc"},
+		Services: defaultServices(),
+		DNS:      dnsConfig{Address: netip.MustParseAddr("169.254.20.10"), Service: "kube-system/kube-dns"},
+		CNI:      cniConfig{ConfName: defaultConfName},
 	}
 }
 

@@ -18,12 +18,17 @@ func (a *agent) newServices() (*service.Reconciler, error) {
 	subscription := a.store.Subscribe(cluster.Services, cluster.Namespaces, cluster.Nodes, cluster.ServiceCIDRs)
 	a.closers = append(a.closers, func() error { subscription.Close(); return nil })
 	c := a.cfg.Services
+	node := service.Node{Name: a.cfg.NodeName, DNS: dns, ProxyName: c.ProxyName, NoExternalIPs: !c.ExternalIPs}
+	if a.kubeProxy, err = a.newKubeProxyFace(node); err != nil {
+		return nil, err
+	}
 	return service.New(service.Config{
 		Maps: a.datapath.Services, Changes: subscription, Log: a.log, Metrics: a.metrics,
-		Node:      service.Node{Name: a.cfg.NodeName, DNS: dns, ProxyName: c.ProxyName, NoExternalIPs: !c.ExternalIPs},
+		Node:      node,
 		CIDRs:     sortedPrefixes(c.CIDRs),
 		Served:    func(s *cluster.Snapshot) { a.served.Store(s) },
 		Withdrawn: func() { a.reaper.Withdrawn() },
+		Synced:    a.kubeProxy.synced,
 		Networks:  a.setServiceNetworks,
 		Warn:      func(about cluster.Object, reason, message string) { a.events.Warn(about, reason, message) },
 	})

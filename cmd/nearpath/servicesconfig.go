@@ -21,18 +21,36 @@ type servicesConfig struct {
 	ProxyName string `json:"proxyName"`
 	// ExternalIPs is whether spec.externalIPs of Services count.
 	ExternalIPs bool `json:"externalIPs"`
+	// HealthzAddress and MetricsAddress are kube-proxy's healthzBindAddress and metricsBindAddress; empty: not served.
+	HealthzAddress netip.AddrPort `json:"healthzAddress"`
+	MetricsAddress netip.AddrPort `json:"metricsAddress"`
+	// TakeOver removes what kube-proxy left on the node.
+	TakeOver bool `json:"takeOver"`
 }
 
 // primaryOnly is kube-proxy's word for the node's own address of each family.
 const primaryOnly = "primary"
 
+func defaultServices() servicesConfig {
+	return servicesConfig{
+		ExternalIPs:    true,
+		HealthzAddress: netip.MustParseAddrPort("0.0.0.0:10256"), MetricsAddress: netip.MustParseAddrPort("127.0.0.1:10249"), TakeOver: true,
+	}
+}
+
 func (c servicesConfig) check() []strict.Rule {
 	_, err := c.nodePorts()
-	return []strict.Rule{disjoint("services.cidrs", c.CIDRs), {
-		OK: len(validation.IsValidLabelValue(c.ProxyName)) == 0, Path: "services.proxyName", Value: c.ProxyName, Fix: "use a value that a label can have",
-	}, {
-		OK: err == nil, Path: "services.nodePortAddresses", Value: c.NodePortAddresses, Fix: `use networks such as 10.0.0.0/8, or "primary" alone`,
-	}}
+	return []strict.Rule{
+		disjoint("services.cidrs", c.CIDRs),
+		{
+			OK: len(validation.IsValidLabelValue(c.ProxyName)) == 0, Path: "services.proxyName", Value: c.ProxyName, Fix: "use a value that a label can have",
+		},
+		{OK: err == nil, Path: "services.nodePortAddresses", Value: c.NodePortAddresses, Fix: `use networks such as 10.0.0.0/8, or "primary" alone`},
+		{
+			OK: !c.MetricsAddress.IsValid() || c.HealthzAddress != c.MetricsAddress, Path: "services.metricsAddress", Value: c.MetricsAddress,
+			Fix: "use another address than services.healthzAddress has",
+		},
+	}
 }
 
 // nodePorts is what nodePortAddresses asks for; an error if it cannot be meant.

@@ -72,8 +72,9 @@ type Sync struct {
 	// Change is what was looked at; Full also where the Change itself was not, as when the node's zone is another one.
 	Change        cluster.Change
 	Started, Done time.Time
-	// Err is what another try may mend; a conflict between Services is no error.
-	Err error
+	// Err is what another try may mend; a conflict between Services is no error. Maps is the part of it that is of the maps
+	// themselves: nil if all is served that fits.
+	Err, Maps error
 }
 
 // A Reconciler keeps the maps equal to the newest Snapshot and to the host ports of this node's pods. It is a Task; its
@@ -233,7 +234,7 @@ func (r *Reconciler) sync(change cluster.Change) outcome {
 	done := Sync{Started: time.Now()}
 	o := r.change(&change)
 	r.metrics.observe(done.Started, r.table, o)
-	if done.Err = o.failure(); done.Err != nil {
+	if done.Err, done.Maps = o.failure(), o.err; done.Err != nil {
 		r.giveUp()
 	}
 	done.Change, done.Done = change, time.Now()

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+func fetch(handler http.Handler, path string) (status int, body string) {
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return w.Code, w.Body.String()
+}
+
+// TestMetricsMux: H3, what kube-proxy answers on 10249.
+func TestMetricsMux(t *testing.T) {
+	t.Parallel()
+	c := defaultConfig()
+	c.Cloud.AccessKeyID, c.Cloud.AccessKeySecret = "LTAI-secret-id", "secret-key"
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "kubeproxy_x", Help: "x"}))
+	mux := kubeProxyFace{metrics: registry}.metricsMux(c)
+	for path, want := range map[string]string{
+		"/metrics": "kubeproxy_x 0", "/proxyMode": "nearpath", "/healthz": "ok", "/flagz": "nearpath flagz",
+		"/configz": `"metricsAddress": "127.0.0.1:10249"`,
+	} {
+		status, body := fetch(mux, path)
+		if status != http.StatusOK || !strings.Contains(body, want) {
+			t.Errorf("H3 %s: %d %s", path, status, body)
+		}
+		if strings.Contains(body, "secret") && path != "/configz" || strings.Contains(body, "secret-") {
+			t.Errorf("H3 %s shows a key: %s", path, body)
+		}
+	}
+	if _, body := fetch(mux, "/proxyMode"); body != "nearpath" {
+		t.Errorf("H3 /proxyMode: %q, want the word alone", body)
+	}
+}
+
+// TestPatientServer: an address that another program has is told of once, and served when it is free.
+func TestPatientServer(t *testing.T) {
+	t.Parallel()
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	var mu sync.Mutex
+	var events []string
+	at := netip.MustParseAddrPort(other.Addr().String())
+	s := newPatientServer("proxy health", at, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "here") }),
+		func(reason, message string) {
+			mu.Lock()
+			defer mu.Unlock()
+			events = append(events, reason+" "+message)
+		}, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	told := func() bool { mu.Lock(); defer mu.Unlock(); return len(events) > 0 }
+	served := func() bool {
+		r, err := http.Get("http://" + at.String())
+		if err != nil {
+			return false
+		}
+		defer r.Body.Close()
+		body, err := io.ReadAll(r.Body)
+		return err == nil && string(body) == "here"
+	}
+	for _, step := range []struct {
+		what string
+		is   func() bool
+		then func()
+	}{{"no event", told, func() { other.Close() }}, {"not served", served, cancel}} {
+		for end := time.Now().Add(20 * time.Second); !step.is(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal(step.what)
+			}
+		}
+		step.then()
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if len(events) != 1 || !strings.HasPrefix(events[0], "ProxyPortNotServed proxy health is not served at "+at.String()) {
+		t.Errorf("events: %q", events)
+	}
+}
+
+func TestProxyAddresses(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string][2]string{
+		"": {"0.0.0.0:10256", "127.0.0.1:10249"},
+		`services: {healthzAddress: "", metricsAddress: "[::1]:1"}`: {"invalid AddrPort", "[::1]:1"},
+	} {
+		c, err := readConfig(writeConfig(t, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := [2]string{c.Services.HealthzAddress.String(), c.Services.MetricsAddress.String()}; got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+}
