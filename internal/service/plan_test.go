@@ -276,17 +276,23 @@ func reconcileWith(t *testing.T, store *cluster.Store, m *fakeMaps, change func(
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	start(t, r, sub)
+	return r, snapshots
+}
+
+// start runs a Reconciler until the test ends.
+func start(tb testing.TB, r *Reconciler, sub *cluster.Subscription) {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(tb.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 		sub.Close()
 	})
-	return r, snapshots
 }
 
 // TestReconcilerRetries fails each write in turn: what is served in the end is what was wanted.
