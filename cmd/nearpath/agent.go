@@ -134,6 +134,8 @@ func runAgent(ctx context.Context, a *agent, path string, read func(string) (con
 	if path != "" {
 		a.tasks = append(a.tasks, newReloader(path, a.cfg, read, a.applyConfig, a.log, a.metrics))
 	}
+	saveMemory()
+	a.tasks = append(a.tasks, newMemoryTask(a.synced))
 	a.log.Info("agent starts", "version", version, "node", a.cfg.NodeName)
 	err = a.tasks.run(ctx, a.log)
 	a.log.Info("agent stops; what it programmed into the kernel goes on", "err", err)

@@ -1,0 +1,25 @@
+package main
+
+import (
+	"os"
+	"runtime/debug"
+)
+
+// gcPercent is how much garbage the agent may pile up on what it keeps: half as much as Go's default. Its state is large and
+// seldom changes, and the node's memory is for pods.
+const gcPercent = 50
+
+// saveMemory sets the collector, unless the environment does.
+func saveMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+}
+
+// newMemoryTask gives back to the node what reading the whole cluster at once took, when that is done.
+func newMemoryTask(synced <-chan struct{}) task {
+	return &after{
+		name: "memory of the start", first: synced, ready: make(chan struct{}),
+		do: func() error { debug.FreeOSMemory(); return nil },
+	}
+}
