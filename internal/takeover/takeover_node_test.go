@@ -1,4 +1,4 @@
-//go:build node
+//go:build node || diff
 
 package takeover
 
@@ -25,6 +25,7 @@ import (
 // A lane is a node between a client and a server, with a Service that only kube-proxy's rules serve. The node has no
 // route to the Service's address but one that leads nowhere.
 type lane struct {
+	lab                  *netlab.Lab
 	node, client, server *netlab.NetNS
 }
 
@@ -50,7 +51,7 @@ func newLane(t *testing.T) *lane {
 			t.Error(err)
 		}
 	})
-	l := &lane{}
+	l := &lane{lab: lab}
 	for name, to := range map[string]**netlab.NetNS{"node": &l.node, "client": &l.client, "server": &l.server} {
 		if *to, err = lab.NetNS(name); err != nil {
 			t.Fatal(err)
