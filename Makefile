@@ -14,13 +14,13 @@ export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
 # What Debian must provide for each lane, beyond Go.
 PACKAGES_VERIFY := clang-19 llvm-19 libbpf-dev linux-libc-dev
 PACKAGES_CLUSTER := etcd-server busybox-static libseccomp-dev pkg-config gcc libc6-dev
-PACKAGES_DIFF := nftables iptables
+PACKAGES_DIFF := nftables iptables iproute2
 PACKAGES_VM := qemu-system-x86 busybox-static debian-archive-keyring
 
 export CGO_ENABLED := 0
 
 .DEFAULT_GOAL := build
-.PHONY: help setup build generate verify fmt lint test test-unit test-node test-vm test-cluster fuzz demo bench bench-check clean
+.PHONY: help setup build generate verify fmt lint test test-unit test-node test-vm test-cluster test-diff fuzz demo bench bench-check clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,13 @@ fuzz: ## every fuzz target for FUZZTIME (10s); the seeds run with the unit tests
 test-cluster: build ## (root) a real control plane and two kubelets on this machine
 	@[ "$$(id -u)" = 0 ] || { echo "test-cluster: needs root: sudo make test-cluster"; exit 2; }
 	NEARPATH_CACHE=$(CACHE) $(GO) test -p 1 -count=1 -timeout 30m -tags cluster ./test/e2e/... ./test/kube/... ./plugins/autopath
+
+test-diff: ## (root) random clusters beside the real kube-proxy: N=50 of them from SEED=1 on, DIFF="-shrink=false ..." for flags
+	@[ "$$(id -u)" = 0 ] || { echo "test-diff: needs root: sudo make test-diff"; exit 2; }
+	@for p in nft iptables ip6tables ip; do command -v $$p >/dev/null || { echo "test-diff: $$p is missing: sudo make setup"; exit 1; }; done
+	$(GO) build -C test/diff/kubeproxy -trimpath -ldflags '-s -w' -o $(CACHE)/diff/kubeproxy .
+	$(GO) build -trimpath -o $(CACHE)/diff/diff ./test/diff
+	$(CACHE)/diff/diff -kubeproxy $(CACHE)/diff/kubeproxy -n $(or $(N),50) -seed $(or $(SEED),1) $(DIFF)
 
 demo: build ## (root) two simulated nodes, pods, Services and names; ends in under a minute
 	$(BIN)/nearpath demo

@@ -192,6 +192,10 @@ func (p *kubeProxy) put(obj metav1.Object) {
 	if have && reflect.DeepEqual(old, obj) {
 		return
 	}
+	if have && replaced(old, obj) {
+		p.delete(k)
+		have = false
+	}
 	p.objects[k] = obj
 	switch o := obj.(type) {
 	case *v1.Service:
@@ -207,6 +211,16 @@ func (p *kubeProxy) put(obj metav1.Object) {
 			p.provider.OnEndpointSliceAdd(o)
 		}
 	}
+}
+
+// replaced says whether an object is another one of the same name: the API server would have had it deleted first. A
+// slice's address type cannot change, and proxiers are told by it.
+func replaced(old, obj metav1.Object) bool {
+	if old.GetUID() != obj.GetUID() {
+		return true
+	}
+	slice, ok := obj.(*discovery.EndpointSlice)
+	return ok && slice.AddressType != old.(*discovery.EndpointSlice).AddressType
 }
 
 func (p *kubeProxy) delete(k key) {
