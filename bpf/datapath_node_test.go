@@ -27,7 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const tcp, udp = unix.IPPROTO_TCP, unix.IPPROTO_UDP
+const tcp, udp, sctp = unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP
 
 // agentEnv tells the copy of the test program to be an agent on the pins it names.
 const agentEnv = "NEARPATH_TEST_AGENT_PINS"

@@ -29,7 +29,7 @@ func (f *Flows) forgetBefore(addrs []netip.Addr) error {
 	}
 	j := f.newJudge()
 	err := f.each(func(k packetFlowKey, v packetFlow) error {
-		if !j.gone[backend(k, v)] {
+		if !j.ofGone(k, v) {
 			return nil
 		}
 		_, err := f.sweep(0, k, j)
@@ -89,41 +89,66 @@ func backend(k packetFlowKey, v packetFlow) [4]uint32 {
 
 func isReply(v packetFlow) bool { return v.Flags&uint32(packetFlowFlagsFLOW_REPLY) != 0 }
 
+// ofPod says that the client is a pod of this node.
+func ofPod(v packetFlow) bool { return v.Flags&uint32(packetFlowFlagsFLOW_POD) != 0 }
+
+// client is the address of the side that began.
+func client(k packetFlowKey, v packetFlow) [4]uint32 {
+	if isReply(v) {
+		return v.Daddr
+	}
+	return k.Saddr
+}
+
+// ofGone says that one of the sides is a pod that is no more.
+func (j *judge) ofGone(k packetFlowKey, v packetFlow) bool {
+	return j.gone[backend(k, v)] || ofPod(v) && j.gone[client(k, v)]
+}
+
+// receiver is the pod that packets of the entry go to by their link: none if they go nowhere by a link of their own, or
+// to a client outside.
+func receiver(v packetFlow) (pod [4]uint32, ok bool) {
+	if v.Link == 0 || isReply(v) && !ofPod(v) {
+		return pod, false
+	}
+	return v.Daddr, true
+}
+
 // suspects says cheaply whether lost is to be asked.
 func (j *judge) suspects(k packetFlowKey, v packetFlow) (bool, error) {
-	a := backend(k, v)
-	if j.gone[a] {
+	if j.ofGone(k, v) {
 		return true, nil
 	}
-	if isReply(v) || v.Link == 0 || j.remote[v.Link] {
+	pod, ok := receiver(v)
+	if !ok || !ofPod(v) && j.remote[v.Link] {
 		return false, nil
 	}
-	link, known := j.links[a]
+	link, known := j.links[pod]
 	if !known {
 		var err error
-		if link, err = j.f.podLink(a); err != nil {
+		if link, err = j.f.podLink(pod); err != nil {
 			return false, err
 		}
-		j.links[a] = link
+		j.links[pod] = link
 	}
 	return link != v.Link, nil
 }
 
-// lost judges a connection by both entries. Packets to other nodes leave by the link that the client came by; those to a
-// pod do not.
+// lost judges a connection by both entries. Packets of a client outside to other nodes leave by the link that the client
+// came by; those to a pod do not.
 func (j *judge) lost(k packetFlowKey, v, other packetFlow) (bool, error) {
-	a := backend(k, v)
-	if j.gone[a] {
+	if j.ofGone(k, v) {
 		return true, nil
 	}
-	if isReply(v) || v.Link == 0 {
+	pod, ok := receiver(v)
+	if !ok {
 		return false, nil
 	}
-	if other.Link == v.Link {
+	if !ofPod(v) && other.Link == v.Link {
 		j.remote[v.Link] = true
 		return false, nil
 	}
-	link, err := j.f.podLink(a)
+	link, err := j.f.podLink(pod)
 	return err == nil && link != v.Link, err
 }
 

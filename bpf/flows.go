@@ -22,6 +22,9 @@ const (
 	flowHalfClosed  = time.Hour
 	flowClosed      = 30 * time.Second
 	flowReset       = 10 * time.Second
+	// Linux gives an SCTP association that is being made or ended 3 s, which is less than a sweep looks at.
+	flowSCTP        = 210 * time.Second
+	flowSCTPChanges = 10 * time.Second
 	// flowShortest is the shortest of them: what was used since is not looked at.
 	flowShortest = flowReset
 )
@@ -126,7 +129,7 @@ func (f *Flows) sweep(now time.Duration, key packetFlowKey, j *judge) (n int, er
 	}
 	if !ok {
 		// Half of a connection: of one that is just being added or removed, or that could not be added whole.
-		if idle(now, v.LastSeen) < flowShortest && !j.gone[backend(key, v)] {
+		if idle(now, v.LastSeen) < flowShortest && !j.ofGone(key, v) {
 			return 0, nil
 		}
 		return f.remove(key)
@@ -184,6 +187,10 @@ func lifetime(proto uint8, a, b packetFlow) time.Duration {
 		return flowUDPOneWay
 	case either(packetFlowFlagsFLOW_RST):
 		return flowReset
+	case proto == unix.IPPROTO_SCTP && answered && !either(packetFlowFlagsFLOW_FIN):
+		return flowSCTP
+	case proto == unix.IPPROTO_SCTP:
+		return flowSCTPChanges
 	case both(packetFlowFlagsFLOW_FIN):
 		return flowClosed
 	case either(packetFlowFlagsFLOW_FIN):

@@ -97,7 +97,7 @@ func (g *gate) sweep(t *testing.T, later time.Duration) FlowStats {
 func each(t *testing.T, f func(t *testing.T, family int, proto uint8)) {
 	t.Helper()
 	for family, name := range []string{"v4", "v6"} {
-		for _, proto := range []uint8{tcp, udp} {
+		for _, proto := range []uint8{tcp, udp, sctp} {
 			t.Run(name+" "+network(proto), func(t *testing.T) { f(t, family, proto) })
 		}
 	}
@@ -114,7 +114,7 @@ func TestTranslation(t *testing.T) {
 				proto: proto, to: g.frontend, flags: syn, hops: uint8(rapid.IntRange(2, 255).Draw(rt, "hops")),
 				from:    netip.AddrPortFrom(g.client.Addr(), rapid.Uint16Range(1, 65535).Draw(rt, "port")),
 				payload: rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(rt, "payload"),
-				noSum:   proto == udp && family == 0 && rapid.Bool().Draw(rt, "no checksum"),
+				noSum:   (proto == udp && family == 0 || proto == sctp) && rapid.Bool().Draw(rt, "no checksum"),
 			}
 			if family == 0 {
 				s.options = 4 * rapid.IntRange(0, 10).Draw(rt, "options")
@@ -182,6 +182,11 @@ func TestSweep(t *testing.T) {
 		"half closed":    {tcp, []packet{reply(syn | ack), request(fin | ack), reply(ack)}, time.Hour},
 		"closed":         {tcp, []packet{reply(syn | ack), request(fin | ack), reply(fin | ack), request(ack)}, 30 * time.Second},
 		"reset":          {tcp, []packet{reply(rst | ack)}, 10 * time.Second},
+		"sctp init":      {sctp, nil, 10 * time.Second},
+		"sctp":           {sctp, []packet{reply(syn | ack), request(ack)}, 210 * time.Second},
+		"sctp, ending":   {sctp, []packet{reply(syn | ack), request(fin)}, 10 * time.Second},
+		"sctp, ended":    {sctp, []packet{reply(syn | ack), request(fin), reply(fin)}, 10 * time.Second},
+		"sctp, aborted":  {sctp, []packet{reply(syn | ack), request(rst)}, 10 * time.Second},
 		"forged reset":   {tcp, []packet{reply(syn | ack), request(rst), request(ack)}, 24 * time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -338,7 +343,7 @@ func TestRepick(t *testing.T) {
 			if err := g.Services.Publish(1, Block{Cluster: tt.offered}); err != nil {
 				t.Fatal(err)
 			}
-			if proto == tcp {
+			if proto != udp {
 				tt.udp = g.backend
 			}
 			goes(tt.udp)
@@ -418,7 +423,7 @@ func TestStrangers(t *testing.T) {
 		"another protocol":   func(s *segment) { s.proto = udp },
 		"loopback":           func(s *segment) { s.to = at("127.0.0.1", 30080) },
 		"IPv4 in IPv6":       func(s *segment) { s.from, s.to = at("fd02::2", 40000), netip.AddrPortFrom(mapped, 30080) },
-		"unknown protocol":   func(s *segment) { s.proto = 132 },
+		"unknown protocol":   func(s *segment) { s.proto = 136 },
 		"the wildcard as is": func(s *segment) { s.to = at("0.0.0.0", 30080) },
 	} {
 		s := syn4
@@ -455,7 +460,7 @@ func TestPassersBy(t *testing.T) {
 	addresses := addrs([]string{nodeAddrs[0], clientAddrs[0], "10.9.9.9", nodeAddrs[1], clientAddrs[1], "127.0.0.1"})
 	programs := map[string]*ebpf.Program{
 		"from_outside": g.packet.FromOutside, "to_outside": g.packet.ToOutside, "from_pod": g.packet.FromPod,
-		"to_vpc": g.packet.ToVpc, "leave_pod": g.packet.LeavePod,
+		"to_vpc": g.packet.ToVpc, "leave_pod": g.packet.LeavePod, "from_vpc": g.packet.FromVpc, "to_pod": g.packet.ToPod,
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		port := rapid.SampledFrom([]uint16{30081, 40000, first.from.Port(), 8080, 1})
@@ -476,7 +481,7 @@ func TestPassersBy(t *testing.T) {
 		if shortest := 14 + 20 + family*20; rapid.Bool().Draw(rt, "cut") {
 			frame = frame[:rapid.IntRange(shortest, len(frame)).Draw(rt, "length")]
 		}
-		name := rapid.SampledFrom([]string{"from_outside", "to_outside", "from_pod", "to_vpc", "leave_pod"}).Draw(rt, "program")
+		name := rapid.SampledFrom([]string{"from_outside", "to_outside", "from_pod", "to_vpc", "leave_pod", "from_vpc", "to_pod"}).Draw(rt, "program")
 		code, out, err := tryFrame(programs[name], frame)
 		if err != nil {
 			return // not a packet to the kernel either

@@ -4,6 +4,7 @@ package bpf
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 	"net/netip"
 	"testing"
 
@@ -31,7 +32,7 @@ const (
 type segment struct {
 	proto    uint8
 	from, to netip.AddrPort
-	flags    uint8 // of TCP
+	flags    uint8 // of TCP; SCTP has a chunk that says the same
 	hops     uint8
 	options  int // bytes of options in the IPv4 header, a multiple of 4
 	noSum    bool
@@ -69,7 +70,9 @@ func (s segment) transport() []byte {
 		return s.raw
 	}
 	l4, at := make([]byte, 20, 20+len(s.payload)), 16
-	if s.proto == udp {
+	if s.proto == sctp {
+		l4[sctpChunk] = chunkOf(s.flags)
+	} else if s.proto == udp {
 		l4, at = l4[:8], 6
 		binary.BigEndian.PutUint16(l4[4:], uint16(8+len(s.payload)))
 	} else {
@@ -81,12 +84,46 @@ func (s segment) transport() []byte {
 	if s.noSum {
 		return l4
 	}
+	if s.proto == sctp {
+		binary.LittleEndian.PutUint32(l4[sctpSum:], crc32.Checksum(l4, castagnoli))
+		return l4
+	}
 	check := ^sum(pseudo(s.from.Addr(), s.to.Addr(), s.proto, len(l4)), l4)
 	if s.proto == udp && check == 0 {
 		check = 0xffff
 	}
 	binary.BigEndian.PutUint16(l4[at:], check)
 	return l4
+}
+
+// Where SCTP has what in its header.
+const (
+	sctpSum   = 8
+	sctpChunk = 12
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// chunkOf says in SCTP's words what TCP's flags say: INIT, INIT ACK, SHUTDOWN, ABORT, and DATA for all else.
+func chunkOf(flags uint8) byte {
+	switch {
+	case flags&rst != 0:
+		return 6
+	case flags&fin != 0:
+		return 7
+	case flags&(syn|ack) == syn|ack:
+		return 2
+	case flags&syn != 0:
+		return 1
+	}
+	return 0
+}
+
+// sctpSumOf is the sum that an SCTP packet should have.
+func sctpSumOf(l4 []byte) uint32 {
+	zeroed := append([]byte(nil), l4...)
+	clear(zeroed[sctpSum:sctpChunk])
+	return crc32.Checksum(zeroed, castagnoli)
 }
 
 // sum adds up in ones' complement (RFC 1071).
@@ -128,6 +165,14 @@ func parseFrame(t *testing.T, b []byte) (s segment) {
 	}
 	s.from, s.to = netip.AddrPortFrom(src, binary.BigEndian.Uint16(l4)), netip.AddrPortFrom(dst, binary.BigEndian.Uint16(l4[2:]))
 	s.payload = l4[8:]
+	if s.proto == sctp {
+		s.payload = l4[20:]
+		got := binary.LittleEndian.Uint32(l4[sctpSum:])
+		if s.noSum = got == 0; !s.noSum && got != sctpSumOf(l4) {
+			t.Errorf("the checksum of %d %s -> %s is wrong: %#x", s.proto, s.from, s.to, got)
+		}
+		return s
+	}
 	if s.proto == unix.IPPROTO_TCP {
 		s.flags, s.payload = l4[13], l4[20:]
 	}

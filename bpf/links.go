@@ -20,6 +20,8 @@ const (
 	Uplink Role = iota + 1
 	// PodLink is a link on the node that leads to pods: a veth's end, or the companion of an ENI.
 	PodLink
+	// PoolENI is an ENI on the node whose addresses pods on veth have.
+	PoolENI
 	// IPVlanParent is an ENI whose ipvlan slaves pods have.
 	IPVlanParent
 	// ExclusiveENI is an ENI that is a pod's, in the pod's network namespace.
@@ -32,6 +34,8 @@ func (r Role) String() string {
 		return "uplink"
 	case PodLink:
 		return "pod link"
+	case PoolENI:
+		return "pool ENI"
 	case IPVlanParent:
 		return "ipvlan parent"
 	case ExclusiveENI:
@@ -55,9 +59,16 @@ func (d *Datapath) nameLinkPrograms() error {
 		Uplink: {
 			{name: packetProgFromOutside, program: p.FromOutside}, {name: packetProgToOutside, program: p.ToOutside, egress: true},
 		},
-		PodLink:      {{name: packetProgFromPod, program: p.FromPod}},
-		IPVlanParent: {{name: packetProgToVpc, program: p.ToVpc, egress: true}},
-		ExclusiveENI: {{name: packetProgLeavePod, program: p.LeavePod, egress: true}},
+		PodLink: {
+			{name: packetProgFromPod, program: p.FromPod}, {name: packetProgToPod, program: p.ToPod, egress: true},
+		},
+		PoolENI: {{name: packetProgFromVpc, program: p.FromVpc}},
+		IPVlanParent: {
+			{name: packetProgFromVpc, program: p.FromVpc}, {name: packetProgToVpc, program: p.ToVpc, egress: true},
+		},
+		ExclusiveENI: {
+			{name: packetProgFromVpc, program: p.FromVpc}, {name: packetProgLeavePod, program: p.LeavePod, egress: true},
+		},
 	}
 	for _, programs := range d.programs {
 		for i := range programs {
@@ -122,7 +133,9 @@ func (d *Datapath) DetachLink(role Role, index int) error {
 // byTCX says how programs of a role are attached. Putting a tcx link on or off waits until every processor has passed a
 // quiet point (synchronize_rcu in tcx_entry_sync, include/net/tcx.h), 10 ms in which nobody else changes a link. That is
 // nothing for the node's own links, and would be most of the time that adding a pod takes.
-func (d *Datapath) byTCX(role Role) bool { return d.tcx && (role == Uplink || role == IPVlanParent) }
+func (d *Datapath) byTCX(role Role) bool {
+	return d.tcx && (role == Uplink || role == PoolENI || role == IPVlanParent)
+}
 
 // haveTCX probes for tcx links (6.6) with a link that does not exist.
 func haveTCX(p *ebpf.Program) (bool, error) {

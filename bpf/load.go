@@ -146,9 +146,12 @@ func (d *Datapath) loadPacket() error {
 	}
 	resize(spec, d.cfg)
 	o := &d.objs
+	if err := spec.Variables[packetVarHostNetnsCookie].Set(d.cfg.HostNetNSCookie); err != nil {
+		return fmt.Errorf("set %s: %w", packetVarHostNetnsCookie, err)
+	}
 	opts := &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
 		packetMapFrontends: o.Frontends, packetMapRecords: o.Records, packetMapBlocks: o.Blocks,
-		packetMapPodAddresses: o.PodAddresses, packetMapNodeAddresses: o.NodeAddresses, packetMapHostNetworks: o.HostNetworks,
+		packetMapPods: o.Pods, packetMapLinkAddresses: o.LinkAddresses, packetMapPodAddresses: o.PodAddresses, packetMapNodeAddresses: o.NodeAddresses, packetMapHostNetworks: o.HostNetworks,
 		packetMapFlows: o.Flows, packetMapPacketCounts: o.PacketCounts, packetMapFragments: o.Fragments,
 		packetMapAffinity: o.Affinity, packetMapSourceRanges: o.SourceRanges,
 	}}

@@ -59,8 +59,36 @@ func (d *Datapath) SetHostNetworks(networks []HostNetwork) error {
 	return nil
 }
 
+// LinkAddresses are what a link of the node stands for toward backends.
+type LinkAddresses struct {
+	Link int // its interface index
+	// Addrs are at most one of each family.
+	Addrs []netip.Addr
+}
+
+// SetLinkAddresses says which address a backend sees when clients outside ask, by one of the links, for an address that is
+// none of SetNodeAddresses. Of a link that is not named it sees what Pods.PutHost said.
+func (d *Datapath) SetLinkAddresses(links []LinkAddresses) error {
+	want := make(map[uint32]packetLinkAddress, len(links))
+	for _, l := range links {
+		var v packetLinkAddress
+		for _, a := range l.Addrs {
+			if w := words(a); a.Unmap().Is4() {
+				v.Addr4 = w[3]
+			} else {
+				v.Addr6 = w
+			}
+		}
+		want[uint32(l.Link)] = v
+	}
+	if err := replaceAll(d.objs.LinkAddresses, want); err != nil {
+		return fmt.Errorf("set the addresses of %d links: %w", len(links), err)
+	}
+	return nil
+}
+
 // replaceAll makes want all that m holds: what is new comes first, so what stays is there throughout.
-func replaceAll[K comparable](m *ebpf.Map, want map[K]uint8) error {
+func replaceAll[K comparable, V any](m *ebpf.Map, want map[K]V) error {
 	for k, v := range want {
 		if err := m.Update(k, v, ebpf.UpdateAny); err != nil {
 			return full(err, m)
@@ -68,7 +96,7 @@ func replaceAll[K comparable](m *ebpf.Map, want map[K]uint8) error {
 	}
 	var (
 		key   K
-		value uint8
+		value V
 		stale []K
 	)
 	it := m.Iterate()

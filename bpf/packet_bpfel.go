@@ -35,6 +35,11 @@ type packetAffinityKey struct {
 	Record uint32
 }
 
+type packetAnswer struct {
+	_    structs.HostLayout
+	Word [24]uint32
+}
+
 type packetFlow struct {
 	_         structs.HostLayout
 	Saddr     [4]uint32
@@ -57,6 +62,8 @@ const (
 	packetFlowFlagsFLOW_SEEN  packetFlowFlags = 2
 	packetFlowFlagsFLOW_FIN   packetFlowFlags = 4
 	packetFlowFlagsFLOW_RST   packetFlowFlags = 8
+	packetFlowFlagsFLOW_POD   packetFlowFlags = 16
+	packetFlowFlagsFLOW_NODE  packetFlowFlags = 32
 )
 
 type packetFlowKey struct {
@@ -109,6 +116,12 @@ type packetLifeline struct {
 	Pad    uint32
 }
 
+type packetLinkAddress struct {
+	_     structs.HostLayout
+	Addr4 uint32
+	Addr6 [4]uint32
+}
+
 type packetNetwork struct {
 	_          structs.HostLayout
 	PrefixBits uint32
@@ -120,6 +133,52 @@ type packetNodeAddressFlags uint32
 const (
 	packetNodeAddressFlagsNODE_ADDRESS_PORTS packetNodeAddressFlags = 1
 )
+
+type packetOpening struct {
+	_        structs.HostLayout
+	Frontend packetFrontendKey
+	Svc      struct {
+		_         structs.HostLayout
+		Record    uint32
+		Kind      uint32
+		Published packetRecord
+		Head      struct {
+			_            structs.HostLayout
+			Record       uint32
+			ClusterCount uint16
+			LocalCount   uint16
+		}
+		Policy struct {
+			_               structs.HostLayout
+			AffinitySeconds uint32
+			LocalAt         uint16
+			BackendCells    uint8
+			Flags           uint8
+		}
+		First uint32
+		Count uint32
+		Drop  bool
+		_     [3]byte
+	}
+	Backend struct {
+		_    structs.HostLayout
+		Addr [4]uint32
+		Port uint16
+		_    [2]byte
+	}
+	Course struct {
+		_      structs.HostLayout
+		Source [4]uint32
+		Link   uint32
+		Back   uint32
+		Flags  uint32
+		Keep   bool
+		_      [3]byte
+	}
+	_        [4]byte
+	Reply    packetFlow
+	ReplyKey packetFlowKey
+}
 
 type packetPacketCount uint32
 
@@ -199,13 +258,16 @@ const (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	packetMapAffinity           = "affinity"
+	packetMapAnswer             = "answer"
 	packetMapBlocks             = "blocks"
 	packetMapFlows              = "flows"
 	packetMapFragments          = "fragments"
 	packetMapFrontends          = "frontends"
 	packetMapHostNetworks       = "host_networks"
 	packetMapLifelines          = "lifelines"
+	packetMapLinkAddresses      = "link_addresses"
 	packetMapNodeAddresses      = "node_addresses"
+	packetMapOpenings           = "openings"
 	packetMapPacketCounts       = "packet_counts"
 	packetMapPodAddresses       = "pod_addresses"
 	packetMapPods               = "pods"
@@ -214,13 +276,16 @@ const (
 	packetMapSourceRanges       = "source_ranges"
 	packetProgFromOutside       = "from_outside"
 	packetProgFromPod           = "from_pod"
+	packetProgFromVpc           = "from_vpc"
 	packetProgLeavePod          = "leave_pod"
 	packetProgToOutside         = "to_outside"
+	packetProgToPod             = "to_pod"
 	packetProgToVpc             = "to_vpc"
 	packetVarGoFlowFlags        = "go_flow_flags"
 	packetVarGoNodeAddressFlags = "go_node_address_flags"
 	packetVarGoPacketCount      = "go_packet_count"
 	packetVarGoWay              = "go_way"
+	packetVarHostNetnsCookie    = "host_netns_cookie"
 )
 
 // loadPacket returns the embedded CollectionSpec for packet.
@@ -267,8 +332,10 @@ type packetSpecs struct {
 type packetProgramSpecs struct {
 	FromOutside *ebpf.ProgramSpec `ebpf:"from_outside"`
 	FromPod     *ebpf.ProgramSpec `ebpf:"from_pod"`
+	FromVpc     *ebpf.ProgramSpec `ebpf:"from_vpc"`
 	LeavePod    *ebpf.ProgramSpec `ebpf:"leave_pod"`
 	ToOutside   *ebpf.ProgramSpec `ebpf:"to_outside"`
+	ToPod       *ebpf.ProgramSpec `ebpf:"to_pod"`
 	ToVpc       *ebpf.ProgramSpec `ebpf:"to_vpc"`
 }
 
@@ -277,13 +344,16 @@ type packetProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetMapSpecs struct {
 	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
+	Answer        *ebpf.MapSpec `ebpf:"answer"`
 	Blocks        *ebpf.MapSpec `ebpf:"blocks"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	HostNetworks  *ebpf.MapSpec `ebpf:"host_networks"`
 	Lifelines     *ebpf.MapSpec `ebpf:"lifelines"`
+	LinkAddresses *ebpf.MapSpec `ebpf:"link_addresses"`
 	NodeAddresses *ebpf.MapSpec `ebpf:"node_addresses"`
+	Openings      *ebpf.MapSpec `ebpf:"openings"`
 	PacketCounts  *ebpf.MapSpec `ebpf:"packet_counts"`
 	PodAddresses  *ebpf.MapSpec `ebpf:"pod_addresses"`
 	Pods          *ebpf.MapSpec `ebpf:"pods"`
@@ -300,6 +370,7 @@ type packetVariableSpecs struct {
 	GoNodeAddressFlags *ebpf.VariableSpec `ebpf:"go_node_address_flags"`
 	GoPacketCount      *ebpf.VariableSpec `ebpf:"go_packet_count"`
 	GoWay              *ebpf.VariableSpec `ebpf:"go_way"`
+	HostNetnsCookie    *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 }
 
 // packetObjects contains all objects after they have been loaded into the kernel.
@@ -323,13 +394,16 @@ func (o *packetObjects) Close() error {
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetMaps struct {
 	Affinity      *ebpf.Map `ebpf:"affinity"`
+	Answer        *ebpf.Map `ebpf:"answer"`
 	Blocks        *ebpf.Map `ebpf:"blocks"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	HostNetworks  *ebpf.Map `ebpf:"host_networks"`
 	Lifelines     *ebpf.Map `ebpf:"lifelines"`
+	LinkAddresses *ebpf.Map `ebpf:"link_addresses"`
 	NodeAddresses *ebpf.Map `ebpf:"node_addresses"`
+	Openings      *ebpf.Map `ebpf:"openings"`
 	PacketCounts  *ebpf.Map `ebpf:"packet_counts"`
 	PodAddresses  *ebpf.Map `ebpf:"pod_addresses"`
 	Pods          *ebpf.Map `ebpf:"pods"`
@@ -341,13 +415,16 @@ type packetMaps struct {
 func (m *packetMaps) Close() error {
 	return _PacketClose(
 		m.Affinity,
+		m.Answer,
 		m.Blocks,
 		m.Flows,
 		m.Fragments,
 		m.Frontends,
 		m.HostNetworks,
 		m.Lifelines,
+		m.LinkAddresses,
 		m.NodeAddresses,
+		m.Openings,
 		m.PacketCounts,
 		m.PodAddresses,
 		m.Pods,
@@ -365,6 +442,7 @@ type packetVariables struct {
 	GoNodeAddressFlags *ebpf.Variable `ebpf:"go_node_address_flags"`
 	GoPacketCount      *ebpf.Variable `ebpf:"go_packet_count"`
 	GoWay              *ebpf.Variable `ebpf:"go_way"`
+	HostNetnsCookie    *ebpf.Variable `ebpf:"host_netns_cookie"`
 }
 
 // packetPrograms contains all programs after they have been loaded into the kernel.
@@ -373,8 +451,10 @@ type packetVariables struct {
 type packetPrograms struct {
 	FromOutside *ebpf.Program `ebpf:"from_outside"`
 	FromPod     *ebpf.Program `ebpf:"from_pod"`
+	FromVpc     *ebpf.Program `ebpf:"from_vpc"`
 	LeavePod    *ebpf.Program `ebpf:"leave_pod"`
 	ToOutside   *ebpf.Program `ebpf:"to_outside"`
+	ToPod       *ebpf.Program `ebpf:"to_pod"`
 	ToVpc       *ebpf.Program `ebpf:"to_vpc"`
 }
 
@@ -382,8 +462,10 @@ func (p *packetPrograms) Close() error {
 	return _PacketClose(
 		p.FromOutside,
 		p.FromPod,
+		p.FromVpc,
 		p.LeavePod,
 		p.ToOutside,
+		p.ToPod,
 		p.ToVpc,
 	)
 }

@@ -100,6 +100,12 @@ type reapLifeline struct {
 	Pad    uint32
 }
 
+type reapLinkAddress struct {
+	_     structs.HostLayout
+	Addr4 uint32
+	Addr6 [4]uint32
+}
+
 type reapNetwork struct {
 	_          structs.HostLayout
 	PrefixBits uint32
@@ -184,6 +190,7 @@ const (
 	reapMapFrontends        = "frontends"
 	reapMapHostNetworks     = "host_networks"
 	reapMapLifelines        = "lifelines"
+	reapMapLinkAddresses    = "link_addresses"
 	reapMapNodeAddresses    = "node_addresses"
 	reapMapPacketCounts     = "packet_counts"
 	reapMapPodAddresses     = "pod_addresses"
@@ -252,6 +259,7 @@ type reapMapSpecs struct {
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	HostNetworks  *ebpf.MapSpec `ebpf:"host_networks"`
 	Lifelines     *ebpf.MapSpec `ebpf:"lifelines"`
+	LinkAddresses *ebpf.MapSpec `ebpf:"link_addresses"`
 	NodeAddresses *ebpf.MapSpec `ebpf:"node_addresses"`
 	PacketCounts  *ebpf.MapSpec `ebpf:"packet_counts"`
 	PodAddresses  *ebpf.MapSpec `ebpf:"pod_addresses"`
@@ -296,6 +304,7 @@ type reapMaps struct {
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	HostNetworks  *ebpf.Map `ebpf:"host_networks"`
 	Lifelines     *ebpf.Map `ebpf:"lifelines"`
+	LinkAddresses *ebpf.Map `ebpf:"link_addresses"`
 	NodeAddresses *ebpf.Map `ebpf:"node_addresses"`
 	PacketCounts  *ebpf.Map `ebpf:"packet_counts"`
 	PodAddresses  *ebpf.Map `ebpf:"pod_addresses"`
@@ -314,6 +323,7 @@ func (m *reapMaps) Close() error {
 		m.Frontends,
 		m.HostNetworks,
 		m.Lifelines,
+		m.LinkAddresses,
 		m.NodeAddresses,
 		m.PacketCounts,
 		m.PodAddresses,

@@ -151,6 +151,12 @@ type sockLifeline struct {
 	Pad    uint32
 }
 
+type sockLinkAddress struct {
+	_     structs.HostLayout
+	Addr4 uint32
+	Addr6 [4]uint32
+}
+
 type sockNetwork struct {
 	_          structs.HostLayout
 	PrefixBits uint32
@@ -229,6 +235,7 @@ const (
 	sockMapFrontends       = "frontends"
 	sockMapHostNetworks    = "host_networks"
 	sockMapLifelines       = "lifelines"
+	sockMapLinkAddresses   = "link_addresses"
 	sockMapNodeAddresses   = "node_addresses"
 	sockMapPacketCounts    = "packet_counts"
 	sockMapPodAddresses    = "pod_addresses"
@@ -319,6 +326,7 @@ type sockMapSpecs struct {
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	HostNetworks  *ebpf.MapSpec `ebpf:"host_networks"`
 	Lifelines     *ebpf.MapSpec `ebpf:"lifelines"`
+	LinkAddresses *ebpf.MapSpec `ebpf:"link_addresses"`
 	NodeAddresses *ebpf.MapSpec `ebpf:"node_addresses"`
 	PacketCounts  *ebpf.MapSpec `ebpf:"packet_counts"`
 	PodAddresses  *ebpf.MapSpec `ebpf:"pod_addresses"`
@@ -371,6 +379,7 @@ type sockMaps struct {
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	HostNetworks  *ebpf.Map `ebpf:"host_networks"`
 	Lifelines     *ebpf.Map `ebpf:"lifelines"`
+	LinkAddresses *ebpf.Map `ebpf:"link_addresses"`
 	NodeAddresses *ebpf.Map `ebpf:"node_addresses"`
 	PacketCounts  *ebpf.Map `ebpf:"packet_counts"`
 	PodAddresses  *ebpf.Map `ebpf:"pod_addresses"`
@@ -389,6 +398,7 @@ func (m *sockMaps) Close() error {
 		m.Frontends,
 		m.HostNetworks,
 		m.Lifelines,
+		m.LinkAddresses,
 		m.NodeAddresses,
 		m.PacketCounts,
 		m.PodAddresses,

@@ -46,9 +46,9 @@ static __always_inline void touch(struct flow *f, const struct packet *p)
 
 	if (p->inner)
 		return; /* an error is no sign of life */
-	if (p->tcp_flags & TCP_FIN)
+	if (p->flags & TCP_FIN)
 		has |= FLOW_FIN;
-	if (p->tcp_flags & TCP_RST)
+	if (p->flags & TCP_RST)
 		has |= FLOW_RST;
 	if (has != had)
 		f->flags = has;
@@ -65,8 +65,8 @@ static __always_inline bool closed(const struct flow *f, const struct flow_key *
 	return ((flags | f->flags) & FLOW_RST) || (flags & f->flags & FLOW_FIN);
 }
 
-/* Whether what a client begins may still go to the backend that it went to. */
-static __always_inline bool still_offered(struct flow *f, const struct flow *copy)
+/* Whether what a client begins may still go to the backend that it went to: while that one serves (reference row G2). */
+static __always_inline bool still_served(struct flow *f, const struct flow *copy)
 {
 	struct service svc = {};
 	__u32 record = copy->record;
@@ -83,8 +83,7 @@ static __always_inline bool still_offered(struct flow *f, const struct flow *cop
 		return true;
 	if (!read_block(record, &svc))
 		return false;
-	use_external(&svc);
-	if (!offers(&svc, copy->daddr, copy->dport))
+	if (!serves(&svc, copy->daddr, copy->dport))
 		return false;
 	f->published = svc.published;
 	return true;
@@ -99,7 +98,7 @@ static __always_inline bool outlived(struct flow *f, const struct flow *copy, co
 	if ((copy->flags & FLOW_REPLY) || !opens(p))
 		return false;
 	turn(copy, &p->tuple, &other);
-	if (still_offered(f, copy) && (p->tuple.proto == IPPROTO_UDP || !closed(copy, &other)))
+	if (still_served(f, copy) && (p->tuple.proto == IPPROTO_UDP || !closed(copy, &other)))
 		return false;
 	bpf_map_delete_elem(&flows, &p->tuple);
 	bpf_map_delete_elem(&flows, &other);

@@ -82,6 +82,14 @@ struct {
 	__type(value, __u8);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } source_ranges SEC(".maps");
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LINK_ADDRESSES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct link_address);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} link_addresses SEC(".maps");
 
 /* The value is an enum way. */
 struct {

@@ -8,6 +8,7 @@
 
 #include "flow.h"
 #include "parse.h"
+#include "sctp.h"
 
 /* linux/bpf.h has it since 6.16. */
 #define CSUM_IPV6 (1ULL << 7)
@@ -53,6 +54,8 @@ static __always_inline long rewrite_transport(struct __sk_buff *skb, const struc
 
 	if (p->net.part == LATER_FRAGMENT)
 		return 0;
+	if (p->tuple.proto == IPPROTO_SCTP)
+		return fix_sctp_sum(skb, p, to) ?: bpf_skb_store_bytes(skb, p->net.l4, &to->sport, 4, 0);
 	return replace_pseudo(skb, p, at, addresses, flags) ?:
 	       bpf_l4_csum_replace(skb, at, 0, ports_diff(p, to), flags) ?:
 	       bpf_skb_store_bytes(skb, p->net.l4, &to->sport, 4, 0);

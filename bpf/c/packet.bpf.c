@@ -10,103 +10,16 @@
 #include "flow.h"
 #include "maps.h"
 #include "nat.h"
+#include "open.h"
 #include "parse.h"
+#include "reject.h"
 
-static __always_inline struct pod_address *pod_at(const __be32 *addr)
+/* What becomes of a packet that does not go to a backend. */
+static __always_inline int refuse(struct __sk_buff *skb, const struct packet *p, enum decision d, __u64 way)
 {
-	struct address key = { .addr = { addr[0], addr[1], addr[2], addr[3] } };
-
-	return bpf_map_lookup_elem(&pod_addresses, &key);
-}
-
-/* A frontend for clients outside. ClusterIPs are not for them (reference row B1), a load balancer's address is not this
- * node's to answer from, and nobody outside has a loopback. */
-static __always_inline bool find_external(const struct packet *p, struct service *svc)
-{
-	struct frontend_key key = {
-		.addr = { p->tuple.daddr[0], p->tuple.daddr[1], p->tuple.daddr[2], p->tuple.daddr[3] },
-		.port = p->tuple.dport,
-		.proto = p->tuple.proto,
-	};
-
-	if (is_loopback(key.addr) || !find_service(&key, svc))
-		return false;
-	if (svc->kind != FRONTEND_NODE_PORT && svc->kind != FRONTEND_HOST_PORT)
-		return false;
-	use_external(svc);
-	return true;
-}
-
-/* Where the connection goes: its first entry but for the source, and whether the client's address stays. */
-static __always_inline bool choose(const struct __sk_buff *skb, const struct service *svc, struct flow *to, bool *keep)
-{
-	const struct pod_address *pod;
-	struct backend b = {};
-	__u32 place;
-
-	if (!pick(svc, &place, &b))
-		return false;
-	__builtin_memcpy(to->daddr, b.addr, sizeof(to->daddr));
-	to->dport = b.port;
-	*keep = svc->policy.flags & BLOCK_EXTERNAL_LOCAL;
-	pod = pod_at(b.addr);
-	if (pod) {
-		to->link = pod->link;
-		return to->link;
-	}
-	if (of_this_node(b.addr)) {
-		/* The stack would not believe a client that has the node's address. */
-		*keep = true;
-		return true;
-	}
-	to->link = skb->ifindex;
-	return !*keep; /* the answers of another node would not come by here */
-}
-
-static __always_inline void entry_of_reply(const struct __sk_buff *skb, const struct packet *p, const struct flow *request,
-					   struct flow *reply)
-{
-	*reply = *request;
-	__builtin_memcpy(reply->saddr, p->tuple.daddr, sizeof(reply->saddr));
-	__builtin_memcpy(reply->daddr, p->tuple.saddr, sizeof(reply->daddr));
-	reply->sport = p->tuple.dport;
-	reply->dport = p->tuple.sport;
-	reply->link = skb->ifindex;
-	reply->flags = FLOW_REPLY;
-}
-
-/* Adds both entries, and fills in the first one's source. The second one is first: whoever adds it has the port. */
-static __always_inline bool connect_flow(const struct __sk_buff *skb, const struct packet *p, struct flow *to, bool keep)
-{
-	const __be32 *source = keep ? p->tuple.saddr : p->tuple.daddr;
-	struct flow_key key;
-	struct flow reply;
-	int err;
-
-	__builtin_memcpy(to->saddr, source, sizeof(to->saddr));
-	to->sport = p->tuple.sport;
-	to->last_seen = bpf_ktime_get_ns();
-	to->flags = FLOW_SEEN;
-	turn(to, &p->tuple, &key);
-	entry_of_reply(skb, p, to, &reply);
-	if (!to->link)
-		reply.link = 0;
-	err = claim(&key, &reply, keep);
-	if (err) {
-		count(err == -EEXIST ? COUNT_NO_PORT : COUNT_FLOWS_FULL);
-		return false;
-	}
-	to->sport = key.dport;
-	to->echo = fold_key(&p->tuple);
-	err = add_flow(&p->tuple, to);
-	if (!err)
-		return true;
-	bpf_map_delete_elem(&flows, &key);
-	/* The same packet came twice, and another processor had it first. */
-	if (err == -EEXIST)
-		return find_flow(&p->tuple, to);
-	count(COUNT_FLOWS_FULL);
-	return false;
+	if (d == DECIDE_REJECT)
+		return reject(skb, p, way);
+	return d == DECIDE_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 /* Ingress of the node's uplink: clients outside, and backends on other nodes. */
@@ -114,30 +27,41 @@ SEC("tc")
 int from_outside(struct __sk_buff *skb)
 {
 	struct packet p = {};
-	struct service svc = {};
-	struct flow to = {};
-	struct flow *f;
-	bool keep;
+	struct flow to;
+	enum decision d;
 
+	/* What from_pod says to have come by here has the MAC of another link. */
+	if (skb->pkt_type == PACKET_OTHERHOST && skb->mark == POD_MARK) {
+		bpf_skb_change_type(skb, PACKET_HOST);
+		skb->mark = 0;
+		return TC_ACT_UNSPEC;
+	}
 	if (skb->pkt_type != PACKET_HOST || !parse_network(skb, &p) || !parse_transport(skb, &p))
 		return TC_ACT_UNSPEC;
-	f = find_flow(&p.tuple, &to);
-	if (f && !outlived(f, &to, &p)) {
-		touch(f, &p);
-		return forward(skb, &p, &to);
-	}
-	forget_fragment(&p);
-	if (!opens(&p) || !find_external(&p, &svc))
+	d = find_or_begin(skb, &p, CLIENT_OUTSIDE, NULL, &to);
+	return d == DECIDE_BACKEND ? forward(skb, &p, &to) : refuse(skb, &p, d, 0);
+}
+
+/* Egress of the node's uplink: the node's own sockets, as servers and as clients. */
+SEC("tc")
+int to_outside(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct flow to;
+	enum decision d;
+	int verdict;
+
+	if (skb->ingress_ifindex || !parse_network(skb, &p) || !parse_transport(skb, &p))
 		return TC_ACT_UNSPEC;
-	/* The stack refuses what nobody listens for, as is meant. */
-	if (!svc.count)
-		return svc.policy.flags & BLOCK_EXTERNAL_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
-	__builtin_memset(&to, 0, sizeof(to));
-	to.record = svc.record;
-	to.published = svc.published;
-	if (!choose(skb, &svc, &to, &keep) || !connect_flow(skb, &p, &to, keep))
-		return TC_ACT_SHOT;
-	return forward(skb, &p, &to);
+	d = find_or_begin(skb, &p, CLIENT_NODE, NULL, &to);
+	if (d != DECIDE_BACKEND)
+		return refuse(skb, &p, d, BPF_F_INGRESS);
+	if (to.link == skb->ifindex)
+		to.link = 0;
+	verdict = forward(skb, &p, &to);
+	if (verdict != TC_ACT_UNSPEC || !of_this_node(to.daddr))
+		return verdict;
+	return turn_frame(skb) ? bpf_redirect(skb->ifindex, BPF_F_INGRESS) : lose();
 }
 
 /* The flow of a packet that answers a client. */
@@ -153,22 +77,32 @@ static __always_inline bool answers(const struct packet *p, struct flow *to)
 	return true;
 }
 
-/* Egress of the node's uplink: the answers of the node's own sockets. */
+/* Ingress of an ENI of pods: backends on other nodes. */
 SEC("tc")
-int to_outside(struct __sk_buff *skb)
+int from_vpc(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	struct flow to;
 
-	if (!parse_network(skb, &p) || !parse_transport(skb, &p) || !answers(&p, &to) || to.link)
+	if (skb->pkt_type != PACKET_HOST || !parse_network(skb, &p) || !parse_transport(skb, &p) || !answers(&p, &to))
 		return TC_ACT_UNSPEC;
 	return forward(skb, &p, &to);
 }
 
-/* The same of a pod. An error that a pod sends is about what was sent to that pod: others' clients are not its business. */
-static __always_inline bool pod_answers(struct __sk_buff *skb, struct packet *p, struct flow *to)
+/* What a pod sends. An error is about what was sent to that pod: others' clients are not its business. */
+static __always_inline bool parse_pods(struct __sk_buff *skb, struct packet *p)
 {
-	return parse_transport(skb, p) && same_address(p->tuple.saddr, p->net.saddr) && answers(p, to);
+	return parse_transport(skb, p) && same_address(p->tuple.saddr, p->net.saddr);
+}
+
+/* Answers the node itself, as if by the link that it asked by. */
+static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p, const struct flow *to)
+{
+	if (!rewrite(skb, p, to))
+		return lose();
+	remember_fragment(p);
+	skb->mark = POD_MARK;
+	return bpf_redirect(to->link, BPF_F_INGRESS);
 }
 
 /* Ingress of the link that leads to a pod: what the pod sends. It may not send with the address of another pod. The mark
@@ -179,6 +113,7 @@ int from_pod(struct __sk_buff *skb)
 	const struct pod_address *pod;
 	struct packet p = {};
 	struct flow to;
+	enum decision d;
 
 	if (!parse_network(skb, &p))
 		return TC_ACT_UNSPEC;
@@ -191,21 +126,32 @@ int from_pod(struct __sk_buff *skb)
 	if (skb->pkt_type == PACKET_OTHERHOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	skb->mark = POD_MARK | (pod->slot & POD_MARK_SLOT);
-	if (pod_answers(skb, &p, &to)) {
-		skb->mark = 0; /* it leaves by the link that the client came by */
-		return forward(skb, &p, &to);
-	}
-	return TC_ACT_UNSPEC;
+	if (!parse_pods(skb, &p))
+		return TC_ACT_UNSPEC;
+	d = find_or_begin(skb, &p, CLIENT_POD, pod, &to);
+	if (d != DECIDE_BACKEND)
+		return refuse(skb, &p, d, 0);
+	if ((to.flags & (FLOW_NODE | FLOW_REPLY)) == (FLOW_NODE | FLOW_REPLY))
+		return to_node(skb, &p, &to);
+	if (to.link)
+		skb->mark = 0; /* it does not leave by the pod's ENI */
+	return forward(skb, &p, &to);
 }
 
-/* What no router passes on: multicast, broadcast, and IPv6's link-local addresses, by which neighbours are found. */
-static __always_inline bool stays_on_link(const __be32 *addr)
+/* Egress of the link that leads to a pod: what the node's own sockets answer, and what the stack has changed on its way.
+ * What other pods send is marked. */
+SEC("tc")
+int to_pod(struct __sk_buff *skb)
 {
-	__u32 high = bpf_ntohl(addr[0]);
+	struct packet p = {};
+	struct flow to;
 
-	if (is_v4(addr))
-		return bpf_ntohl(addr[3]) >= 0xe0000000; /* 224.0.0.0/4 and 255.255.255.255 */
-	return high >> 24 == 0xff || high >> 22 == 0xfe80 >> 6;
+	if ((skb->mark & POD_MARK) || !parse_network(skb, &p) || !parse_transport(skb, &p) || !answers(&p, &to))
+		return TC_ACT_UNSPEC;
+	if (!(to.flags & FLOW_POD) || (to.link && to.link != skb->ifindex))
+		return TC_ACT_UNSPEC;
+	to.link = 0;
+	return forward(skb, &p, &to);
 }
 
 /* By the node, though an ENI would do: what is on the node, and what is said to be its business. */
@@ -228,8 +174,10 @@ SEC("tc")
 int to_vpc(struct __sk_buff *skb)
 {
 	const struct pod_address *pod, *peer;
+	enum decision d = DECIDE_PASS;
 	struct packet p = {};
 	struct flow to;
+	int verdict;
 
 	if ((skb->mark & POD_MARK) || !parse_network(skb, &p))
 		return TC_ACT_UNSPEC;
@@ -239,8 +187,18 @@ int to_vpc(struct __sk_buff *skb)
 	/* Somebody else's address; and what leaves the node by its stack is marked. */
 	if (pod->parent && pod->parent != skb->ifindex)
 		return TC_ACT_SHOT;
-	if (pod_answers(skb, &p, &to))
-		return forward(skb, &p, &to);
+	if (parse_pods(skb, &p))
+		d = find_or_begin(skb, &p, CLIENT_ENI_POD, pod, &to);
+	if (d == DECIDE_BACKEND) {
+		if (to.flags & FLOW_NODE) {
+			remember_fragment(&p); /* an answer to the node, that from_pod gives */
+			return bpf_redirect(pod->link, BPF_F_INGRESS);
+		}
+		verdict = forward(skb, &p, &to);
+		return verdict == TC_ACT_UNSPEC && by_node(to.daddr) ? bpf_redirect(pod->link, BPF_F_INGRESS) : verdict;
+	}
+	if (d != DECIDE_PASS)
+		return refuse(skb, &p, d, BPF_F_INGRESS);
 	peer = pod_at(p.net.daddr);
 	if (peer)
 		return bpf_redirect_neigh(peer->link, NULL, 0, 0);
@@ -249,29 +207,34 @@ int to_vpc(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
-/* Egress of an ENI that is a pod's, in the pod's namespace: what must not leave by it goes to the node as it is, where
+/* Egress of an ENI that is a pod's, in the pod's namespace. What must not leave by it goes to the node as it is, where
  * from_pod sees to it. */
 SEC("tc")
 int leave_pod(struct __sk_buff *skb)
 {
 	const struct pod_address *pod;
+	enum decision d = DECIDE_PASS;
 	struct packet p = {};
+	struct flow to;
+	int verdict;
 
 	if (!parse_network(skb, &p))
 		return TC_ACT_UNSPEC;
 	pod = pod_at(p.net.saddr);
 	if (!pod || !pod->side)
 		return TC_ACT_UNSPEC;
-	if (pod_at(p.net.daddr) || by_node(p.net.daddr))
+	if (parse_pods(skb, &p))
+		d = find_or_begin(skb, &p, CLIENT_ENI_POD, pod, &to);
+	if (d == DECIDE_PASS)
+		return pod_at(p.net.daddr) || by_node(p.net.daddr) ? bpf_redirect(pod->side, 0) : TC_ACT_UNSPEC;
+	if (d != DECIDE_BACKEND)
+		return refuse(skb, &p, d, BPF_F_INGRESS);
+	if (to.link || (to.flags & FLOW_REPLY)) {
+		remember_fragment(&p);
 		return bpf_redirect(pod->side, 0);
-	if (!parse_transport(skb, &p))
-		return TC_ACT_UNSPEC;
-	if (!bpf_map_lookup_elem(&flows, &p.tuple)) {
-		forget_fragment(&p);
-		return TC_ACT_UNSPEC;
 	}
-	remember_fragment(&p);
-	return bpf_redirect(pod->side, 0);
+	verdict = forward(skb, &p, &to);
+	return verdict == TC_ACT_UNSPEC && by_node(to.daddr) ? bpf_redirect(pod->side, 0) : verdict;
 }
 
 /* Nothing here uses these types by value; naming them puts them into BTF, from which Go's come. */

@@ -35,6 +35,16 @@
 #define ICMP_CHECKSUM_AT 2
 #define ICMP_HEADER_LEN 8
 
+/* SCTP's header is three words, and behind it is the first chunk's type (RFC 9260, 3). linux/sctp.h has the
+ * sockets' side only. */
+#define SCTP_CHECKSUM_AT 8
+#define SCTP_CHUNK_AT 12
+#define SCTP_INIT 1
+#define SCTP_ABORT 6
+#define SCTP_SHUTDOWN 7
+#define SCTP_SHUTDOWN_ACK 8
+#define SCTP_SHUTDOWN_COMPLETE 14
+
 /* ICMPv6's errors are the types below 128; 1 to 4 are assigned (RFC 4443, 2.1). */
 #define ICMP6_LAST_ERROR 4
 
@@ -50,6 +60,7 @@ struct network_header {
 	__be32 daddr[4];
 	__u32 at; /* where the header is */
 	__u32 l4; /* where the next one is */
+	__u32 len; /* from there to the packet's end */
 	__be32 id;
 	__u8 proto;
 	__u8 hops; /* TTL or hop limit */
@@ -64,9 +75,19 @@ struct packet {
 	struct network_header net;
 	__u32 inner;	/* of an ICMP error: where the IP header of the packet it is about is; 0: it is none */
 	__u32 inner_l4; /* and the ports of that */
-	__u8 tcp_flags;
+	__u8 flags;	/* TCP's; what SCTP's first chunk says is put in their words */
 	bool v6;
 };
+
+/* What no router passes on: multicast, broadcast, and IPv6's link-local addresses, by which neighbours are found. */
+static __always_inline bool stays_on_link(const __be32 *addr)
+{
+	__u32 high = bpf_ntohl(addr[0]);
+
+	if (is_v4(addr))
+		return bpf_ntohl(addr[3]) >= 0xe0000000; /* 224.0.0.0/4 and 255.255.255.255 */
+	return high >> 24 == 0xff || high >> 22 == 0xfe80 >> 6;
+}
 
 static __always_inline bool parse_v4(struct __sk_buff *skb, struct network_header *net)
 {
@@ -80,6 +101,7 @@ static __always_inline bool parse_v4(struct __sk_buff *skb, struct network_heade
 	net->daddr[3] = ip.daddr;
 	net->proto = ip.protocol;
 	net->l4 = net->at + ip.ihl * 4;
+	net->len = bpf_ntohs(ip.tot_len) - ip.ihl * 4;
 	net->hops = ip.ttl;
 	net->id = ip.id;
 	if (ip.frag_off & bpf_htons(V4_OFFSET))
@@ -109,6 +131,7 @@ static __always_inline bool parse_v6(struct __sk_buff *skb, struct network_heade
 		return false;
 	net->proto = ip.nexthdr;
 	net->l4 = net->at + sizeof(ip);
+	net->len = bpf_ntohs(ip.payload_len);
 	net->hops = ip.hop_limit;
 	net->id = 0;
 	net->part = WHOLE;
@@ -118,6 +141,7 @@ static __always_inline bool parse_v6(struct __sk_buff *skb, struct network_heade
 		return false;
 	net->proto = f.next;
 	net->l4 += sizeof(f);
+	net->len -= sizeof(f);
 	net->id = f.id;
 	if (f.offset & bpf_htons(V6_OFFSET))
 		net->part = LATER_FRAGMENT;
@@ -190,6 +214,11 @@ static __always_inline bool is_icmp_error(const struct packet *p, __u8 type)
 	       (type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB);
 }
 
+static __always_inline bool has_ports(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
+}
+
 /* An ICMP error goes to the source of the packet that it quotes. */
 static __always_inline bool parse_error(struct __sk_buff *skb, struct packet *p)
 {
@@ -201,7 +230,7 @@ static __always_inline bool parse_error(struct __sk_buff *skb, struct packet *p)
 		return false;
 	if (p->v6 ? !parse_v6(skb, &quoted) : !parse_v4(skb, &quoted))
 		return false;
-	if ((quoted.proto != IPPROTO_TCP && quoted.proto != IPPROTO_UDP) || quoted.part == LATER_FRAGMENT)
+	if (!has_ports(quoted.proto) || quoted.part == LATER_FRAGMENT)
 		return false;
 	if (!same_address(quoted.saddr, p->net.daddr) || bpf_skb_load_bytes(skb, quoted.l4, port, sizeof(port)))
 		return false;
@@ -213,6 +242,23 @@ static __always_inline bool parse_error(struct __sk_buff *skb, struct packet *p)
 	p->inner = quoted.at;
 	p->inner_l4 = quoted.l4;
 	return true;
+}
+
+/* A chunk that begins or ends an association has no other before it (RFC 9260, 3.3). Those that end it without a reset
+ * come from both sides. */
+static __always_inline __u8 sctp_flags(__u8 chunk)
+{
+	switch (chunk) {
+	case SCTP_INIT:
+		return TCP_SYN;
+	case SCTP_ABORT:
+		return TCP_RST;
+	case SCTP_SHUTDOWN:
+	case SCTP_SHUTDOWN_ACK:
+	case SCTP_SHUTDOWN_COMPLETE:
+		return TCP_FIN;
+	}
+	return 0;
 }
 
 /* The flow that the packet is of: addresses and ports. False for what has none. */
@@ -227,7 +273,7 @@ static __always_inline bool parse_transport(struct __sk_buff *skb, struct packet
 
 	if (p->net.proto == IPPROTO_ICMP || p->net.proto == IPPROTO_ICMPV6)
 		return parse_error(skb, p);
-	if (p->net.proto != IPPROTO_TCP && p->net.proto != IPPROTO_UDP)
+	if (!has_ports(p->net.proto))
 		return false;
 	__builtin_memcpy(p->tuple.saddr, p->net.saddr, 32);
 	p->tuple.proto = p->net.proto;
@@ -236,7 +282,11 @@ static __always_inline bool parse_transport(struct __sk_buff *skb, struct packet
 	if (p->net.proto == IPPROTO_TCP) {
 		if (bpf_skb_load_bytes(skb, p->net.l4, &h, sizeof(h.tcp)))
 			return false;
-		p->tcp_flags = h.byte[TCP_FLAGS_AT];
+		p->flags = h.byte[TCP_FLAGS_AT];
+	} else if (p->net.proto == IPPROTO_SCTP) {
+		if (bpf_skb_load_bytes(skb, p->net.l4, &h, SCTP_CHUNK_AT + 1))
+			return false;
+		p->flags = sctp_flags(h.byte[SCTP_CHUNK_AT]);
 	} else if (bpf_skb_load_bytes(skb, p->net.l4, &h, sizeof(h.udp))) {
 		return false;
 	}
@@ -250,6 +300,5 @@ static __always_inline bool opens(const struct packet *p)
 {
 	if (p->inner || p->net.part == LATER_FRAGMENT)
 		return false;
-	return p->tuple.proto == IPPROTO_UDP ||
-	       (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+	return p->tuple.proto == IPPROTO_UDP || (p->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }

@@ -147,6 +147,14 @@ struct pod_address {
 };
 _Static_assert(sizeof(struct pod_address) == 24, "pod_address");
 
+/* link_addresses: what a link of the node stands for toward backends, when clients outside asked it for an address that is
+ * not the node's. By interface index. */
+struct link_address {
+	__be32 addr4;    /* 0: none */
+	__be32 addr6[4]; /* all 0: none */
+};
+_Static_assert(sizeof(struct link_address) == 20, "link_address");
+
 /* host_networks: what a pod must send through its node, and where Services have their addresses, by longest prefix. */
 struct network {
 	__u32 prefix_bits; /* of the 16-byte address: 96 more than IPv4 counts */
@@ -182,6 +190,8 @@ enum flow_flags {
 	FLOW_SEEN = 1 << 1,  /* a packet has matched the entry */
 	FLOW_FIN = 1 << 2,   /* this side has sent FIN */
 	FLOW_RST = 1 << 3,   /* the last packet of this side was RST */
+	FLOW_POD = 1 << 4,   /* the client is a pod of this node */
+	FLOW_NODE = 1 << 5,  /* the client is the node */
 };
 
 struct flow {

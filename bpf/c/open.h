@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Dual MIT/GPL */
+/* How connections begin that packets are translated for. */
+#pragma once
+
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+
+#include "flow.h"
+#include "lb.h"
+#include "parse.h"
+
+const volatile __u64 host_netns_cookie;
+
+/* Who begins a connection, and with it where its answers are seen. */
+enum client {
+	CLIENT_OUTSIDE,
+	CLIENT_POD,	/* its packets go through the node's stack */
+	CLIENT_ENI_POD, /* its packets leave by an ENI, past the stack */
+	CLIENT_NODE,	/* a socket of the node */
+};
+
+/* What a connection looks like to its backend, and which way it goes. Zero at first. */
+struct course {
+	__be32 source[4];
+	__u32 link;  /* of struct flow, for what the client sends */
+	__u32 back;  /* the same for what the backend answers */
+	__u32 flags; /* of both entries */
+	bool keep;   /* the client's port is the first that is tried */
+};
+
+/* What a connection that begins needs for a moment: more than a stack has. */
+struct opening {
+	struct frontend_key frontend;
+	struct service svc;
+	struct backend backend;
+	struct course course;
+	struct flow reply;
+	struct flow_key reply_key;
+};
+
+/* One of each processor's own: programs of links do not interrupt one another. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct opening);
+} openings SEC(".maps");
+
+static __always_inline struct pod_address *pod_at(const __be32 *addr)
+{
+	struct address key = { .addr = { addr[0], addr[1], addr[2], addr[3] } };
+
+	return bpf_map_lookup_elem(&pod_addresses, &key);
+}
+
+static __always_inline bool copy_address(bool v6, __be32 v4, const __be32 *addr6, __be32 *to)
+{
+	if (v6) {
+		__builtin_memcpy(to, addr6, 16);
+		return to[0] || to[1] || to[2] || to[3];
+	}
+	to[0] = to[1] = 0;
+	to[2] = bpf_htonl(0xffff);
+	to[3] = v4;
+	return v4;
+}
+
+static __always_inline bool address_of_node(bool v6, __be32 *to)
+{
+	struct pod_key key = { .netns_cookie = host_netns_cookie };
+	const struct pod *host = bpf_map_lookup_elem(&pods, &key);
+
+	return host && copy_address(v6, host->addr4, host->addr6, to);
+}
+
+static __always_inline bool address_of_link(__u32 link, bool v6, __be32 *to)
+{
+	const struct link_address *l = bpf_map_lookup_elem(&link_addresses, &link);
+
+	return (l && copy_address(v6, l->addr4, l->addr6, to)) || address_of_node(v6, to);
+}
+
+/* Answers leave by the link that the client came by. Unless it is to see the client, the backend sees the address that the
+ * client asked for, or the link's if that is none of the node's (reference rows E1, E2). */
+static __always_inline bool course_outside(const struct __sk_buff *skb, const struct packet *p, const struct service *svc,
+					   const struct backend *b, struct course *c)
+{
+	const struct pod_address *pod = pod_at(b->addr);
+
+	c->back = skb->ifindex;
+	c->keep = svc->kind != FRONTEND_CLUSTER_IP && (svc->policy.flags & BLOCK_EXTERNAL_LOCAL);
+	if (pod) {
+		c->link = pod->link;
+		if (!c->link)
+			return false;
+	} else if (of_this_node(b->addr)) {
+		/* The stack would not believe a client that has the node's address. */
+		c->keep = true;
+	} else {
+		c->link = skb->ifindex;
+		if (c->keep)
+			return false; /* the answers of another node would not come by here */
+	}
+	if (c->keep || of_this_node(p->tuple.daddr)) {
+		__builtin_memcpy(c->source, c->keep ? p->tuple.saddr : p->tuple.daddr, sizeof(c->source));
+		return true;
+	}
+	return address_of_link(skb->ifindex, p->v6, c->source);
+}
+
+/* A pod keeps its address, but for a backend that would answer it directly: itself (reference row E6), and one that is on
+ * its ENI by ipvlan, too. */
+static __always_inline bool course_pod(const struct packet *p, const struct pod_address *pod, const struct backend *b, bool eni,
+				       struct course *c)
+{
+	const struct pod_address *peer = pod_at(b->addr);
+
+	c->flags = FLOW_POD;
+	if (peer && peer->link == pod->link) {
+		c->link = c->back = pod->link;
+		return address_of_node(p->v6, c->source);
+	}
+	c->keep = true;
+	__builtin_memcpy(c->source, p->tuple.saddr, sizeof(c->source));
+	if (peer) {
+		c->link = peer->link;
+		c->back = pod->link;
+		return c->link;
+	}
+	if (eni || of_this_node(b->addr))
+		return true;
+	c->back = pod->link;
+	return !pod->side; /* its ENI is not here to leave by */
+}
+
+/* What the node asks itself has the frontend's address for its source: its own one would be a martian's. So would be that
+ * of a Service on a pod's link, which is why answers of pods are said to have come by the uplink. */
+static __always_inline bool course_node(const struct __sk_buff *skb, const struct packet *p, const struct backend *b, struct course *c)
+{
+	const struct pod_address *pod = pod_at(b->addr);
+
+	c->flags = FLOW_NODE;
+	c->keep = true;
+	__builtin_memcpy(c->source, !pod && of_this_node(b->addr) ? p->tuple.daddr : p->tuple.saddr, sizeof(c->source));
+	if (!pod)
+		return true;
+	c->link = pod->link;
+	c->back = skb->ifindex;
+	return c->link;
+}
+
+/* Adds both entries, and fills in the first one. The second one is first: whoever adds it has the port. */
+static __always_inline bool connect_flow(const struct packet *p, struct opening *o, struct flow *to)
+{
+	int err;
+
+	__builtin_memset(to, 0, sizeof(*to));
+	__builtin_memcpy(to->saddr, o->course.source, sizeof(to->saddr));
+	__builtin_memcpy(to->daddr, o->backend.addr, sizeof(to->daddr));
+	to->sport = p->tuple.sport;
+	to->dport = o->backend.port;
+	to->link = o->course.link;
+	to->record = o->svc.record;
+	to->published = o->svc.published;
+	to->last_seen = bpf_ktime_get_ns();
+	to->flags = FLOW_SEEN | o->course.flags;
+	turn(to, &p->tuple, &o->reply_key);
+	o->reply = *to;
+	__builtin_memcpy(o->reply.saddr, p->tuple.daddr, sizeof(o->reply.saddr));
+	__builtin_memcpy(o->reply.daddr, p->tuple.saddr, sizeof(o->reply.daddr));
+	o->reply.sport = p->tuple.dport;
+	o->reply.dport = p->tuple.sport;
+	o->reply.link = o->course.back;
+	o->reply.flags = FLOW_REPLY | o->course.flags;
+	err = claim(&o->reply_key, &o->reply, o->course.keep);
+	if (err) {
+		count(err == -EEXIST ? COUNT_NO_PORT : COUNT_FLOWS_FULL);
+		return false;
+	}
+	to->sport = o->reply_key.dport;
+	to->echo = fold_key(&p->tuple);
+	err = add_flow(&p->tuple, to);
+	if (!err)
+		return true;
+	bpf_map_delete_elem(&flows, &o->reply_key);
+	/* The same packet came twice, and another processor had it first. */
+	if (err == -EEXIST)
+		return find_flow(&p->tuple, to);
+	count(COUNT_FLOWS_FULL);
+	return false;
+}
+
+/* What becomes of a connection that a packet begins. With DECIDE_BACKEND its entries are there. */
+static __always_inline enum decision begin(const struct __sk_buff *skb, const struct packet *p, enum client who,
+					   const struct pod_address *pod, struct flow *to)
+{
+	struct course *c;
+	struct opening *o;
+	enum decision d;
+	__u32 zero = 0;
+	bool found;
+
+	o = bpf_map_lookup_elem(&openings, &zero);
+	if (!o || is_loopback(p->tuple.daddr)) /* nobody else's */
+		return DECIDE_PASS;
+	__builtin_memset(&o->frontend, 0, sizeof(o->frontend));
+	__builtin_memcpy(o->frontend.addr, p->tuple.daddr, sizeof(o->frontend.addr));
+	o->frontend.port = p->tuple.dport;
+	o->frontend.proto = p->tuple.proto;
+	d = decide(&o->frontend, who != CLIENT_OUTSIDE, p->tuple.saddr, &o->svc, &o->backend);
+	if (d != DECIDE_BACKEND)
+		return d;
+	c = &o->course;
+	__builtin_memset(c, 0, sizeof(*c));
+	if (who == CLIENT_OUTSIDE)
+		found = course_outside(skb, p, &o->svc, &o->backend, c);
+	else if (who == CLIENT_NODE)
+		found = course_node(skb, p, &o->backend, c);
+	else
+		found = course_pod(p, pod, &o->backend, who == CLIENT_ENI_POD, c);
+	return found && connect_flow(p, o, to) ? DECIDE_BACKEND : DECIDE_DROP;
+}
+
+/* The flow of a packet, or that of a connection that it begins. */
+static __always_inline enum decision find_or_begin(const struct __sk_buff *skb, const struct packet *p, enum client who,
+						   const struct pod_address *pod, struct flow *to)
+{
+	struct flow *f = find_flow(&p->tuple, to);
+
+	if (f && !outlived(f, to, p)) {
+		touch(f, p);
+		return DECIDE_BACKEND;
+	}
+	forget_fragment(p);
+	return opens(p) ? begin(skb, p, who, pod, to) : DECIDE_PASS;
+}
