@@ -96,10 +96,11 @@ test-diff: ## (root) random clusters beside the real kube-proxy: N=50 of them fr
 demo: build ## (root) two simulated nodes, pods, Services and names; ends in under a minute
 	$(BIN)/nearpath demo
 
-bench: build ## (root) measure beside peers: BENCH=cni|all, QUICK=1 for fewer rounds, DOCS=1 to write docs/benchmarks.md
+bench: build ## (root) measure beside peers: BENCH=cni|service|shaping|all, QUICK=1 for fewer rounds, DOCS=1 to write docs/benchmarks.md
 	@[ "$$(id -u)" = 0 ] || { echo "bench: needs root: sudo make bench"; exit 2; }
 	$(GO) build -C bench -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(abspath $(BIN))/ ./cmd/...
 	$(GO) build -C bench -buildvcs=false -trimpath -ldflags '-s -w' -o $(CACHE)/bench/peers/ tool
+	$(GO) build -C test/diff/kubeproxy -trimpath -ldflags '-s -w' -o $(CACHE)/bench/peers/kubeproxy .
 	$(BIN)/bench run -bench $(or $(BENCH),all) -bin $(BIN) -peers $(CACHE)/bench/peers $(if $(QUICK),-quick) $(if $(DOCS),-docs docs/benchmarks.md)
 
 bench-check: ## compare the newest figures of make bench with what nearpath promises

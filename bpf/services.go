@@ -363,3 +363,11 @@ func loadRecord(word *uint64) sockRecord {
 func storeRecord(word *uint64, r sockRecord) {
 	atomic.StoreUint64(word, uint64(r.Sequence)<<32|uint64(r.Block))
 }
+
+// UsedCells is how many cells of the blocks map are not free: those of what is published, and of what was replaced and waits
+// for Reclaim.
+func (s *Services) UsedCells() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.blocks) - 1 - int(s.free.cells())
+}

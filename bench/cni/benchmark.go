@@ -169,12 +169,12 @@ func (b *bed) all(ctx context.Context, c contender, verb string, pods []string, 
 	for _, pod := range pods {
 		batch.Calls = append(batch.Calls, c.call(verb, pod))
 	}
-	before := b.calls()
+	before := b.Calls()
 	t, err := b.runtime.Run(ctx, batch)
 	if err != nil {
 		return t, 0, fmt.Errorf("%s: %w", verb, err)
 	}
-	calls := b.calls() - before
+	calls := b.Calls() - before
 	if verb == add {
 		for _, output := range t.Outputs {
 			if err := c.check(output); err != nil {

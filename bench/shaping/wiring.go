@@ -6,13 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"github.com/vishvananda/netlink" //nolint:depguard // pods' links, as far as limits care
-
+	"github.com/nearpath/nearpath/bench/links"
 	"github.com/nearpath/nearpath/cni"
 	"github.com/nearpath/nearpath/test/netlab"
 )
@@ -31,20 +30,20 @@ const (
 type ours struct{ datapath cni.Datapath }
 
 func (o ours) add(ctx context.Context, node, pod *netlab.NetNS, bits uint64) (there, here string, undo func() error, err error) {
-	undo = func() error { return node.Do(func() error { return deleteLinks(hostLink, "eni") }) }
+	undo = func() error { return node.Do(func() error { return links.Delete(hostLink, "eni") }) }
 	shaped := cni.Shaped{
 		Datapath: o.datapath, NetNS: pod.Path(), HostLink: hostLink, PodLink: podLink, MTU: 1500, Limits: cni.Limits{Ingress: bits, Egress: bits},
 	}
 	measured := hostLink
 	if o.datapath == cni.Exclusive {
 		measured, shaped.SideLink = "eni", sideLink
-		if err := pair(node, pod, hostLink, sideLink); err != nil {
+		if err := links.Pair(node, pod, hostLink, sideLink); err != nil {
 			return "", "", nil, err
 		}
 	}
-	err = pair(node, pod, measured, podLink)
+	err = links.Pair(node, pod, measured, podLink)
 	if err == nil {
-		err = errors.Join(node.Do(func() error { return address(measured, nodeAddr) }), pod.Do(func() error { return address(podLink, podAddr) }))
+		err = errors.Join(node.Do(func() error { return links.Address(measured, network(nodeAddr)) }), pod.Do(func() error { return links.Address(podLink, network(podAddr)) }))
 	}
 	if err != nil {
 		return "", "", nil, errors.Join(err, undo())
@@ -59,57 +58,8 @@ func (o ours) add(ctx context.Context, node, pod *netlab.NetNS, bits uint64) (th
 	return nodeAddr, podAddr, undo, nil
 }
 
-// pair makes two links, one in each namespace.
-func pair(node, pod *netlab.NetNS, there, here string) error {
-	target, err := os.Open(pod.Path())
-	if err != nil {
-		return err
-	}
-	defer target.Close()
-	err = node.Do(func() error {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = there
-		veth := netlink.NewVeth(attrs)
-		veth.PeerName, veth.PeerNamespace = here, netlink.NsFd(int(target.Fd()))
-		if err := netlink.LinkAdd(veth); err != nil {
-			return fmt.Errorf("add link %s: %w", there, err)
-		}
-		return netlink.LinkSetUp(veth)
-	})
-	if err != nil {
-		return err
-	}
-	return pod.Do(func() error {
-		l, err := netlink.LinkByName(here)
-		if err != nil {
-			return err
-		}
-		return netlink.LinkSetUp(l)
-	})
-}
-
-func address(link, addr string) error {
-	l, err := netlink.LinkByName(link)
-	if err != nil {
-		return err
-	}
-	return netlink.AddrAdd(l, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(addr).To4(), Mask: net.CIDRMask(24, 32)}})
-}
-
-func deleteLinks(names ...string) error {
-	var errs []error
-	for _, name := range names {
-		l, err := netlink.LinkByName(name)
-		if errors.As(err, new(netlink.LinkNotFoundError)) {
-			continue
-		}
-		if err == nil {
-			err = netlink.LinkDel(l)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
+// network is an address with the network that both ends of a link are in.
+func network(addr string) netip.Prefix { return netip.PrefixFrom(netip.MustParseAddr(addr), 24) }
 
 // plugins is the chain of the reference plugins bridge, host-local and bandwidth. The burst is what containerd passes,
 // which a pod's annotations cannot change.
@@ -136,7 +86,7 @@ func (p plugins) add(ctx context.Context, node, pod *netlab.NetNS, bits uint64) 
 		ctx := context.WithoutCancel(ctx)
 		_, errBandwidth := p.call(ctx, node, pod, "DEL", bandwidth)
 		_, errBridge := p.call(ctx, node, pod, "DEL", bridge)
-		return errors.Join(errBandwidth, errBridge, node.Do(func() error { return deleteLinks("bench0") }), os.RemoveAll(state))
+		return errors.Join(errBandwidth, errBridge, node.Do(func() error { return links.Delete("bench0") }), os.RemoveAll(state))
 	}
 	result, err := p.call(ctx, node, pod, "ADD", bridge)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/nearpath/nearpath/bench/cni"
 	"github.com/nearpath/nearpath/bench/measure"
 	"github.com/nearpath/nearpath/bench/podruntime"
+	"github.com/nearpath/nearpath/bench/service"
 	"github.com/nearpath/nearpath/bench/shaping"
 	"github.com/nearpath/nearpath/test/netlab"
 )
@@ -60,12 +61,15 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case "runtime": // what run starts on nodes
 		return podruntime.Serve(os.Stdin, os.Stdout)
 	}
+	if serve, ok := service.Roles()[args[0]]; ok {
+		return serve(os.Stdin, os.Stdout)
+	}
 	return errUsage
 }
 
 // benchmarks are those there are.
 func benchmarks() []measure.Benchmark {
-	return []measure.Benchmark{cni.Benchmark(), shaping.Benchmark()}
+	return []measure.Benchmark{cni.Benchmark(), service.Benchmark(), shaping.Benchmark()}
 }
 
 func chosen(name string) ([]measure.Benchmark, error) {

@@ -1,0 +1,96 @@
+package service
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/nearpath/nearpath/bench/agentnode"
+	"github.com/nearpath/nearpath/bench/measure"
+)
+
+// instanceType is that of the smallest node.
+const instanceType = "ecs.sim.large"
+
+// resident measures the memory of a whole agent that serves all of it, with its DNS, pool and CNI.
+func (b *bed) resident() measure.Series {
+	s := measure.Series{
+		Name: "agent memory", Rounds: 1,
+		What: fmt.Sprintf("a whole agent that serves %s, as the kernel counts its pages (VmRSS) when it is ready, and at its largest (VmHWM)", large),
+		Metrics: []measure.Metric{
+			{Name: "resident", What: "resident", Unit: "MiB"},
+			{Name: "peak", What: "at its largest", Unit: "MiB"},
+		},
+	}
+	s.Cases = []measure.Case{{Name: b.path.name, Role: b.path.role, Round: func(ctx context.Context) (samples measure.Samples, err error) {
+		manifests, err := manifestsOf(clusterOf(large))
+		if err != nil {
+			return nil, err
+		}
+		n, err := agentnode.Start(ctx, agentnode.Spec{Prefix: prefix + "-agent", Bin: b.bin, InstanceType: instanceType, Manifests: manifests})
+		defer func() { err = errors.Join(err, n.Close()) }()
+		if err != nil {
+			return nil, err
+		}
+		resident, peak, err := memoryOf(n.Agent.PID())
+		return measure.Samples{"resident": {resident}, "peak": {peak}}, err
+	}}}
+	return s
+}
+
+// manifestsOf are files of a thousand Services each. JSON is YAML, too.
+func manifestsOf(o Objects) (map[string]string, error) {
+	documents, err := o.documents()
+	if err != nil {
+		return nil, err
+	}
+	files := map[string]string{}
+	for i, part := 0, []json.RawMessage(nil); len(documents) > 0; i++ {
+		part, documents = documents[:min(2000, len(documents))], documents[min(2000, len(documents)):]
+		files[fmt.Sprintf("services-%d.yaml", i)] = string(bytes.Join(asBytes(part), []byte("\n---\n")))
+	}
+	return files, nil
+}
+
+func asBytes(documents []json.RawMessage) (out [][]byte) {
+	for _, d := range documents {
+		out = append(out, d)
+	}
+	return out
+}
+
+// memoryOf reads the sizes in MiB of the one child of a process: what entered the node waits for the program it became.
+func memoryOf(parent int) (resident, peak float64, err error) {
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
+	if err != nil {
+		return 0, 0, err
+	}
+	pids := strings.Fields(string(children))
+	if len(pids) != 1 {
+		return 0, 0, fmt.Errorf("process %d has %d children, want the agent alone", parent, len(pids))
+	}
+	status, err := os.ReadFile("/proc/" + pids[0] + "/status")
+	if err != nil {
+		return 0, 0, err
+	}
+	sizes := map[string]float64{}
+	for line := range strings.Lines(string(status)) {
+		name, rest, _ := strings.Cut(line, ":")
+		if fields := strings.Fields(rest); len(fields) == 2 && fields[1] == "kB" {
+			kib, err := strconv.ParseFloat(fields[0], 64)
+			if err != nil {
+				return 0, 0, err
+			}
+			sizes[name] = kib / 1024
+		}
+	}
+	if sizes["VmRSS"] == 0 || sizes["VmHWM"] == 0 {
+		return 0, 0, fmt.Errorf("process %s has no size", pids[0])
+	}
+	return sizes["VmRSS"], sizes["VmHWM"], nil
+}
