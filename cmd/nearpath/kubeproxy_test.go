@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nearpath/nearpath/internal/hostnet"
 )
 
 func fetch(handler http.Handler, path string) (status int, body string) {
@@ -111,5 +113,14 @@ func TestProxyAddresses(t *testing.T) {
 		if got := [2]string{c.Services.HealthzAddress.String(), c.Services.MetricsAddress.String()}; got != want {
 			t.Errorf("%q: %v, want %v", text, got, want)
 		}
+	}
+}
+
+// TestForeignMark: E7. kube-proxy masquerades what has this mark, and so may others who know of it.
+func TestForeignMark(t *testing.T) {
+	t.Parallel()
+	const masquerade = 0x4000
+	if marks := uint32(hostnet.OutsideMark | hostnet.PodMarkMask); marks&masquerade != 0 {
+		t.Errorf("E7 marks %#x of ours hold kube-proxy's %#x", marks, masquerade)
 	}
 }

@@ -44,7 +44,12 @@ const (
 	reasonFailed   = "KubeProxyTakeOverFailed"
 )
 
-const defaultEvery = 5 * time.Second
+const (
+	defaultEvery = 5 * time.Second
+	// restFactor is how much less often a node is looked at that has nothing of kube-proxy's: iptables of the older kind must
+	// be asked by a program.
+	restFactor = 12
+)
 
 // A Task takes the node over and then watches that it stays so. It is ready from the start: pods and Services do not wait
 // for it.
@@ -56,6 +61,7 @@ type Task struct {
 	said    map[string]string // the last message by reason
 	removed bool              // what decided about new connections has been removed
 	stopped bool              // the rules came back
+	clean   bool              // nothing of kube-proxy was there
 	old     map[connection]bool
 }
 
@@ -88,19 +94,23 @@ func (t *Task) Run(ctx context.Context) error {
 			return nil
 		}
 	}
-	tick := time.NewTicker(t.cfg.Every)
-	defer tick.Stop()
-	for {
+	for !t.stopped {
 		if err := t.look(ctx); err != nil && ctx.Err() == nil {
 			t.cfg.Log.Warn("take over from kube-proxy", "err", err)
 			t.warn(reasonFailed, err.Error()+"; it is tried again")
 		}
+		pause := t.cfg.Every
+		if t.clean {
+			pause *= restFactor
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-time.After(pause):
 		}
 	}
+	<-ctx.Done()
+	return nil
 }
 
 // warn says each thing once.
@@ -160,6 +170,12 @@ func (l leftovers) programmed() bool {
 	return len(l.nft.native) > 0
 }
 
+// empty reports whether there is nothing to remove, to wait for or to tell of.
+func (l leftovers) empty() bool {
+	nft, legacy := l.removals(false)
+	return len(nft)+len(legacy)+len(l.nft.native) == 0 && !l.nft.keeper && !l.noTool && !l.ipvs
+}
+
 // Programmed reports whether rules are there, in the calling thread's network namespace, by which a kube-proxy serves.
 func Programmed(ctx context.Context) (bool, error) {
 	l, err := readLeftovers(ctx)
@@ -171,15 +187,18 @@ func (t *Task) look(ctx context.Context) error {
 	if t.stopped {
 		return nil
 	}
+	l, err := readLeftovers(ctx)
+	if err != nil {
+		return err
+	}
+	if t.clean = l.empty(); t.clean {
+		return nil
+	}
 	if running, err := t.cfg.Running(); err != nil {
 		return err
 	} else if running {
 		t.warn(ReasonRunning, "kube-proxy runs on this node beside nearpath, which serves the Services: nothing of it is removed while it runs; delete its DaemonSet, or keep it off this node")
 		return nil
-	}
-	l, err := readLeftovers(ctx)
-	if err != nil {
-		return err
 	}
 	t.report(l)
 	if l.ipvs {
