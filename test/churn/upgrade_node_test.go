@@ -143,7 +143,7 @@ func (h *host) change(t *testing.T, n int) {
 	h.write(t, "target.yaml", sliceManifest(0, h.has))
 	await(t, "the change", func() error {
 		var view json.RawMessage
-		if err := h.api.Get(t.Context(), "/v1/services", &view); err != nil {
+		if err := h.api.Get(t.Context(), "/v1/frontends", &view); err != nil {
 			return err
 		}
 		if strings.Contains(string(view), endpointAddr(0, n).String()+":") != h.has.has(n) {
