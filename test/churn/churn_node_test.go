@@ -4,10 +4,12 @@ package churn
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"os"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -226,6 +228,37 @@ func TestChurn(t *testing.T) {
 		if got := a.sum(t, metric); got != 0 {
 			t.Errorf("%s is %v", metric, got)
 		}
+	}
+}
+
+// TestUniform: which endpoint a connection gets is chance alone, each time anew (C6).
+func TestUniform(t *testing.T) {
+	const choices, endpoints = 100_000, 10
+	lab := newLab(t, "uniform")
+	netns, err := lab.NetNS("node")
+	ok(t, err)
+	n, err := lab.StartNode(netlab.NodeSpec{Name: "node", NetNS: netns})
+	ok(t, err)
+	addBackends(t, lab, n)
+	store := cluster.NewStore()
+	store.Update(func(e *cluster.Edit) {
+		e.PutNamespace("default")
+		e.PutService(serviceObject(0))
+		e.PutSlice(sliceObject(0, 1<<endpoints-1))
+		e.MarkSynced()
+	})
+	startAgent(t, n, store, nil)
+	text, err := command(t, n, roleChoose, strconv.Itoa(choices)).Output()
+	ok(t, err)
+	var counted, expected [endpointsEach]float64
+	ok(t, json.Unmarshal(text, &counted))
+	for i := range endpoints {
+		expected[i] = choices / endpoints
+	}
+	x, freedom := chiSquare(counted[:], expected[:])
+	t.Logf("%.0f choices of %d endpoints: %.0f; chi-square %.1f with %d degrees of freedom", total(counted[:]), endpoints, counted[:endpoints], x, freedom)
+	if total(counted[:]) != choices || freedom != endpoints-1 || !likely(x, freedom) {
+		t.Errorf("choices are not uniform: %.0f", counted)
 	}
 }
 

@@ -4,6 +4,7 @@ package churn
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -23,6 +25,7 @@ const roleEnv = "NEARPATH_CHURN_ROLE"
 const (
 	roleServer = "server" // answers as every backend there is
 	roleLoad   = "load"   // connects to Services, and writes what came of it when its standard input ends
+	roleChoose = "choose" // connects datagram sockets to Service 0 as often as it is told, and writes where they went
 )
 
 // play plays a role to its end.
@@ -32,6 +35,8 @@ func play(role string) error {
 		return serve(os.Stdout)
 	case roleLoad:
 		return load(os.Stdin, os.Stdout, os.Args[1:])
+	case roleChoose:
+		return choose(os.Stdout, os.Args[1])
 	}
 	return fmt.Errorf("no role %q", role)
 }
@@ -324,4 +329,31 @@ func exchangeDatagrams(stop <-chan struct{}) (picks []pick) {
 		unix.Close(fd)
 	}
 	return picks
+}
+
+// choose writes how many sockets each endpoint got. A socket that is connected to an address of the node itself has that one
+// for its own.
+func choose(out io.Writer, times string) error {
+	n, err := strconv.Atoi(times)
+	if err != nil {
+		return err
+	}
+	var counts [endpointsEach]int
+	for range n {
+		fd, err := dial(unix.SOCK_DGRAM, 0)
+		if err != nil {
+			return err
+		}
+		own, err := unix.Getsockname(fd)
+		unix.Close(fd)
+		if err != nil {
+			return err
+		}
+		service, at := ownerOf(own.(*unix.SockaddrInet4).Addr)
+		if service != 0 {
+			return fmt.Errorf("connected to an endpoint of Service %d", service)
+		}
+		counts[at]++
+	}
+	return json.NewEncoder(out).Encode(counts)
 }
