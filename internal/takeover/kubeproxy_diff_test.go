@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -189,6 +190,8 @@ func TestRealKubeProxy(t *testing.T) {
 			d := l.nearpath(t)
 			greeted("kube-proxy alone", d)
 			d.serve(t, l)
+			// Datagrams from outside have no first packet by which nearpath could tell that they are not its own (docs/limits.md).
+			talks = slices.DeleteFunc(talks, func(c talk) bool { return strings.HasPrefix(c.name, "client -> udp") })
 			echo("beside-it")
 			task, events := l.task(t, nil)
 			l.look(t, task)
