@@ -58,12 +58,13 @@ type packetFlow struct {
 type packetFlowFlags uint32
 
 const (
-	packetFlowFlagsFLOW_REPLY packetFlowFlags = 1
-	packetFlowFlagsFLOW_SEEN  packetFlowFlags = 2
-	packetFlowFlagsFLOW_FIN   packetFlowFlags = 4
-	packetFlowFlagsFLOW_RST   packetFlowFlags = 8
-	packetFlowFlagsFLOW_POD   packetFlowFlags = 16
-	packetFlowFlagsFLOW_NODE  packetFlowFlags = 32
+	packetFlowFlagsFLOW_REPLY  packetFlowFlags = 1
+	packetFlowFlagsFLOW_SEEN   packetFlowFlags = 2
+	packetFlowFlagsFLOW_FIN    packetFlowFlags = 4
+	packetFlowFlagsFLOW_RST    packetFlowFlags = 8
+	packetFlowFlagsFLOW_POD    packetFlowFlags = 16
+	packetFlowFlagsFLOW_NODE   packetFlowFlags = 32
+	packetFlowFlagsFLOW_TO_POD packetFlowFlags = 64
 )
 
 type packetFlowKey struct {
@@ -172,8 +173,9 @@ type packetOpening struct {
 		Link   uint32
 		Back   uint32
 		Flags  uint32
+		ToPod  bool
 		Keep   bool
-		_      [3]byte
+		_      [2]byte
 	}
 	_        [4]byte
 	Reply    packetFlow

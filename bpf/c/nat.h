@@ -10,6 +10,10 @@
 #include "parse.h"
 #include "sctp.h"
 
+/* linux/socket.h has no families, and sys/socket.h is the C library's. */
+#define AF_INET 2
+#define AF_INET6 10
+
 /* linux/bpf.h has it since 6.16. */
 #define CSUM_IPV6 (1ULL << 7)
 
@@ -117,6 +121,21 @@ static __always_inline bool hop(struct __sk_buff *skb, const struct packet *p)
 	       !bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct iphdr, ttl), &left, 1, 0);
 }
 
+/* The routes that the source's rules name may not know a pod, and IPv6 asks them for it in spite of the link. A pod is the
+ * next hop itself: the node has a permanent neighbour for each. */
+static __always_inline int send_by_link(const struct packet *p, const struct flow *to)
+{
+	struct bpf_redir_neigh next = { .nh_family = p->v6 ? AF_INET6 : AF_INET };
+
+	if (!(to->flags & FLOW_TO_POD))
+		return bpf_redirect_neigh(to->link, NULL, 0, 0);
+	if (p->v6)
+		__builtin_memcpy(next.ipv6_nh, to->daddr, sizeof(next.ipv6_nh));
+	else
+		next.ipv4_nh = to->daddr[3];
+	return bpf_redirect_neigh(to->link, &next, sizeof(next), 0);
+}
+
 /* Translates and sends. A source of this node's own would be a martian to its stack, so the packet leaves past it. */
 static __always_inline int forward(struct __sk_buff *skb, const struct packet *p, const struct flow *to)
 {
@@ -125,5 +144,5 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	if (!rewrite(skb, p, to))
 		return lose();
 	remember_fragment(p);
-	return to->link ? bpf_redirect_neigh(to->link, NULL, 0, 0) : TC_ACT_UNSPEC;
+	return to->link ? send_by_link(p, to) : TC_ACT_UNSPEC;
 }

@@ -25,6 +25,7 @@ struct course {
 	__u32 link;  /* of struct flow, for what the client sends */
 	__u32 back;  /* the same for what the backend answers */
 	__u32 flags; /* of both entries */
+	bool to_pod; /* link is the backend's */
 	bool keep;   /* the client's port is the first that is tried */
 };
 
@@ -91,6 +92,7 @@ static __always_inline bool course_outside(const struct __sk_buff *skb, const st
 	c->keep = svc->kind != FRONTEND_CLUSTER_IP && (svc->policy.flags & BLOCK_EXTERNAL_LOCAL);
 	if (pod) {
 		c->link = pod->link;
+		c->to_pod = true;
 		if (!c->link)
 			return false;
 	} else if (of_this_node(b->addr)) {
@@ -116,6 +118,7 @@ static __always_inline bool course_pod(const struct packet *p, const struct pod_
 	const struct pod_address *peer = pod_at(b->addr);
 
 	c->flags = FLOW_POD;
+	c->to_pod = peer;
 	if (peer && peer->link == pod->link) {
 		c->link = c->back = pod->link;
 		return address_of_node(p->v6, c->source);
@@ -145,6 +148,7 @@ static __always_inline bool course_node(const struct __sk_buff *skb, const struc
 	if (!pod)
 		return true;
 	c->link = pod->link;
+	c->to_pod = true;
 	c->back = skb->ifindex;
 	return c->link;
 }
@@ -163,7 +167,7 @@ static __always_inline bool connect_flow(const struct packet *p, struct opening 
 	to->record = o->svc.record;
 	to->published = o->svc.published;
 	to->last_seen = bpf_ktime_get_ns();
-	to->flags = FLOW_SEEN | o->course.flags;
+	to->flags = FLOW_SEEN | o->course.flags | (o->course.to_pod ? FLOW_TO_POD : 0);
 	turn(to, &p->tuple, &o->reply_key);
 	o->reply = *to;
 	__builtin_memcpy(o->reply.saddr, p->tuple.daddr, sizeof(o->reply.saddr));
@@ -171,7 +175,7 @@ static __always_inline bool connect_flow(const struct packet *p, struct opening 
 	o->reply.sport = p->tuple.dport;
 	o->reply.dport = p->tuple.sport;
 	o->reply.link = o->course.back;
-	o->reply.flags = FLOW_REPLY | o->course.flags;
+	o->reply.flags = FLOW_REPLY | o->course.flags | (o->course.flags & FLOW_POD ? FLOW_TO_POD : 0);
 	err = claim(&o->reply_key, &o->reply, o->course.keep);
 	if (err) {
 		count(err == -EEXIST ? COUNT_NO_PORT : COUNT_FLOWS_FULL);

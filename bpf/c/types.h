@@ -192,6 +192,7 @@ enum flow_flags {
 	FLOW_RST = 1 << 3,   /* the last packet of this side was RST */
 	FLOW_POD = 1 << 4,   /* the client is a pod of this node */
 	FLOW_NODE = 1 << 5,  /* the client is the node */
+	FLOW_TO_POD = 1 << 6, /* the link leads to the pod that the packet is rewritten to */
 };
 
 struct flow {
