@@ -63,6 +63,7 @@ func TestVerbs(t *testing.T) {
 	}
 	t.Run("STATUS", func(t *testing.T) { _, err := n.tool(t.Context(), "status", nil); ok(t, err) })
 	t.Run("VERSION", func(t *testing.T) { n.version(t) })
+	t.Run("kube-proxy's endpoints", n.proxyEndpoints)
 }
 
 // prepareTool installs the plugin and its configuration as shipped.
