@@ -105,6 +105,12 @@ var features = []feature{
 	{"socket hooks: TCP", []string{"bpf.TestConnectTCP", "bpf.TestMappedConnect", "bpf.TestRejectWithoutEndpoints"}},
 	{"socket hooks: UDP", []string{"bpf.TestUDP", "bpf.TestMappedUDP", "bpf.TestGetpeernameUDP"}},
 	{"UDP sockets of backends that are gone are ended", []string{"bpf.TestReaper", "bpf.TestReaperSpares", "bpf.TestReaperApp"}},
+	{"session affinity", []string{"bpf.TestAffinity", "bpf.TestAffinityClients", "bpf.TestAffinityIPv6", "bpf.TestAffinityBig", "bpf.TestAffinityFull"}},
+	{"source ranges and verdicts at sockets", []string{
+		"bpf.TestSourceRanges", "bpf.TestSourceRangesIPv6", "bpf.TestVerdicts", "bpf.TestServiceAddress", "bpf.TestLoopback",
+	}},
+	{"pins of UDP sockets", []string{"bpf.TestPins", "bpf.TestPinAffinity", "bpf.TestReplies", "bpf.TestReconnect", "bpf.TestMapped"}},
+	{"pods whose sockets are left alone", []string{"bpf.TestByPackets"}},
 	{"Services change under load", []string{"bpf.TestAtomicPublish", "bpf.TestRestart", "bpf.TestRoomOfReplacedBlocks"}},
 	{"programs on links", []string{"bpf.TestAttachLink"}},
 	{"marks of pods' packets", []string{"bpf.TestPodMark"}},
