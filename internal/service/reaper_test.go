@@ -124,7 +124,6 @@ type reaping struct {
 	sockets *fakeSockets
 	mu      sync.Mutex
 	named   map[netip.Addr]bool
-	open    error
 }
 
 func (w *reaping) name(a netip.Addr, is bool) {
@@ -280,6 +279,49 @@ func TestReaperOnAKernelThatCannot(t *testing.T) {
 		}
 		if n := w.sockets.count(); n != 0 {
 			t.Errorf("%d passes", n)
+		}
+	})
+}
+
+// What only leaves a list, or comes, is no reason for a pass.
+func TestG2WhatWithdraws(t *testing.T) {
+	t.Parallel()
+	a, b := backends("10.0.0.1:53"), backends("10.0.0.1:53", "10.0.0.2:53")
+	for name, tt := range map[string]struct {
+		from, to bpf.Block
+		protocol cluster.Protocol
+		want     bool
+	}{
+		"gone":                     {bpf.Block{Cluster: b}, bpf.Block{Cluster: a}, cluster.UDP, true},
+		"gone from the local list": {bpf.Block{Cluster: a, Local: b}, bpf.Block{Cluster: a}, cluster.UDP, true},
+		"gone, after it drained":   {bpf.Block{Draining: b}, bpf.Block{Draining: a}, cluster.UDP, true},
+		"drains":                   {bpf.Block{Cluster: b}, bpf.Block{Cluster: a, Draining: b}, cluster.UDP, false},
+		"comes":                    {bpf.Block{Cluster: a}, bpf.Block{Cluster: b}, cluster.UDP, false},
+		"TCP":                      {bpf.Block{Cluster: b}, bpf.Block{Cluster: a}, cluster.TCP, false},
+	} {
+		tab, port := newTable(8), Port{ID: PortID{Service: web, Protocol: tt.protocol, Port: 53}}
+		for i, block := range []bpf.Block{tt.from, tt.to} {
+			port.Block = block
+			plan, _ := tab.plan(map[cluster.Name][]Port{web: {port}}, false)
+			if want := i == 1 && tt.want; plan.Withdrawn != want {
+				t.Errorf("%s: withdrawn %t, want %t", name, plan.Withdrawn, want)
+			}
+		}
+	}
+}
+
+// A pass for another reason settles nothing too early.
+func TestK28ConnectsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newReaping(t, nil)
+		time.Sleep(time.Minute)
+		before := w.sockets.count()
+		w.Withdrawn()
+		if w.settles(lease, inFlight/2) {
+			t.Error("settled while a connect may be under way")
+		}
+		if w.sockets.count() == before {
+			t.Error("there was no pass")
 		}
 	})
 }
