@@ -44,7 +44,7 @@ verify: generate ## fail if generated files, go.mod or formatting are stale, or 
 		[ -z "$$unformatted" ] || { echo "verify: run make fmt: $$unformatted"; exit 1; }
 	@large=$$(git ls-files -z | xargs -0 stat -c '%s %n' | awk '$$1 > 1048576') || exit 1; \
 		[ -z "$$large" ] || { echo "verify: tracked files above 1 MB: $$large"; exit 1; }
-	$(GO) vet -tags node,cluster,vm ./...
+	$(GO) vet -tags node,cluster,vm,diff ./...
 	@# rapid discards a draw with Skip, too; there its T is called rt.
 	@git ls-files '*_test.go' | xargs grep -nE '\bt\.Skip(f|Now)?\(' /dev/null; \
 		[ $$? -ne 0 ] || { echo "verify: a skipped test proves nothing"; exit 1; }
@@ -58,7 +58,7 @@ $(LINT): test/tools/lint/go.mod
 	$(GO) build -C test/tools/lint -trimpath -ldflags '-s -w' -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 lint: $(LINT) ## run the linters over every build tag
-	$(LINT) run --build-tags node,cluster,vm ./...
+	$(LINT) run --build-tags node,cluster,vm,diff ./...
 	cd bench && $(LINT) run --build-tags node --config ../.golangci.yaml ./...
 	cd test/diff/kubeproxy && $(LINT) run --config ../../../.golangci.yaml ./...
 
@@ -86,11 +86,12 @@ test-cluster: build ## (root) a real control plane and two kubelets on this mach
 	@[ "$$(id -u)" = 0 ] || { echo "test-cluster: needs root: sudo make test-cluster"; exit 2; }
 	NEARPATH_CACHE=$(CACHE) $(GO) test -p 1 -count=1 -timeout 30m -tags cluster ./test/e2e/... ./test/kube/... ./plugins/autopath
 
-test-diff: ## (root) random clusters beside the real kube-proxy: N=50 of them from SEED=1 on, DIFF="-shrink=false ..." for flags
+test-diff: ## (root) take over from the real kube-proxy, and random clusters beside it: N=50 of them from SEED=1 on, DIFF="-shrink=false ..." for flags
 	@[ "$$(id -u)" = 0 ] || { echo "test-diff: needs root: sudo make test-diff"; exit 2; }
 	@for p in nft iptables ip6tables ip; do command -v $$p >/dev/null || { echo "test-diff: $$p is missing: sudo make setup"; exit 1; }; done
 	$(GO) build -C test/diff/kubeproxy -trimpath -ldflags '-s -w' -o $(CACHE)/diff/kubeproxy .
 	$(GO) build -trimpath -o $(CACHE)/diff/diff ./test/diff
+	NEARPATH_KUBEPROXY=$(CACHE)/diff/kubeproxy $(GO) test -count=1 -tags diff -run TestRealKubeProxy ./internal/takeover
 	$(CACHE)/diff/diff -kubeproxy $(CACHE)/diff/kubeproxy -n $(or $(N),50) -seed $(or $(SEED),1) $(DIFF)
 
 demo: build ## (root) two simulated nodes, pods, Services and names; ends in under a minute
