@@ -133,6 +133,18 @@ func (c *comparison) judgeProbe(i int, p model.Probe) (what string, kinds []stri
 	return what, kinds
 }
 
+// company are the probes that a difference may need to show: of a port with affinity all those of its client.
+func (c *comparison) company(d difference) []model.Probe {
+	probes := []model.Probe{d.probe}
+	for i, p := range c.probes {
+		v := c.verdicts[0][i]
+		if v.Port == d.port && p.Client == d.probe.Client && p != d.probe && sticky(c.world, v) {
+			probes = append(probes, p)
+		}
+	}
+	return probes
+}
+
 // A shared is what the frontends of a port have in common for a client when they lead to the same list.
 type shared struct {
 	port   model.PortRef

@@ -121,7 +121,7 @@ func (p *nearProxy) describe(n *network, nodePorts []string) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(p.datapath.AttachLink(bpf.Uplink, uplink),
+		return errors.Join(p.datapath.SetLinkAddresses([]bpf.LinkAddresses{{Link: uplink, Addrs: nodeAddrs[:2]}}), p.datapath.AttachLink(bpf.Uplink, uplink),
 			p.addPod(n, placePod, podAddrs), p.addPod(n, placePlain, plainAddrs))
 	})
 }

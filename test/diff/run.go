@@ -196,14 +196,10 @@ func (r *runner) cluster(seed, i int) error {
 func (r *runner) again(w *model.World, c *comparison, wrong []difference) ([]difference, error) {
 	var probes []model.Probe
 	for _, d := range wrong {
-		if !slices.Contains(probes, d.probe) {
-			probes = append(probes, d.probe)
-		}
-	}
-	// Affinity is of all frontends of a port.
-	for i, p := range c.probes {
-		if !slices.Contains(probes, p) && slices.ContainsFunc(wrong, func(d difference) bool { return d.affinity && d.port == c.verdicts[0][i].Port }) {
-			probes = append(probes, p)
+		for _, p := range c.company(d) {
+			if !slices.Contains(probes, p) {
+				probes = append(probes, p)
+			}
 		}
 	}
 	second := newComparison(w, probes, c.sides)

@@ -70,11 +70,7 @@ func withoutEmpty(value any) any {
 
 // shrink takes things out of a world for as long as one probe goes wrong in it.
 func (r *runner) shrink(w *model.World, c *comparison, d difference) (*model.World, difference, error) {
-	probes := []model.Probe{d.probe}
-	if d.affinity {
-		probes = c.probes
-	}
-	left := shrinkTries
+	probes, left := c.company(d), shrinkTries
 	for {
 		smaller := false
 		for _, candidate := range candidates(w) {
