@@ -31,28 +31,25 @@ var allowances = []*allowance{
 	{"A11", "iptables mode lets cluster IPs that nobody has, and ports that they do not have, pass; nearpath does as nftables mode", func(d pair) bool {
 		return d.mode == model.IPTables && d.inServiceNet() && d.nearSays.Port == (model.PortRef{})
 	}},
-	{"A1", "a cluster IP that another proxy serves passes, so that this one gets to see it", func(d pair) bool {
-		return d.inServiceNet() && d.nearSays.Outcome == model.Pass && d.near.word == string(lost)
-	}},
 	{"B3", "nodePortAddresses unset means every address, as in iptables mode; nftables mode takes the primary ones", func(d pair) bool {
 		return d.mode == model.NFTables && len(d.world.Node.NodePortAddresses) == 0 && d.toNode() && d.kubeSays.Outcome == model.Pass
 	}},
 	{"B3", "iptables mode refuses and loses what is for a node port without endpoints on every address, whatever nodePortAddresses says", func(d pair) bool {
 		return d.mode == model.IPTables && d.probe.To.Port() >= firstNodePort && d.nearSays.Outcome == model.Pass && d.kubeSays.Outcome == model.Drop
 	}},
-	{"B4", "node ports answer the node's own processes on loopback addresses; nftables mode has none there, iptables mode no IPv6", func(d pair) bool {
+	{"B4", "node ports answer the node's own processes on loopback addresses; nftables mode has none there, iptables mode no IPv6, and of IPv4 what nodePortAddresses names and a link has", func(d pair) bool {
 		return d.probe.To.Addr().IsLoopback() && d.probe.Client.Kind == model.NodeItself && d.kubeSays.Outcome == model.Pass
 	}},
 	{"D1", "iptables mode does not refuse the node's own connections to external addresses without endpoints", func(d pair) bool {
 		return d.mode == model.IPTables && d.probe.Client.Kind == model.NodeItself && d.near.word == string(refused) && d.kubeSays.Outcome == model.Pass
 	}},
-	{"E1", "a pod keeps its address when it asks an external address whose policy is Cluster: the answer comes back by it in any case", func(d pair) bool {
-		return d.probe.Client.Kind == model.LocalPod && d.sameBut(func(_ netip.AddrPort, near, kube string) bool { return near == sawClient && kube == sawNode })
-	}},
 	{"E6", "a pod that reaches itself by a socket sees its own address: its packets never leave it", func(d pair) bool {
 		return d.probe.Client.Kind == model.LocalPod && !d.probe.Packets && d.sameBut(func(b netip.AddrPort, near, kube string) bool {
 			return near == sawClient && kube == sawNode && b.Addr() == d.probe.Client.Addr
 		})
+	}},
+	{"E1", "a pod keeps its address when it asks an external address whose policy is Cluster: the answer comes back by it in any case", func(d pair) bool {
+		return d.probe.Client.Kind == model.LocalPod && !d.inServiceNet() && d.sameBut(func(_ netip.AddrPort, near, kube string) bool { return near == sawClient && kube == sawNode })
 	}},
 	{"E8", "iptables mode refuses clients that source ranges exclude when there is no endpoint; nearpath and nftables mode drop them first", func(d pair) bool {
 		return d.mode == model.IPTables && d.near.word == string(lost) && d.kube.word == string(refused) && slices.Contains(d.nearSays.Rows, "E8")
