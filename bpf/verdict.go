@@ -70,7 +70,8 @@ type Verdict struct {
 	Remembered bool
 	// NotInRanges says that it is dropped for who the client is.
 	NotInRanges bool
-	// AsNode says that backends see an address of the node instead of the client's.
+	// AsNode says that backends see an address of the node instead of the client's: those of them that are pods of this node,
+	// or elsewhere. Processes of the node see the client.
 	AsNode bool
 }
 
@@ -109,6 +110,12 @@ func (t *Tables) Decide(q Question) Verdict {
 		v.Backends, v.Remembered = []netip.AddrPort{had}, true
 	}
 	return v
+}
+
+// Sees reports whether a backend of a verdict sees the node instead of the client.
+func (t *Tables) Sees(q Question, v Verdict, backend netip.Addr) (node bool) {
+	_, here := t.nodeAddress(backend)
+	return v.AsNode && (q.Host || !here)
 }
 
 // find is find_service. A pod's loopback is its own.

@@ -270,7 +270,7 @@ func explainMaps(t *bpf.Tables, q question, names recordNames) verdictView {
 	}
 	for _, addr := range v.Backends {
 		sees := model.AsClient
-		if v.AsNode || addr.Addr() == q.Client && q.packets {
+		if t.Sees(q.Question, v, addr.Addr()) || addr.Addr() == q.Client && q.packets && !q.Host {
 			sees = model.AsNode
 		}
 		view.Backends = append(view.Backends, servingView{addr.String(), isOfNode(t, addr.Addr()), sees.String()})

@@ -22,8 +22,8 @@ type NodePorts struct {
 	Networks []netip.Prefix
 }
 
-// on says whether node ports are served on an address; primary is the first of the node's own of its family.
-func (n NodePorts) on(addr, primary netip.Addr) bool {
+// On says whether node ports are served on an address; primary is the first of the node's own of its family.
+func (n NodePorts) On(addr, primary netip.Addr) bool {
 	if n.Primary {
 		return addr == primary
 	}
@@ -49,7 +49,7 @@ func (f Found) local(ports NodePorts) (list []LocalAddr) {
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	for _, a := range slices.Compact(addrs) {
-		list = append(list, LocalAddr{a, ports.on(a, primary[familyOf(a)])})
+		list = append(list, LocalAddr{a, ports.On(a, primary[familyOf(a)])})
 	}
 	return list
 }

@@ -89,6 +89,9 @@ func (r Rules) unclaimed(w *World, p Probe) Verdict {
 
 // serve is what becomes of a probe that a frontend answers.
 func (r Rules) serve(w *World, p Probe, f frontend) (v Verdict) {
+	if f.refusesOnly {
+		p.Client.Kind = Outside
+	}
 	local, rows := r.usesLocal(p, f)
 	v.Rows = slices.Concat(f.rows, rows)
 	lists := r.lists(w, f.svc, f.port, p.v6())
@@ -103,13 +106,21 @@ func (r Rules) serve(w *World, p Probe, f frontend) (v Verdict) {
 		var why []string
 		v.Outcome, why = r.refuse(p, f, lists.any)
 		v.Rows = append(v.Rows, why...)
+		// Its rules for external addresses are not in the chain OUTPUT.
+		if r.Dialect == IPTables && p.Client.Kind == NodeItself && (f.kind == externalIP || f.kind == loadBalancer) {
+			v.Outcome = Pass
+		}
 		return v
+	}
+	if f.refusesOnly {
+		return Verdict{Outcome: Pass, Rows: v.Rows}
 	}
 	masquerade, rows := r.masquerades(p, f)
 	v.Outcome, v.Rows = Forward, slices.Concat(v.Rows, why, rows)
 	for _, addr := range list {
 		b := Backend{Addr: addr}
-		if masquerade {
+		// What stays on the node is not masqueraded, in any dialect: it does not leave by a link.
+		if masquerade && (p.Client.Kind == NodeItself || !slices.Contains(w.Node.Addresses, addr.Addr())) {
 			b.Source = AsNode
 		}
 		if addr.Addr() == p.Client.Addr && p.Client.Kind == LocalPod {
@@ -227,7 +238,7 @@ func (r Rules) admits(w *World, p Probe, f frontend) bool {
 		return slices.ContainsFunc(cidrs, func(c netip.Prefix) bool { return c.Contains(addr) })
 	}
 	// The node's own packets to a VIP that is assigned to it have the VIP for a source.
-	if in(w.Node.Primary(p.v6())) && slices.Contains(vips(f.svc), p.Client.Addr) && !r.Breaks("E8 node") {
+	if in(w.Node.Primary(p.v6())) && slices.Contains(r.loadBalancerIPs(f.svc), p.Client.Addr) && !r.Breaks("E8 node") {
 		return true
 	}
 	return len(cidrs) == 0 || in(p.Client.Addr)

@@ -29,6 +29,9 @@ type frontend struct {
 	svc  *corev1.Service
 	port *corev1.ServicePort
 	rows []string
+	// refusesOnly is a node port at an address that nodePortAddresses leave out: in iptables mode what has no endpoint is
+	// refused or dropped there all the same, by rules for all local addresses.
+	refusesOnly bool
 }
 
 // find is the frontend that answers a probe. An address of its own comes before all addresses of the node, a cluster IP
@@ -85,9 +88,16 @@ func (r Rules) answers(w *World, p Probe, svc *corev1.Service, port *corev1.Serv
 	if number == port.NodePort && number != 0 {
 		here, row := r.isLocalPort(w, p)
 		f.kind, f.rows = nodePort, []string{row}
-		return f, here
+		f.refusesOnly = !here && r.Dialect == IPTables && w.Node.has(p)
+		return f, here || f.refusesOnly
 	}
 	return f, false
+}
+
+// has says whether an address is the node's, to the client of a probe.
+func (n *Node) has(p Probe) bool {
+	addr := p.To.Addr()
+	return slices.Contains(n.Addresses, addr) || addr.IsLoopback() && p.Client.Kind == NodeItself
 }
 
 // at says whether a Service is reached at the address a probe goes to, by whatever but a node port (B1, B2, B5).
