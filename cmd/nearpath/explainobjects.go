@@ -81,7 +81,9 @@ func explainObjects(s *cluster.Snapshot, t *bpf.Tables, cfg config, r connection
 // worldOf is a Snapshot in the model's form. What is no object is as the kernel has it: the node's addresses, and which of
 // them have node ports, and where Services have their addresses.
 func worldOf(s *cluster.Snapshot, t *bpf.Tables, cfg config) *model.World {
-	w := &model.World{Node: model.Node{Name: cfg.NodeName, Addresses: t.Host}}
+	w := &model.World{
+		ProxyName: cfg.Services.ProxyName, NoExternalIPs: !cfg.Services.ExternalIPs, Node: model.Node{Name: cfg.NodeName, Addresses: t.Host},
+	}
 	if node := s.Node(cfg.NodeName); node != nil {
 		w.Node.Labels = node.Labels
 	}

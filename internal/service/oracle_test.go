@@ -68,8 +68,11 @@ func (p *planned) setNetworks(services, spared []netip.Prefix) {
 // become changes the objects to those of the world, in one change, and has it served.
 func (p *planned) become(w *model.World) {
 	p.t.Helper()
+	before := p.store.Snapshot()
 	p.store.Replace(p.objects(w))
-	p.sync()
+	if p.store.Snapshot() != before { // a change of what nobody reads is none
+		p.sync()
+	}
 	p.read(w)
 }
 
