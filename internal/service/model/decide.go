@@ -106,10 +106,6 @@ func (r Rules) serve(w *World, p Probe, f frontend) (v Verdict) {
 		var why []string
 		v.Outcome, why = r.refuse(p, f, lists.any)
 		v.Rows = append(v.Rows, why...)
-		// Its rules for external addresses are not in the chain OUTPUT.
-		if r.Dialect == IPTables && p.Client.Kind == NodeItself && (f.kind == externalIP || f.kind == loadBalancer) {
-			v.Outcome = Pass
-		}
 		return v
 	}
 	if f.refusesOnly {
@@ -119,15 +115,12 @@ func (r Rules) serve(w *World, p Probe, f frontend) (v Verdict) {
 	v.Outcome, v.Rows = Forward, slices.Concat(v.Rows, why, rows)
 	for _, addr := range list {
 		b := Backend{Addr: addr}
+		switch {
+		case addr.Addr() == p.Client.Addr && p.Client.Kind == LocalPod:
+			b.Source, v.Rows = r.hairpin(p), append(v.Rows, "E6")
 		// What stays on the node is not masqueraded, in any dialect: it does not leave by a link.
-		if masquerade && (p.Client.Kind == NodeItself || !slices.Contains(w.Node.Addresses, addr.Addr())) {
+		case masquerade && (p.Client.Kind == NodeItself || !slices.Contains(w.Node.Addresses, addr.Addr())):
 			b.Source = AsNode
-		}
-		if addr.Addr() == p.Client.Addr && p.Client.Kind == LocalPod {
-			b.Source = r.hairpin(p)
-			if !slices.Contains(v.Rows, "E6") {
-				v.Rows = append(v.Rows, "E6")
-			}
 		}
 		v.Backends = append(v.Backends, b)
 	}
@@ -138,6 +131,9 @@ func (r Rules) serve(w *World, p Probe, f frontend) (v Verdict) {
 func (r Rules) refuse(p Probe, f frontend, elsewhere bool) (Outcome, []string) {
 	outside := p.Client.Kind == Outside
 	switch {
+	// Its rules for external addresses are not in the chain OUTPUT.
+	case r.Dialect == IPTables && p.Client.Kind == NodeItself && (f.kind == externalIP || f.kind == loadBalancer):
+		return Pass, nil
 	case !elsewhere && r.Breaks("D1"):
 		return Drop, nil
 	case !elsewhere && outside && r.Breaks("D4"):
