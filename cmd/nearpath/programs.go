@@ -22,6 +22,8 @@ func roleOf(r hostnet.Role) bpf.Role {
 		return bpf.Uplink
 	case hostnet.RoleIPVlanParent:
 		return bpf.IPVlanParent
+	case hostnet.RoleENI:
+		return bpf.PoolENI
 	case hostnet.RoleCompanion:
 		return bpf.PodLink
 	}

@@ -341,6 +341,7 @@ func (b *builder) staleGroups(wanted Wanted) {
 		if l.Group == LinkGroup && !slices.ContainsFunc(wanted.ENIs, l.isOf) && !slices.Contains(uplinks, l) {
 			b.detachAny(l.Name, RoleUplink, l.Index)
 			b.detachAny(l.Name, RoleIPVlanParent, l.Index)
+			b.detachAny(l.Name, RoleENI, l.Index)
 			b.addrs(l, nil, b.found.Addrs[l.Index])
 			b.add(SetGroup{l, 0})
 		}
@@ -403,6 +404,7 @@ func (b *builder) eni(e ENI, link Link) {
 	}
 	b.mainRoutes(link)
 	b.defaultRoutes(e, link)
+	b.attachENI(link, parent)
 }
 
 // knownENIs does for the ENIs that are not wanted what the node needs: they are none of its ways outside.

@@ -30,6 +30,8 @@ const (
 	RoleUplink Role = iota + 1
 	// RoleIPVlanParent is an ENI with ipvlan slaves.
 	RoleIPVlanParent
+	// RoleENI is an ENI of ours without such slaves: what answers pods comes by it.
+	RoleENI
 	// RoleCompanion is the node's own slave of such an ENI: it leads to pods, as the node's end of a veth pair does.
 	RoleCompanion
 )
@@ -40,6 +42,8 @@ func (r Role) String() string {
 		return "uplink"
 	case RoleIPVlanParent:
 		return "ipvlan-parent"
+	case RoleENI:
+		return "eni"
 	case RoleCompanion:
 		return "companion"
 	default:
@@ -129,6 +133,13 @@ func (b *builder) attach(name string, role Role, index int) {
 	}
 }
 
+// attachENI leaves parents to their own role, which has the programs of this one.
+func (b *builder) attachENI(link Link, parent bool) {
+	if !parent {
+		b.attach(link.Name, RoleENI, link.Index)
+	}
+}
+
 // detach takes off what the link may have: nobody can tell whether there is one of an earlier process, so one that this
 // process has not taken off yet may be there.
 func (b *builder) detach(name string, role Role, index int) {
@@ -152,7 +163,7 @@ func attachments(wanted Wanted, found Found) (list []Attachment) {
 		}
 		switch {
 		case l.Group == LinkGroup || found.isENI(wanted, l.Index) || slices.Contains(found.uplinks(), l):
-			list = append(list, Attachment{RoleUplink, l.Index}, Attachment{RoleIPVlanParent, l.Index})
+			list = append(list, Attachment{RoleUplink, l.Index}, Attachment{RoleIPVlanParent, l.Index}, Attachment{RoleENI, l.Index})
 		case found.mayBeENI(wanted, l):
 			list = append(list, Attachment{RoleUplink, l.Index})
 		}

@@ -100,8 +100,8 @@ func TestProgramsAreKept(t *testing.T) {
 	h := started(t, Config{NetNS: n.Path(), Programs: r, Log: discard(), HostNetworks: prefixes("10.200.0.0/16")})
 	mustEnsure(t, h, theENI())
 	eventually(t, "attached", func() bool { return r.has(RoleUplink, eth0) })
-	if r.has(RoleUplink, eth5) || r.has(RoleIPVlanParent, eth5) {
-		t.Error("the ENI has a program that it needs not")
+	if r.has(RoleUplink, eth5) || r.has(RoleIPVlanParent, eth5) || !r.has(RoleENI, eth5) {
+		t.Error("the ENI has a program that it needs not, or not its own")
 	}
 	want := netip.MustParseAddr("10.0.0.2")
 	told := r.told()
@@ -117,6 +117,8 @@ func TestProgramsAreKept(t *testing.T) {
 	if took := time.Since(start); took > time.Second {
 		t.Errorf("took %v", took)
 	}
+	check(t, r.Detach(RoleENI, eth5))
+	eventually(t, "attached to the ENI again", func() bool { return r.has(RoleENI, eth5) })
 	// The node's addresses change.
 	inside(t, n, func() error { return address("eth0", "10.0.0.3/24") })
 	eventually(t, "address", func() bool { return len(h.Addrs()) == 2 })
