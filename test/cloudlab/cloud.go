@@ -28,6 +28,7 @@ type Cloud struct {
 	instanceType string
 	vpc          *netlab.NetNS
 	subnet6      netip.Prefix // of the machines; the zero Prefix: they have no IPv6
+	second       sim.VSwitch  // of second ENIs
 }
 
 // Options say what a cloud is like.
@@ -56,6 +57,9 @@ func Open(lab *netlab.Lab, o Options) (*Cloud, error) {
 		return nil, err
 	}
 	c := &Cloud{lab: lab, vpc: vpc, instanceType: cmp.Or(o.InstanceType, "ecs.sim.medium")}
+	if i := slices.IndexFunc(o.Sim.VSwitches, func(v sim.VSwitch) bool { return v.ID == sim.DefaultPodVSwitch }); i >= 0 {
+		c.second = o.Sim.VSwitches[i]
+	}
 	if o.IPv6 {
 		i := slices.IndexFunc(o.Sim.VSwitches, func(v sim.VSwitch) bool { return v.ID == sim.DefaultNodeVSwitch })
 		if i < 0 || !o.Sim.VSwitches[i].IPv6CIDR.IsValid() {

@@ -3,9 +3,11 @@ package cloudlab
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/nearpath/nearpath/internal/aliyun/sim"
@@ -71,21 +73,101 @@ func (c *Cloud) bootIPv6(addr netip.Addr) error {
 	if err := netlink.AddrAdd(link, own); err != nil {
 		return fmt.Errorf("add %s: %w", addr, err)
 	}
-	gateway := gateway6(c.subnet6)
+	gateway := gatewayOf(c.subnet6)
 	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.AsSlice()}); err != nil {
 		return fmt.Errorf("route everything to %s: %w", gateway, err)
 	}
 	return nil
 }
 
-// gateway6 is the third last address of a vSwitch, see the package sim.
-func gateway6(subnet netip.Prefix) netip.Addr {
-	last := subnet.Masked().Addr().As16()
-	for bit := subnet.Bits(); bit < 128; bit++ {
+// SecondENI attaches an ENI to the machine that is not the agent's, and does what the owner of such a machine does: the link
+// has its addresses, and what is sent from them leaves by it. The Machine is the same one by these addresses.
+func (c *Cloud) SecondENI(m Machine) (Machine, error) {
+	ipv6s := 0
+	if m.Addr6.IsValid() {
+		ipv6s = 1
+	}
+	eni, err := c.sim.AttachNew(m.ID, sim.DefaultPodVSwitch, ipv6s)
+	if err != nil {
+		return Machine{}, err
+	}
+	second := Machine{ID: m.ID, Addr: eni.PrimaryIP, NetNS: m.NetNS}
+	gateways := []netip.Addr{gatewayOf(c.second.CIDR)}
+	if ipv6s > 0 {
+		second.Addr6 = eni.IPv6s[0]
+		gateways = append(gateways, gatewayOf(c.second.IPv6CIDR))
+	}
+	err = m.NetNS.Do(func() error { return bootSecond(eni.MAC, second.Addrs(), gateways) })
+	if err != nil {
+		return Machine{}, fmt.Errorf("set up the second ENI of %s: %w", m.ID, err)
+	}
+	return second, nil
+}
+
+// RouteTo sends addresses that are nobody's to the machine's first ENI, as a route of the VPC does, whose next hop may send with
+// any source.
+func (c *Cloud) RouteTo(m Machine, addrs ...netip.Addr) error {
+	for _, e := range c.sim.ENIs() {
+		if e.PrimaryIP == m.Addr {
+			return c.fabric.AddAddrs(e.ID, addrs)
+		}
+	}
+	return fmt.Errorf("route %v to %s: no ENI has %s", addrs, m.ID, m.Addr)
+}
+
+// secondRoutes is the routing table of a machine's second ENI.
+const secondRoutes = 102
+
+// secondRule comes before the agent's rules, as those of a machine's distribution do.
+const secondRule = 1000
+
+// bootSecond runs on the machine. Each address is alone on the link: the way to its vSwitch stays as it was.
+func bootSecond(mac string, addrs, gateways []netip.Addr) error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(links, func(l netlink.Link) bool { return l.Attrs().HardwareAddr.String() == mac })
+	if i < 0 {
+		return fmt.Errorf("no link has the address %s", mac)
+	}
+	index := links[i].Attrs().Index
+	if err := netlink.LinkSetUp(links[i]); err != nil {
+		return err
+	}
+	for n, a := range addrs {
+		addr := &netlink.Addr{IPNet: host(a), Flags: unix.IFA_F_NODAD}
+		if a.Is6() { // not the machine's choice for what it sends to the vSwitch (RFC 6724, rule 8)
+			addr.ValidLft, addr.PreferedLft = math.MaxUint32, 0
+		}
+		if err := netlink.AddrAdd(links[i], addr); err != nil {
+			return fmt.Errorf("add %s: %w", a, err)
+		}
+		out := &netlink.Route{LinkIndex: index, Gw: gateways[n].AsSlice(), Table: secondRoutes, Flags: int(netlink.FLAG_ONLINK)}
+		if err := netlink.RouteAdd(out); err != nil {
+			return fmt.Errorf("route everything to %s: %w", gateways[n], err)
+		}
+		from := netlink.NewRule()
+		from.Table, from.Src, from.Family, from.Priority = secondRoutes, host(a), netlink.FAMILY_V4, secondRule
+		if a.Is6() {
+			from.Family = netlink.FAMILY_V6
+		}
+		if err := netlink.RuleAdd(from); err != nil {
+			return fmt.Errorf("route from %s: %w", a, err)
+		}
+	}
+	return nil
+}
+
+// gatewayOf is the third last address of a vSwitch, see the package sim.
+func gatewayOf(subnet netip.Prefix) netip.Addr {
+	last := subnet.Masked().Addr().AsSlice()
+	for bit := subnet.Bits(); bit < 8*len(last); bit++ {
 		last[bit/8] |= 0x80 >> (bit % 8)
 	}
-	last[15] -= 2
-	return netip.AddrFrom16(last)
+	last[len(last)-1] -= 2
+	gateway, _ := netip.AddrFromSlice(last)
+	return gateway
 }
 
 // setSysctls writes settings of the form path=value below /proc/sys/net of the calling thread's namespace.

@@ -27,7 +27,8 @@ type node struct {
 	*netlab.Node
 	rig      *rig
 	machine  cloudlab.Machine
-	host     *peer // on the host network
+	second   cloudlab.Machine // by its second ENI
+	host     *peer            // on the host network
 	api      *agentapi.Client
 	agent    *netlab.Process
 	cni      *libcni.CNIConfig
@@ -44,6 +45,11 @@ func (r *rig) newNode(ctx context.Context, name, egress string) (*node, error) {
 		return nil, err
 	}
 	n.api = agentapi.NewClient(n.MachinePath(agentapi.DefaultSocket))
+	if r.second {
+		if n.second, err = r.cloud.SecondENI(m); err != nil {
+			return nil, err
+		}
+	}
 	text := r.cloud.AgentConfig(name) + fmt.Sprintf(`manifests: %s
 stateDir: %s
 logLevel: debug

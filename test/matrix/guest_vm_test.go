@@ -9,6 +9,9 @@ const streamEvery = 100 * time.Millisecond
 
 var datapaths = []string{veth, ipvlan, exclusive}
 
+// vainTimeout is longer than an answer takes that should not come.
+const vainTimeout = time.Second
+
 // churned is how many pods TestChurn runs of each datapath, a tenth of that of exclusive ones.
 const churned = 40
 

@@ -10,6 +10,9 @@ const streamEvery = 20 * time.Millisecond
 // datapaths are those that any kernel has: ipvlan is a module that not every machine has.
 var datapaths = []string{veth, exclusive}
 
+// vainTimeout is longer than an answer takes that should not come.
+const vainTimeout = 150 * time.Millisecond
+
 // churned is how many pods TestChurn runs of each datapath, a tenth of that of exclusive ones.
 const churned = 500
 

@@ -34,6 +34,8 @@ type spec struct {
 	enis  int      // that a machine may have, the primary one not counted
 	nodes []string // egress modes of the nodes
 	pool  string   // settings of the agents' pools, beside the stack
+	// second gives each node an ENI that is not the agent's.
+	second bool
 	// more goes to the end of the agents' configuration.
 	more string
 }

@@ -19,6 +19,7 @@ type field struct {
 	*rig
 	n1, n2 *node // with the VPC's and with the node's own way out
 	docker *peer // on n1
+	second *peer // n1 by its second ENI, which is not the agent's
 	onHost *service
 	of     map[string]*pods // by datapath
 }
@@ -26,9 +27,12 @@ type field struct {
 // The pods of a datapath. All but remote are on n1.
 type pods struct {
 	a, same, other, remote *pod // same has the ENI of a, other has not
+	packets                *pod // whose Services are translated in its packets
 	near, far, local       *service
-	hostPort, hostIPPort   uint16 // of a
-	broken                 error  // why there are none
+	away, inner, none      *service // far with Local policies, the external and the internal one; without a backend
+	self                   *service // packets
+	hostPort, hostIPPort   uint16   // of a
+	broken                 error    // why there are none
 }
 
 // TestMatrix makes the field and tries every row.
@@ -53,7 +57,7 @@ func TestMatrix(t *testing.T) {
 func newField(t *testing.T, name string) *field {
 	t.Helper()
 	r := newRig(t, spec{
-		name: name, enis: 4 * len(datapaths), nodes: []string{"vpc", "node-snat"}, pool: "minIdle: 1, maxIdle: 2, cooldown: 1s",
+		name: name, enis: 4*len(datapaths) + 2, second: true, nodes: []string{"vpc", "node-snat"}, pool: "minIdle: 1, maxIdle: 2, cooldown: 1s",
 	})
 	f := &field{rig: r, n1: r.nodes[0], n2: r.nodes[1], of: map[string]*pods{}}
 	ok(t, f.build(t.Context()))
@@ -93,6 +97,7 @@ func (f *field) build(ctx context.Context) error {
 	if f.docker, err = f.n1.startDocker(ctx); err != nil {
 		return err
 	}
+	f.second = &peer{name: f.n1.Name(), addrs: f.n1.second.Addrs()}
 	var wishes []wish
 	for i, d := range datapaths {
 		f.of[d] = &pods{hostPort: uint16(18000 + i), hostIPPort: uint16(18100 + i)} //nolint:gosec // there are three
@@ -114,6 +119,9 @@ func (f *field) build(ctx context.Context) error {
 		p.far = all.add(d+"-far", backend{p.remote.peer, f.n2})
 		p.local = all.add(d+"-local", backend{p.a.peer, f.n1})
 		p.near.nodePort, p.far.nodePort, p.local.nodePort, p.local.local = true, true, true, true
+		if err := f.addPacketServices(d, all); err != nil {
+			return err
+		}
 	}
 	return f.applyServices(ctx, all)
 }
@@ -134,6 +142,9 @@ func (f *field) wishes(d string) (all []wish) {
 			}
 		}
 		all = append(all, w)
+	}
+	if d != ipvlan {
+		all = append(all, wish{name: d + "-packets", datapath: d, node: f.n1, byPackets: true})
 	}
 	return append(all, wish{name: d + "-remote", datapath: d, node: f.n2})
 }
@@ -167,6 +178,8 @@ func (f *field) runAll(ctx context.Context, wishes []wish) {
 			own.broken = errors.Join(own.broken, errs[i])
 		case w.node == f.n2:
 			own.remote = p
+		case w.byPackets:
+			own.packets = p
 		case own.a == nil:
 			own.a = p
 		case p.eni == own.a.eni:

@@ -146,6 +146,15 @@ func (p *peer) ask(network string, to netip.AddrPort) (reply, error) {
 	return p.tell(order{Do: "ask", Network: network, To: to.String(), Timeout: requestTimeout})
 }
 
+// askInVain makes a request that nobody is to answer, and returns its error.
+func (p *peer) askInVain(network string, to netip.AddrPort, atMost time.Duration) error {
+	r, err := p.tell(order{Do: "ask", Network: network, To: to.String(), Timeout: atMost})
+	if err == nil {
+		return fmt.Errorf("%s answered", r.By) //nolint:nilerr // that is what is wrong
+	}
+	return err
+}
+
 // addr is the peer's address of a family.
 func (p *peer) addr(f family) netip.Addr {
 	for _, a := range p.addrs {

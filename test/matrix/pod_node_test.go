@@ -4,6 +4,7 @@ package matrix
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -51,19 +52,31 @@ type wish struct {
 	name, datapath string
 	node           *node
 	ports          []hostPort
+	// byPackets leaves the pod's sockets alone.
+	byPackets bool
+}
+
+// annotations are the pod's.
+func (w wish) annotations() map[string]string {
+	a := map[string]string{"nearpath.io/datapath": w.datapath}
+	if w.byPackets {
+		a["nearpath.io/service-path"] = "packets"
+	}
+	return a
 }
 
 // manifest is the pod as the API has it. Host ports are in no manifest: the runtime passes them.
 func (w wish) manifest() string {
+	annotations, _ := json.Marshal(w.annotations()) // of strings
 	return fmt.Sprintf(`---
 apiVersion: v1
 kind: Pod
 metadata:
   name: %s
   namespace: default
-  annotations: {nearpath.io/datapath: %s}
+  annotations: %s
 spec: {nodeName: %s, containers: [{name: c, image: c}]}
-`, w.name, w.datapath, w.node.Name())
+`, w.name, annotations, w.node.Name())
 }
 
 // announce makes the pods known to the API before they are run.
@@ -77,7 +90,7 @@ func (r *rig) announce(file string, wishes []wish) error {
 
 // capabilities are what containerd passes of a pod. An agent that reads manifests does not wait for the pod's.
 func (w wish) capabilities() map[string]any {
-	args := map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{"nearpath.io/datapath": w.datapath}}
+	args := map[string]any{"io.kubernetes.cri.pod-annotations": w.annotations()}
 	if len(w.ports) > 0 {
 		args["portMappings"] = w.ports
 	}

@@ -89,7 +89,8 @@ const (
 )
 
 func rows(datapaths []string) []row {
-	return slices.Concat(podRows(datapaths), nodeRows(), serviceRows(), nodePortRows(), hostPortRows(), outRows())
+	return slices.Concat(podRows(datapaths), nodeRows(), serviceRows(), packetRows(), nodePortRows(), secondENIRows(), addressRows(),
+		hostPortRows(), outRows())
 }
 
 func podRows(datapaths []string) []row {

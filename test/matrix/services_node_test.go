@@ -23,6 +23,8 @@ type service struct {
 	number   int
 	nodePort bool
 	local    bool // externalTrafficPolicy
+	inner    bool // internalTrafficPolicy: Local
+	vips     bool // it has an external address and a load balancer's
 	backends []backend
 }
 
@@ -52,17 +54,36 @@ func (v *service) frontend(f family) netip.AddrPort {
 	return netip.AddrPortFrom(v.addr(f), servicePort)
 }
 
+// external and balancer are the Service's addresses of a family that are the network's to bring here.
+func (v *service) external(f family) netip.Addr { return vip("192.0.2", "2001:db8:2", f, v.number) }
+func (v *service) balancer(f family) netip.Addr { return vip("198.51.100", "2001:db8:3", f, v.number) }
+
+func vip(four, six string, f family, number int) netip.Addr {
+	if f == ipv6 {
+		return netip.MustParseAddr(fmt.Sprintf("%s::%x", six, number))
+	}
+	return netip.MustParseAddr(fmt.Sprintf("%s.%d", four, number))
+}
+
 // port is the Service's port on nodes.
 func (v *service) port() uint16 { return uint16(firstNodePort + v.number) } //nolint:gosec // there are few
 
 func (v *service) manifest() string {
 	var b strings.Builder
-	kind, policy, nodePort := "ClusterIP", "", ""
+	kind, policy, nodePort, status := "ClusterIP", "", "", ""
 	if v.nodePort {
 		kind, policy, nodePort = "NodePort", "\n  externalTrafficPolicy: Cluster", fmt.Sprintf(", nodePort: %d", v.port())
 	}
 	if v.local {
 		policy = "\n  externalTrafficPolicy: Local"
+	}
+	if v.inner {
+		policy += "\n  internalTrafficPolicy: Local"
+	}
+	if v.vips {
+		kind = "LoadBalancer"
+		policy += fmt.Sprintf("\n  externalIPs: [%s, \"%s\"]", v.external(ipv4), v.external(ipv6))
+		status = fmt.Sprintf("status: {loadBalancer: {ingress: [{ip: %s}, {ip: \"%s\"}]}}\n", v.balancer(ipv4), v.balancer(ipv6))
 	}
 	fmt.Fprintf(&b, `---
 apiVersion: v1
@@ -76,7 +97,7 @@ spec:
   ports:
   - {name: tcp, port: %[6]d, protocol: TCP%[7]s}
   - {name: udp, port: %[6]d, protocol: UDP%[7]s}
-`, v.name, kind, policy, v.addr(ipv4), v.addr(ipv6), servicePort, nodePort)
+%[8]s`, v.name, kind, policy, v.addr(ipv4), v.addr(ipv6), servicePort, nodePort, status)
 	for _, f := range families {
 		fmt.Fprintf(&b, `---
 apiVersion: discovery.k8s.io/v1
@@ -127,6 +148,9 @@ func (n *node) has(ctx context.Context, s *services) error {
 			for _, protocol := range []string{"TCP", "UDP"} {
 				var addrs []netip.AddrPort
 				for _, b := range v.backends {
+					if v.inner && b.node != n {
+						continue
+					}
 					addrs = append(addrs, netip.AddrPortFrom(b.addr(f), probePort))
 				}
 				var want []string

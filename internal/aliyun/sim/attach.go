@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -61,6 +62,46 @@ func (c *Cloud) attachENI(in input) (object, error) {
 	failBack := c.fallsBack()
 	c.later(c.lasts(aliyun.StatusAttaching), func() { c.finishAttach(id, instanceID, failBack) })
 	return object{}, nil
+}
+
+// AttachNew makes an ENI with its primary address and ipv6s of IPv6, and attaches it to an instance, as its owner would by
+// hand: it has no tags, and no delays.
+func (c *Cloud) AttachNew(instanceID, vSwitchID string, ipv6s int) (aliyun.ENI, error) {
+	e, err := c.addAttaching(instanceID, vSwitchID, ipv6s)
+	if err != nil {
+		return aliyun.ENI{}, fmt.Errorf("attach a new ENI to %s: %w", instanceID, err)
+	}
+	c.finishAttach(e.ID, instanceID, false)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e.Status != aliyun.StatusInUse {
+		return aliyun.ENI{}, fmt.Errorf("attach a new ENI to %s: it is %s", instanceID, e.Status)
+	}
+	return e.snapshot(), nil
+}
+
+func (c *Cloud) addAttaching(instanceID, vSwitchID string, ipv6s int) (*eni, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	in := c.instances[instanceID]
+	if in == nil || c.subnets[vSwitchID] == nil {
+		return nil, fmt.Errorf("no such instance, or vSwitch %q is unknown", vSwitchID)
+	}
+	e, err := c.addENI(eniSpec{
+		vSwitch: vSwitchID, groups: in.SecurityGroupIDs, kind: aliyun.TypeSecondary, deleteOnRelease: true,
+		wants: []want{{family: aliyun.IPv4}, {family: aliyun.IPv6, count: ipv6s}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.mayAttach(e, in); err != nil {
+		c.dropENI(e)
+		return nil, err
+	}
+	e.device = c.freeDevice(in)
+	e.Status, e.InstanceID = aliyun.StatusAttaching, instanceID
+	c.note(e)
+	return e, nil
 }
 
 // mayAttach checks ENI, instance (nil: unknown) and quotas. The caller holds c.mu.
