@@ -254,7 +254,7 @@ func (r Rules) isLocalPort(w *World, p Probe) (bool, string) {
 	}
 	listed := slices.ContainsFunc(cidrs, func(c netip.Prefix) bool { return c.Contains(addr) })
 	if addr.IsLoopback() {
-		return r.isLocalhost(p, len(cidrs) == 0 && !primary || listed), "B4"
+		return r.isLocalhost(p, len(cidrs) == 0 && !primary || listed && r.hasLink(addr, cidrs)), "B4"
 	}
 	if r.Breaks("E5") && slices.Contains(w.Node.OtherNodes, addr) {
 		return true, "E5"
@@ -270,6 +270,13 @@ func (r Rules) isLocalPort(w *World, p Probe) (bool, string) {
 	default:
 		return len(cidrs) == 0 || listed, "B3"
 	}
+}
+
+// hasLink says whether a loopback address is one that is looked for: with networks that are not all there is, iptables mode
+// looks for addresses of links, and of 127.0.0.0/8 finds one.
+func (r Rules) hasLink(addr netip.Addr, cidrs []netip.Prefix) bool {
+	return r.Dialect != IPTables || addr == netip.AddrFrom4([4]byte{127, 0, 0, 1}) ||
+		slices.ContainsFunc(cidrs, func(c netip.Prefix) bool { return c.Bits() == 0 })
 }
 
 // isLocalhost says whether a node port is answered at a loopback address: to the node's own processes. kube-proxy has no
