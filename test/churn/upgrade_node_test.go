@@ -155,8 +155,9 @@ func (h *host) change(t *testing.T, n int) {
 
 // A loaded is what is attached for connect().
 type loaded struct {
-	id  ebpf.ProgramID
-	tag string
+	link link.ID
+	id   ebpf.ProgramID
+	tag  string
 }
 
 func (h *host) connectProgram(t *testing.T) (l loaded) {
@@ -171,7 +172,7 @@ func (h *host) connectProgram(t *testing.T) (l loaded) {
 	defer program.Close()
 	it, err := program.Info()
 	ok(t, err)
-	return loaded{about.Program, it.Tag}
+	return loaded{about.ID, about.Program, it.Tag}
 }
 
 // TestH6AgentsComeAndGo kills, stops, restarts and upgrades the agent, to another program and back, under load: no connection
@@ -207,6 +208,9 @@ func TestH6AgentsComeAndGo(t *testing.T) {
 		t.Logf("%s: program %d (%s) before, %d (%s) after; no agent for %s", next.name, before.id, before.tag, after.id, after.tag, time.Duration(gone.to-gone.from).Round(time.Millisecond))
 		if after.id == before.id || (after.tag == before.tag) != next.same {
 			t.Errorf("%s: program %v before, %v after; another tag: %t wanted", next.name, before, after, !next.same)
+		}
+		if after.link != before.link {
+			t.Errorf("%s: link %d before, %d after: between the two there may be none", next.name, before.link, after.link)
 		}
 		h.change(t, i)
 	}
