@@ -311,7 +311,7 @@ func TestAffinityBig(t *testing.T) {
 	}
 	greets(t, affineAddr)
 	for name, lists := range map[string][2][]netip.AddrPort{
-		"before all": {append([]netip.AddrPort{a.backends[0]}, before...), append([]netip.AddrPort{a.backends[0]}, after...)},
+		"before all": {append([]netip.AddrPort{a.backends[0]}, before...), append(after, a.backends[0])},
 		"local":      {append([]netip.AddrPort{a.backends[0]}, after...), append([]netip.AddrPort{a.backends[0]}, before...)},
 	} {
 		for i, list := range lists {
