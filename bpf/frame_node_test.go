@@ -70,12 +70,13 @@ func (s segment) transport() []byte {
 		return s.raw
 	}
 	l4, at := make([]byte, 20, 20+len(s.payload)), 16
-	if s.proto == sctp {
+	switch s.proto {
+	case sctp:
 		l4[sctpChunk] = chunkOf(s.flags)
-	} else if s.proto == udp {
+	case udp:
 		l4, at = l4[:8], 6
 		binary.BigEndian.PutUint16(l4[4:], uint16(8+len(s.payload)))
-	} else {
+	default:
 		l4[12], l4[13] = 0x50, s.flags
 	}
 	binary.BigEndian.PutUint16(l4, s.from.Port())

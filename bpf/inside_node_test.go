@@ -4,10 +4,13 @@ package bpf
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 // More of a world, IPv4 and IPv6: a second pod, another node's pod in the VPC, and networks.
@@ -54,6 +57,17 @@ func newCluster(t *testing.T) *cluster {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// neighbour tells a link once and for all who has an address.
+func (n *netns) neighbour(t *testing.T, link, addr string, mac net.HardwareAddr) {
+	t.Helper()
+	n.do(t, func() error {
+		index, err := netlinkIndex(link)
+		return errors.Join(err, netlink.NeighSet(&netlink.Neigh{
+			LinkIndex: index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(addr), HardwareAddr: mac,
+		}))
+	})
 }
 
 // offer makes a Service of a block, reached at a frontend, until the test ends.

@@ -109,17 +109,6 @@ func (n *netns) sysctl(t *testing.T, settings ...string) {
 	})
 }
 
-// neighbour tells a link once and for all who has an address.
-func (n *netns) neighbour(t *testing.T, link, addr string, mac net.HardwareAddr) {
-	t.Helper()
-	n.do(t, func() error {
-		index, err := netlinkIndex(link)
-		return errors.Join(err, netlink.NeighSet(&netlink.Neigh{
-			LinkIndex: index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(addr), HardwareAddr: mac,
-		}))
-	})
-}
-
 // route adds a route by a link, with a permanent neighbour when the destination is one address.
 func (n *netns) route(t *testing.T, link, to, via string, mac net.HardwareAddr) {
 	t.Helper()
