@@ -103,6 +103,11 @@ func (f *field) build(ctx context.Context) error {
 		f.of[d] = &pods{hostPort: uint16(18000 + i), hostIPPort: uint16(18100 + i)} //nolint:gosec // there are three
 		wishes = append(wishes, f.wishes(d)...)
 	}
+	for _, d := range datapaths { // after the others, whose place on the ENIs counts
+		if d != ipvlan {
+			wishes = append(wishes, wish{name: d + "-packets", datapath: d, node: f.n1, byPackets: true})
+		}
+	}
 	if err := f.announce("pods.yaml", wishes); err != nil {
 		return err
 	}
@@ -142,9 +147,6 @@ func (f *field) wishes(d string) (all []wish) {
 			}
 		}
 		all = append(all, w)
-	}
-	if d != ipvlan {
-		all = append(all, wish{name: d + "-packets", datapath: d, node: f.n1, byPackets: true})
 	}
 	return append(all, wish{name: d + "-remote", datapath: d, node: f.n2})
 }
