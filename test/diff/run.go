@@ -84,6 +84,14 @@ func worldOf(lab worlds.Lab, seed int) *model.World {
 	for _, svc := range w.Services {
 		settle(w, svc)
 	}
+	// No proxy gets to see a port without a name (A3): the API server makes it an empty one.
+	for _, slice := range w.Slices {
+		for i := range slice.Ports {
+			if slice.Ports[i].Name == nil {
+				slice.Ports[i].Name = new(string)
+			}
+		}
+	}
 	return w
 }
 
