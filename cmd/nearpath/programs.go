@@ -43,7 +43,7 @@ func (p nodePrograms) Detach(r hostnet.Role, index int) error {
 }
 
 // SetNode says of all local addresses that they are the node's: also of those that node ports are not served on. The node is a
-// client as pods are, with the first of its own addresses.
+// client as pods are, with the first of its own addresses. For clients of other addresses each uplink stands with its own.
 func (p nodePrograms) SetNode(node hostnet.SetNode) error {
 	var addrs, portless []netip.Addr
 	for _, l := range node.Local {
@@ -57,6 +57,13 @@ func (p nodePrograms) SetNode(node hostnet.SetNode) error {
 		return err
 	}
 	if err := p.datapath.Pods.PutHost(p.cookie, firstOf(node.Addrs, netip.Addr.Is4), firstOf(node.Addrs, netip.Addr.Is6)); err != nil {
+		return err
+	}
+	links := make([]bpf.LinkAddresses, 0, len(node.Links))
+	for _, l := range node.Links {
+		links = append(links, bpf.LinkAddresses{Link: l.Index, Addrs: l.Addrs})
+	}
+	if err := p.datapath.SetLinkAddresses(links); err != nil {
 		return err
 	}
 	list := make([]bpf.HostNetwork, 0, len(node.Networks))

@@ -65,6 +65,34 @@ func (f Found) outsideLinks(wanted Wanted) []Link {
 	return links
 }
 
+// LinkAddrs are what a link of the node stands for: the VPC drops what leaves an ENI with an address that is not its own.
+type LinkAddrs struct {
+	Index int
+	Addrs []netip.Addr // the first of each family, IPv4 first
+}
+
+func (l LinkAddrs) equal(m LinkAddrs) bool {
+	return l.Index == m.Index && slices.Equal(l.Addrs, m.Addrs)
+}
+
+// linkAddrs are those of the links that clients outside come by, but for links without any.
+func (f Found) linkAddrs(outside []Link) (list []LinkAddrs) {
+	for _, l := range outside {
+		var addrs []netip.Addr
+		for _, family := range []Family{IPv4, IPv6} {
+			ofFamily := func(a netip.Addr) bool { return familyOf(a) == family }
+			if i := slices.IndexFunc(f.Global[l.Index], ofFamily); i >= 0 {
+				addrs = append(addrs, f.Global[l.Index][i])
+			}
+		}
+		if l.isEthernet() && len(addrs) > 0 {
+			list = append(list, LinkAddrs{l.Index, addrs})
+		}
+	}
+	slices.SortFunc(list, func(a, b LinkAddrs) int { return a.Index - b.Index })
+	return list
+}
+
 // vendorMAC begins the MAC addresses of ENIs.
 const vendorMAC = "00:16:3e:"
 

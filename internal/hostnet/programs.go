@@ -104,6 +104,7 @@ type (
 	SetNode struct {
 		Addrs    []netip.Addr  // its own, see Host.Addrs
 		Local    []LocalAddr   // all that its namespace has, sorted, none twice
+		Links    []LinkAddrs   // those that have RoleUplink
 		Networks []HostNetwork // sorted, no prefix twice
 	}
 )
@@ -116,6 +117,9 @@ func (o SetNode) String() string {
 	for _, l := range o.Local {
 		b.WriteString(map[bool]string{true: " ", false: " !"}[l.NodePorts] + l.Addr.String())
 	}
+	for _, l := range o.Links {
+		fmt.Fprintf(&b, ", link %d %v", l.Index, l.Addrs)
+	}
 	b.WriteString(", networks")
 	for _, n := range o.Networks {
 		fmt.Fprintf(&b, " %s:%s", n.Prefix, n.Way)
@@ -124,7 +128,8 @@ func (o SetNode) String() string {
 }
 
 func (o SetNode) equal(p SetNode) bool {
-	return slices.Equal(o.Addrs, p.Addrs) && slices.Equal(o.Local, p.Local) && slices.Equal(o.Networks, p.Networks)
+	return slices.Equal(o.Addrs, p.Addrs) && slices.Equal(o.Local, p.Local) && slices.EqualFunc(o.Links, p.Links, LinkAddrs.equal) &&
+		slices.Equal(o.Networks, p.Networks)
 }
 
 func (b *builder) attach(name string, role Role, index int) {
@@ -191,7 +196,9 @@ func (b *builder) programs(wanted Wanted) {
 			b.detach(l.Name, RoleUplink, l.Index)
 		}
 	}
-	node := SetNode{Addrs: b.found.nodeAddrs(), Local: b.found.local(wanted.NodePorts), Networks: b.found.hostNetworks(wanted)}
+	node := SetNode{
+		Addrs: b.found.nodeAddrs(), Local: b.found.local(wanted.NodePorts), Links: b.found.linkAddrs(outside), Networks: b.found.hostNetworks(wanted),
+	}
 	if len(node.Addrs) > 0 && (b.found.Node == nil || !b.found.Node.equal(node)) {
 		b.add(node)
 	}

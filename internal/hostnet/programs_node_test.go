@@ -137,12 +137,12 @@ func TestProgramsAreKept(t *testing.T) {
 func TestLocalAddressesAreFollowed(t *testing.T) {
 	n := node(t)
 	const second, bridge = "10.7.0.2", "172.17.0.1"
-	var eth9 int
+	var eth0, eth9 int
 	inside(t, n, func() error {
 		br := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
 		br.Name = "docker0"
 		err := errors.Join(addVeth("eth9", vendorMAC+"00:00:09", 1500), netlink.LinkAdd(br))
-		eth9 = indexOf(t, "eth9")
+		eth0, eth9 = indexOf(t, "eth0"), indexOf(t, "eth9")
 		return err
 	})
 	r := &recorder{}
@@ -177,6 +177,12 @@ func TestLocalAddressesAreFollowed(t *testing.T) {
 	within("addresses", func() bool {
 		return local() == " 10.0.0.2 +10.7.0.2 127.0.0.1 172.17.0.1 +::1" && r.has(RoleUplink, eth9)
 	})
+	own := func(link int, addr string) func(LinkAddrs) bool {
+		return func(l LinkAddrs) bool { return l.equal(LinkAddrs{link, []netip.Addr{netip.MustParseAddr(addr)}}) }
+	}
+	if links := r.told().Links; len(links) != 2 || !slices.ContainsFunc(links, own(eth9, second)) || !slices.ContainsFunc(links, own(eth0, "10.0.0.2")) {
+		t.Errorf("links stand with %v", links)
+	}
 	if addrs, all := h.NodePortAddrs(); all || len(addrs) != 2 {
 		t.Errorf("node ports on %v, all: %t", addrs, all)
 	}

@@ -31,6 +31,7 @@ type pods struct {
 	near, far, local       *service
 	away, inner, none      *service // far with Local policies, the external and the internal one; without a backend
 	self                   *service // packets
+	aside                  *service // far, by the second ENI
 	hostPort, hostIPPort   uint16   // of a
 	broken                 error    // why there are none
 }

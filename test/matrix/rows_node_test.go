@@ -89,7 +89,7 @@ const (
 )
 
 func rows(datapaths []string) []row {
-	return slices.Concat(podRows(datapaths), nodeRows(), serviceRows(), packetRows(), nodePortRows(), secondENIRows(), addressRows(),
+	return slices.Concat(podRows(datapaths), nodeRows(), serviceRows(), packetRows(), nodePortRows(), secondENIRows(), otherENIRows(), addressRows(),
 		hostPortRows(), outRows())
 }
 

@@ -72,6 +72,21 @@ func packetRows() []row {
 	}
 }
 
+// otherENIRows are clients outside whose network brings a Service's address by the node's second ENI: what leaves by it has its
+// address, as the VPC asks of an ENI (B5, B2, B1).
+func otherENIRows() []row {
+	var all []row
+	for _, to := range []struct {
+		name string
+		of   func(*service, family) netip.Addr
+	}{{"B2 outside - ExternalIP", (*service).external}, {"B5 outside - load balancer", (*service).balancer}, {"B1 outside - ClusterIP", (*service).addr}} {
+		all = append(all, row{name: to.name + " by second ENI, pod of other node", try: func(c cell) error {
+			return c.ask(c.outside, to.of(c.pods.aside, c.family), c.pods.remote.peer, c.own(c.second))
+		}})
+	}
+	return all
+}
+
 // secondENIRows are clients that come by an ENI that is not the node's first one. The VPC drops what leaves by another one.
 func secondENIRows() []row {
 	through := func(c cell, v *service, by *peer, saw netip.Addr) error {
@@ -132,16 +147,24 @@ func (f *field) addPacketServices(d string, all *services) error {
 	p.away = all.add(d+"-away", backend{p.remote.peer, f.n2})
 	p.inner = all.add(d+"-inner", backend{p.remote.peer, f.n2})
 	p.none = all.add(d + "-none")
+	p.aside = all.add(d+"-aside", backend{p.remote.peer, f.n2})
+	p.aside.vips = true
 	p.away.nodePort, p.away.local, p.inner.inner = true, true, true
 	if p.packets != nil {
 		p.self = all.add(d+"-self", backend{p.packets.peer, f.n1})
 	}
-	var errs []error
+	errs := []error{f.cloud.RouteTo(f.n1.second, p.aside.vipsOf()...)}
 	for _, v := range []*service{p.near, p.far, p.local, p.away} {
 		v.vips = true
-		for _, fam := range families {
-			errs = append(errs, f.cloud.RouteTo(f.n1.machine, v.addr(fam), v.external(fam), v.balancer(fam)))
-		}
+		errs = append(errs, f.cloud.RouteTo(f.n1.machine, v.vipsOf()...))
 	}
 	return errors.Join(errs...)
+}
+
+// vipsOf are all addresses of a Service of both families.
+func (v *service) vipsOf() (addrs []netip.Addr) {
+	for _, f := range families {
+		addrs = append(addrs, v.addr(f), v.external(f), v.balancer(f))
+	}
+	return addrs
 }
