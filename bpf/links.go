@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -52,26 +53,28 @@ type linkProgram struct {
 	egress  bool
 }
 
+// linkPrograms are those of each role, not loaded.
+var linkPrograms = map[Role][]linkProgram{
+	Uplink:       {{name: packetProgFromOutside}, {name: packetProgToOutside, egress: true}},
+	PodLink:      {{name: packetProgFromPod}, {name: packetProgToPod, egress: true}},
+	PoolENI:      {{name: packetProgFromVpc}},
+	IPVlanParent: {{name: packetProgFromVpc}, {name: packetProgToVpc, egress: true}},
+	ExclusiveENI: {{name: packetProgFromVpc}, {name: packetProgLeavePod, egress: true}},
+}
+
 // nameLinkPrograms is called once they are loaded.
 func (d *Datapath) nameLinkPrograms() error {
 	p := &d.packet
-	d.programs = map[Role][]linkProgram{
-		Uplink: {
-			{name: packetProgFromOutside, program: p.FromOutside}, {name: packetProgToOutside, program: p.ToOutside, egress: true},
-		},
-		PodLink: {
-			{name: packetProgFromPod, program: p.FromPod}, {name: packetProgToPod, program: p.ToPod, egress: true},
-		},
-		PoolENI: {{name: packetProgFromVpc, program: p.FromVpc}},
-		IPVlanParent: {
-			{name: packetProgFromVpc, program: p.FromVpc}, {name: packetProgToVpc, program: p.ToVpc, egress: true},
-		},
-		ExclusiveENI: {
-			{name: packetProgFromVpc, program: p.FromVpc}, {name: packetProgLeavePod, program: p.LeavePod, egress: true},
-		},
+	loaded := map[string]*ebpf.Program{
+		packetProgFromOutside: p.FromOutside, packetProgToOutside: p.ToOutside, packetProgFromPod: p.FromPod, packetProgToPod: p.ToPod,
+		packetProgFromVpc: p.FromVpc, packetProgToVpc: p.ToVpc, packetProgLeavePod: p.LeavePod,
 	}
-	for _, programs := range d.programs {
+	d.programs = map[Role][]linkProgram{}
+	for role, list := range linkPrograms {
+		programs := slices.Clone(list)
+		d.programs[role] = programs
 		for i := range programs {
+			programs[i].program = loaded[programs[i].name]
 			have, err := programs[i].program.Info()
 			if err != nil {
 				return fmt.Errorf("look at %s: %w", programs[i].name, err)

@@ -64,7 +64,15 @@ func removeFilters() error {
 	return errors.Join(errs...)
 }
 
-var filterNames = []string{packetProgFromOutside, packetProgToOutside, packetProgFromPod, packetProgToVpc, packetProgLeavePod}
+// isFilterName says whether a program of some role is called so.
+func isFilterName(name string) bool {
+	for _, programs := range linkPrograms {
+		if slices.ContainsFunc(programs, func(p linkProgram) bool { return p.name == name }) {
+			return true
+		}
+	}
+	return false
+}
 
 func removeFilter(l netlink.Link, parent uint32) error {
 	filters, err := netlink.FilterList(l, parent)
@@ -76,7 +84,7 @@ func removeFilter(l netlink.Link, parent uint32) error {
 	}
 	for _, f := range filters {
 		b, ok := f.(*netlink.BpfFilter)
-		if !ok || b.Priority != filterPriority || b.Handle != filterHandle || !slices.Contains(filterNames, b.Name) {
+		if !ok || b.Priority != filterPriority || b.Handle != filterHandle || !isFilterName(b.Name) {
 			continue
 		}
 		if err := netlink.FilterDel(b); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {

@@ -4,6 +4,7 @@ package bpf
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"testing"
 
@@ -21,9 +22,15 @@ func TestRemove(t *testing.T) {
 				return // the kernel has none
 			}
 			d.tcx = tcx
-			_, right := veth(t, "left", "right")
-			if err := errors.Join(d.Attach(), d.AttachLink(PodLink, right), d.AttachLink(Uplink, right)); err != nil {
+			if err := d.Attach(); err != nil {
 				t.Fatal(err)
+			}
+			links := map[Role]int{}
+			for role := range linkPrograms {
+				_, links[role] = veth(t, fmt.Sprint("left", uint8(role)), fmt.Sprint("right", uint8(role)))
+				if err := d.AttachLink(role, links[role]); err != nil {
+					t.Fatal(err)
+				}
 			}
 			hooks := func() int {
 				t.Helper()
@@ -40,9 +47,13 @@ func TestRemove(t *testing.T) {
 				if err := Remove(cfg.PinDir); err != nil {
 					t.Fatal(err)
 				}
-				for _, role := range []Role{PodLink, Uplink} {
-					if on, err := d.LinkAttached(role, right); on || err != nil {
-						t.Errorf("the link still is a %s: %v, %v", role, on, err)
+				for role, index := range links {
+					for _, p := range d.programs[role] {
+						filter, err := filterAttached(p, index)
+						tcx, tcxErr := d.tcxAttached(p, index)
+						if filter || tcx || err != nil || tcxErr != nil {
+							t.Errorf("the %s still has %s: %t, %t, %v, %v", role, p.name, filter, tcx, err, tcxErr)
+						}
 					}
 				}
 				if hooks() != 0 {
