@@ -12,8 +12,8 @@ import (
 
 // HandBack gives Services back to whoever else serves them on the node: from then on what is pinned below pinDir begins no
 // connection. Calls of sockets go on untouched, and so do packets of no connection of ours; what is never ours to drop is
-// not dropped. Connections that packets are translated for go on, and Remove ends them. No agent may run. When nothing is
-// there it does nothing.
+// not dropped. Connections that packets are translated for go on, and Remove ends them; of UDP, which has no end, the next
+// datagram is somebody else's. No agent may run. When nothing is there it does nothing.
 func HandBack(pinDir string) error {
 	// Networks of Services first: what is in them and has no frontend any more would be dropped.
 	networks, err := openPinned(pinDir, sockMapHostNetworks)
@@ -30,8 +30,37 @@ func HandBack(pinDir string) error {
 		return err
 	}
 	defer frontends.Close()
-	if err := deleteAll(frontends, func(sockFrontendKey, sockFrontend) bool { return true }); err != nil {
-		return fmt.Errorf("forget frontends: %w", err)
+	for _, which := range frontendPasses {
+		if err := deleteAll(frontends, which); err != nil {
+			return fmt.Errorf("forget frontends: %w", err)
+		}
+	}
+	return retireAll(pinDir)
+}
+
+// frontendPasses say which frontends go in one pass, the first one first: an address refuses what none of its ports has, and
+// those are somebody else's from the moment that they go.
+var frontendPasses = []func(sockFrontendKey, sockFrontend) bool{
+	func(_ sockFrontendKey, f sockFrontend) bool { return FrontendKind(f.Kind) == ServiceAddress },
+	func(sockFrontendKey, sockFrontend) bool { return true },
+}
+
+// retireAll makes all backends such that serve no more: nobody would say of one of them that it has gone.
+func retireAll(pinDir string) (err error) {
+	m, err := openPinned(pinDir, sockMapRecords)
+	if err != nil || m == nil {
+		return err
+	}
+	defer m.Close()
+	records, err := mapWords(m)
+	if err != nil {
+		return fmt.Errorf("map records: %w", err)
+	}
+	defer func() { err = errors.Join(err, unmapWords(records)) }()
+	for i := range records {
+		if r := loadRecord(&records[i]); r.Block != 0 {
+			storeRecord(&records[i], sockRecord{Sequence: r.Sequence + 1})
+		}
 	}
 	return nil
 }
