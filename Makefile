@@ -14,8 +14,11 @@ export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
 # What Debian must provide for each lane, beyond Go.
 PACKAGES_VERIFY := clang-19 llvm-19 libbpf-dev linux-libc-dev
 PACKAGES_CLUSTER := etcd-server busybox-static libseccomp-dev pkg-config gcc libc6-dev
-PACKAGES_DIFF := nftables iptables iproute2
+PACKAGES_NODE := nftables iptables iproute2
 PACKAGES_VM := qemu-system-x86 busybox-static debian-archive-keyring
+
+# Programs of them by which tests play kube-proxy.
+TOOLS_NODE := ip nft iptables ip6tables iptables-legacy ip6tables-legacy
 
 export CGO_ENABLED := 0
 
@@ -25,9 +28,9 @@ export CGO_ENABLED := 0
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## (root) install the Debian packages that verify, test-vm, test-diff and test-cluster need
+setup: ## (root) install the Debian packages that verify, test-node, test-vm, test-diff and test-cluster need
 	apt-get update -q
-	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(PACKAGES_VERIFY) $(PACKAGES_VM) $(PACKAGES_DIFF) $(PACKAGES_CLUSTER)
+	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(PACKAGES_VERIFY) $(PACKAGES_VM) $(PACKAGES_NODE) $(PACKAGES_CLUSTER)
 
 build: ## build the binaries into bin/
 	$(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/... ./test/podapp
@@ -71,7 +74,8 @@ test-unit: ## pure logic; no root, no kernel features
 
 test-node: ## (root) this machine's kernel: BPF, namespaces, the simulated cloud
 	@[ "$$(id -u)" = 0 ] || { echo "test-node: needs root: sudo make test-node"; exit 2; }
-	$(GO) test -p 1 -count=1 -timeout 20m -tags node $$(grep -rl --include='*_test.go' --exclude-dir=bench '^//go:build node$$' . | xargs -n 1 dirname | sort -u)
+	@for p in $(TOOLS_NODE); do command -v $$p >/dev/null || { echo "test-node: $$p is missing: sudo make setup"; exit 1; }; done
+	$(GO) test -p 1 -count=1 -timeout 20m -tags node $$(grep -rl --include='*_test.go' --exclude-dir=bench '^//go:build node\b' . | xargs -n 1 dirname | sort -u)
 	$(GO) -C bench test -p 1 -count=1 -tags node ./...
 
 test-vm: ## Debian's 5.10, 6.1 and 6.12 kernels in QEMU, with what this machine's kernel lacks
@@ -88,7 +92,7 @@ test-cluster: build ## (root) a real control plane and two kubelets on this mach
 
 test-diff: ## (root) take over from the real kube-proxy, and random clusters beside it: N=50 of them from SEED=1 on, DIFF="-shrink=false ..." for flags
 	@[ "$$(id -u)" = 0 ] || { echo "test-diff: needs root: sudo make test-diff"; exit 2; }
-	@for p in nft iptables ip6tables ip; do command -v $$p >/dev/null || { echo "test-diff: $$p is missing: sudo make setup"; exit 1; }; done
+	@for p in $(TOOLS_NODE); do command -v $$p >/dev/null || { echo "test-diff: $$p is missing: sudo make setup"; exit 1; }; done
 	$(GO) build -C test/diff/kubeproxy -trimpath -ldflags '-s -w' -o $(CACHE)/diff/kubeproxy .
 	$(GO) build -trimpath -o $(CACHE)/diff/diff ./test/diff
 	NEARPATH_KUBEPROXY=$(CACHE)/diff/kubeproxy $(GO) test -count=1 -tags diff -run TestRealKubeProxy ./internal/takeover

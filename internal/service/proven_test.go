@@ -2,11 +2,13 @@ package service
 
 import (
 	"go/ast"
+	"go/build/constraint"
 	"go/parser"
 	"go/token"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -37,7 +39,7 @@ var provenBy = map[string][]string{
 	"H8": {"internal/takeover.TestTakeOver", "bpf.TestHandBack"},
 }
 
-// TestEveryRowIsProven: each row has a mutation or the name of a test that there is.
+// TestEveryRowIsProven: each row has a mutation or the name of a test that a lane runs on every machine.
 func TestEveryRowIsProven(t *testing.T) {
 	t.Parallel()
 	broken := map[string]bool{}
@@ -51,7 +53,7 @@ func TestEveryRowIsProven(t *testing.T) {
 		for _, name := range provenBy[row.Name] {
 			dir, test, _ := strings.Cut(name, ".")
 			if !slices.Contains(testsIn(t, dir), test) {
-				t.Errorf("%s is to be proven by %s, and there is no such test", row.Name, name)
+				t.Errorf("%s is to be proven by %s, and make test runs no such test", row.Name, name)
 			}
 		}
 	}
@@ -62,29 +64,77 @@ func TestEveryRowIsProven(t *testing.T) {
 	}
 }
 
-// testsIn lists the tests of a package, whatever their build tags.
+// nodeLane is how make test-node finds the files whose packages it tests.
+func nodeLane(t *testing.T) *regexp.Regexp {
+	t.Helper()
+	text, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chosen := regexp.MustCompile(`grep -rl .*'(\^//go:build [^']*)'`).FindSubmatch(text)
+	if chosen == nil {
+		t.Fatal("test-node does not choose packages by their build tags any more")
+	}
+	return regexp.MustCompile("(?m)" + strings.ReplaceAll(string(chosen[1]), "$$", "$"))
+}
+
+// testsIn lists the tests of a package that make test runs: those without build tags, and those of test-node.
 func testsIn(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join("../..", dir, "*_test.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	var ofNode []string
+	runs, lane := false, nodeLane(t)
 	for _, path := range files {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, text, parser.SkipObjectResolution)
+		file, err := parser.ParseFile(token.NewFileSet(), path, text, parser.SkipObjectResolution|parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
 		}
+		runs = runs || lane.Match(text)
+		always, withNode := tagsOf(t, file)
 		for _, decl := range file.Decls {
-			if f, ok := decl.(*ast.FuncDecl); ok && f.Recv == nil && strings.HasPrefix(f.Name.Name, "Test") {
+			f, ok := decl.(*ast.FuncDecl)
+			switch {
+			case !ok || f.Recv != nil || !strings.HasPrefix(f.Name.Name, "Test"):
+			case always:
 				names = append(names, f.Name.Name)
+			case withNode:
+				ofNode = append(ofNode, f.Name.Name)
 			}
 		}
 	}
+	if runs {
+		names = append(names, ofNode...)
+	}
 	return names
+}
+
+// tagsOf reports whether a file is built without any tag, and with the tag node.
+func tagsOf(t *testing.T, file *ast.File) (always, withNode bool) {
+	t.Helper()
+	always, withNode = true, true
+	for _, group := range file.Comments {
+		for _, c := range group.List {
+			if !constraint.IsGoBuild(c.Text) {
+				continue
+			}
+			expr, err := constraint.Parse(c.Text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			with := func(more string) bool {
+				return expr.Eval(func(tag string) bool { return tag == "linux" || tag == more })
+			}
+			return with("linux"), with("node")
+		}
+	}
+	return always, withNode
 }
 
 // TestG6NobodySetsConntrack: what kube-proxy has set of nf_conntrack is left as it is, as no program of ours names a setting.

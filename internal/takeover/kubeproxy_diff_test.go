@@ -200,10 +200,7 @@ func TestRealKubeProxy(t *testing.T) {
 			}
 			echo("taken-over")
 			greeted("taken over", d)
-			if conn, err := l.dial("tcp", "10.96.0.10:80", l.client); err == nil {
-				conn.Close()
-				t.Error("somebody else still translates")
-			}
+			l.unanswered(t, "10.96.0.10:80", "somebody else still translates")
 			if len(*events) > 0 {
 				t.Errorf("events: %v", *events)
 			}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -138,7 +139,7 @@ func (l *lane) program(t *testing.T, mode, policy string) {
 // left is what has one of kube-proxy's names.
 func (l *lane) left(t *testing.T) (out []string) {
 	t.Helper()
-	text := l.run(t, l.node, "", "nft", "list", "ruleset") + l.run(t, l.node, "", "iptables-legacy-save") + l.run(t, l.node, "", "ip6tables-legacy-save")
+	text := l.run(t, l.node, "", "nft", "--stateless", "list", "ruleset") + l.run(t, l.node, "", "iptables-legacy-save") + l.run(t, l.node, "", "ip6tables-legacy-save")
 	for line := range strings.Lines(text) {
 		if strings.Contains(line, "KUBE-") || strings.Contains(line, "kube-proxy") || strings.Contains(line, keeperTable) {
 			out = append(out, strings.TrimSpace(line))
@@ -216,6 +217,19 @@ func (l *lane) dial(network, address string, from *netlab.NetNS) (conn net.Conn,
 		return err
 	}))
 	return conn, err
+}
+
+// unanswered fails the test if the client can connect to an address. What answers here does within a millisecond.
+func (l *lane) unanswered(t *testing.T, address, or string) {
+	t.Helper()
+	l.do(t, l.client, func() error {
+		conn, err := net.DialTimeout("tcp", address, 200*time.Millisecond)
+		if err == nil {
+			conn.Close()
+			t.Error(or)
+		}
+		return nil
+	})
 }
 
 // talks opens connections of every kind to the Service: through the node and from it.
@@ -303,10 +317,7 @@ func TestTakeOver(t *testing.T) {
 			if len(task.old) != len(talks) {
 				t.Errorf("%d connections are waited for, want %d", len(task.old), len(talks))
 			}
-			if conn, err := l.dial("tcp", "10.96.0.10:80", l.client); err == nil {
-				conn.Close()
-				t.Error("kube-proxy's rules still serve new connections")
-			}
+			l.unanswered(t, "10.96.0.10:80", "kube-proxy's rules still serve new connections")
 			for _, c := range talks {
 				c.conn.Close()
 			}
@@ -381,10 +392,7 @@ func TestNoHoleNorBlock(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if conn, err := l.dial("tcp", "10.2.0.2:8080", l.client); err == nil {
-				conn.Close()
-				t.Error("a connection is forwarded that the policy of FORWARD drops")
-			}
+			l.unanswered(t, "10.2.0.2:8080", "a connection is forwarded that the policy of FORWARD drops")
 			for _, line := range kubelets(l.left(t)) {
 				if !strings.Contains(line, forwardChain) && !strings.Contains(line, "keep") && !strings.Contains(line, keeperTable) {
 					t.Errorf("left: %s", line)
@@ -477,11 +485,10 @@ func TestRunning(t *testing.T) {
 	check("before", l.node, false)
 	cmd := exec.Command(exe, "60")
 	l.do(t, l.node, cmd.Start)
+	end := sync.OnceFunc(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+	t.Cleanup(end)
 	check("started", l.node, true)
 	check("seen from another namespace", l.client, false)
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
+	end()
 	check("ended", l.node, false)
 }
