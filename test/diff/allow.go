@@ -38,7 +38,7 @@ var allowances = []*allowance{
 		return d.mode == model.IPTables && d.probe.To.Port() >= firstNodePort && d.nearSays.Outcome == model.Pass && d.kubeSays.Outcome == model.Drop
 	}},
 	{"B4", "node ports answer the node's own processes on loopback addresses; nftables mode has none there, iptables mode no IPv6, and of IPv4 what nodePortAddresses names and a link has", func(d pair) bool {
-		return d.probe.To.Addr().IsLoopback() && d.probe.Client.Kind == model.NodeItself && d.kubeSays.Outcome == model.Pass
+		return d.probe.To.Addr().IsLoopback() && d.probe.Client.Kind == model.NodeItself && d.kubeSays.Outcome != model.Forward
 	}},
 	{"D1", "iptables mode does not refuse the node's own connections to external addresses without endpoints", func(d pair) bool {
 		return d.mode == model.IPTables && d.probe.Client.Kind == model.NodeItself && d.near.word == string(refused) && d.kubeSays.Outcome == model.Pass

@@ -61,10 +61,27 @@ func (c *comparison) find(patience time.Duration, tries func(backends int) int, 
 					return err
 				}
 			}
-			return nil
+			return c.settle(k, s, patience, tries)
 		})
 	}
 	return group.Wait()
+}
+
+// settle asks anew where there is affinity. A client that has been at two lists of one port may until then have got two
+// backends even by the same frontend: kube-proxy remembers all of its choices, and takes the first one that a list has.
+func (c *comparison) settle(k int, s *side, patience time.Duration, tries func(int) int) error {
+	var again []int
+	for i, v := range c.verdicts[k] {
+		if v.Outcome == model.Forward && sticky(c.world, v) {
+			again = append(again, i)
+			c.seen[k][i] = seen{}
+		}
+	}
+	if len(again) == 0 {
+		return nil
+	}
+	_, err := c.findOnce(k, s, again, patience, tries)
+	return err
 }
 
 // findOnce asks one side about some probes and returns those that may not have shown all.
