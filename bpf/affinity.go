@@ -12,8 +12,10 @@ import (
 // An AffinityEntry is a client that keeps its backend.
 type AffinityEntry struct {
 	// Client is its address. One that is not known has the cookie of its network namespace in the last eight bytes.
-	Client  netip.Addr
-	Record  uint32
+	Client netip.Addr
+	Record uint32
+	// Local says that it chose from the local list, and not from the cluster's. A client may have one entry of each.
+	Local   bool
 	Backend netip.AddrPort
 	// LastUsed is when the client last opened a connection, on the clock of Clock.
 	LastUsed time.Duration
@@ -21,7 +23,7 @@ type AffinityEntry struct {
 
 // AffinityStats is what a Sweep found.
 type AffinityStats struct {
-	// Entries is how many clients are remembered, and Max how many fit.
+	// Entries is how many clients are remembered, per port and list, and Max how many fit.
 	Entries, Max int
 	// Swept is how many the Sweep forgot.
 	Swept int
@@ -67,7 +69,8 @@ func (a *Affinity) List() (out []AffinityEntry, err error) {
 
 func affinityEntry(k sockAffinityKey, v sockAffinity) AffinityEntry {
 	return AffinityEntry{
-		Client: address(k.Client), Record: k.Record, Backend: addrPort(v.Backend, v.Port), LastUsed: time.Duration(v.LastUsed),
+		Client: address(k.Client), Record: k.Record, Local: k.Local != 0, Backend: addrPort(v.Backend, v.Port),
+		LastUsed: time.Duration(v.LastUsed),
 	}
 }
 

@@ -62,24 +62,27 @@ func (a affine) entry(t *testing.T, client string) AffinityEntry {
 	return AffinityEntry{}
 }
 
-// age has a client's last connection be so long ago, and with to it has been to that backend.
+// age has a client's last connections be so long ago, and with to they have been to that backend.
 func (a affine) age(t *testing.T, client string, ago time.Duration, to netip.AddrPort) {
 	t.Helper()
-	key := sockAffinityKey{Client: words(netip.MustParseAddr(client)), Record: 1}
-	var v sockAffinity
-	if err := a.objs.Affinity.Lookup(key, &v); err != nil {
-		t.Fatal(err)
-	}
 	now, err := Clock()
 	if err != nil {
 		t.Fatal(err)
 	}
-	v.LastUsed = uint64(now - ago)
-	if to.IsValid() {
-		v.Backend, v.Port, v.Place = words(to.Addr()), swap16(to.Port()), 1<<20
-	}
-	if err := a.objs.Affinity.Update(key, v, ebpf.UpdateExist); err != nil {
-		t.Fatal(err)
+	aged := 0
+	err = a.Affinity.each(func(k sockAffinityKey, v sockAffinity) error {
+		if address(k.Client) != netip.MustParseAddr(client) {
+			return nil
+		}
+		aged++
+		v.LastUsed = uint64(now - ago)
+		if to.IsValid() {
+			v.Backend, v.Port, v.Place = words(to.Addr()), swap16(to.Port()), 1<<20
+		}
+		return a.objs.Affinity.Update(k, v, ebpf.UpdateExist)
+	})
+	if err != nil || aged == 0 {
+		t.Fatalf("%d entries of %s: %v", aged, client, err)
 	}
 }
 
@@ -226,6 +229,83 @@ func rest(all []netip.AddrPort, but netip.AddrPort) (out []netip.AddrPort) {
 		}
 	}
 	return out
+}
+
+// TestAffinityLists has clients of both lists of a port, which kube-proxy remembers by backend, and so side by side.
+func TestAffinityLists(t *testing.T) {
+	a := startAffine(t, node(t), 20)
+	ownAddress(t, host+"/32")
+	if err := errors.Join(
+		a.SetNodeAddresses(addrs([]string{host, "127.0.0.1"})),
+		a.Services.PutFrontend(Frontend{Addr: at("0.0.0.0", 30080), Protocol: tcp}, NodePort, 1),
+	); err != nil {
+		t.Fatal(err)
+	}
+	// The node chooses from the local list by the cluster IP, and from the cluster's by the node port.
+	const byLocal, byCluster = affineAddr, host + ":30080"
+	local := Block{Cluster: a.backends[:16], Local: a.backends[12:], InternalLocal: true, Affinity: time.Hour}
+	t.Run("F1 what a client chose by one list stays when it chooses by the other", func(t *testing.T) {
+		b := local
+		b.Local = a.backends[16:]
+		a.publish(t, b)
+		first, second := greets(t, byLocal), greets(t, byCluster)
+		for range 8 {
+			if l, c := greets(t, byLocal), greets(t, byCluster); l != first || c != second {
+				t.Fatalf("by the local list %s, by the cluster's %s; first it was %s and %s", l, c, first, second)
+			}
+		}
+	})
+	t.Run("F1 what a client chose by one list counts for the other if that has it, and starts anew", func(t *testing.T) {
+		for _, to := range [][2]string{{byLocal, byCluster}, {byCluster, byLocal}} {
+			a.forgetAll(t)
+			a.publish(t, Block{Cluster: a.backends[12:16], Local: a.backends[12:16], InternalLocal: true, Affinity: time.Hour})
+			first := greets(t, to[0])
+			a.publish(t, local)
+			if seen := names(t, to[1], 8); seen[first] != 8 {
+				t.Errorf("%s after %s of %s: %v", to[1], first, to[0], seen)
+			}
+			a.age(t, host, 30*time.Minute, netip.AddrPort{})
+			greets(t, to[1])
+			if e := a.entry(t, host); e.Local != (to[0] == byLocal) || a.ago(t, e) > 10*time.Minute {
+				t.Errorf("%s leaves %+v", to[1], e)
+			}
+		}
+	})
+	t.Run("F4 what a client chose by one list does not count for the other if that has it not", func(t *testing.T) {
+		a.forgetAll(t)
+		a.publish(t, Block{Cluster: a.backends[:4], Local: a.backends[16:], InternalLocal: true, Affinity: time.Hour})
+		greets(t, byCluster)
+		if got := greets(t, byLocal); got < "16" || got > "19" || len(got) != 2 {
+			t.Errorf("the local list of 16 to 19: %s", got)
+		}
+	})
+	t.Run("F1 a client keeps its backend when the policy changes", func(t *testing.T) {
+		a.forgetAll(t)
+		a.publish(t, local)
+		first := greets(t, byLocal)
+		a.publish(t, Block{Cluster: a.backends, Affinity: time.Hour})
+		if seen := names(t, byLocal, 8); seen[first] != 8 {
+			t.Errorf("after %s: %v", first, seen)
+		}
+	})
+}
+
+// forgetAll has no client be known.
+func (a affine) forgetAll(t *testing.T) {
+	t.Helper()
+	err := a.Affinity.each(func(k sockAffinityKey, _ sockAffinity) error { return a.objs.Affinity.Delete(k) })
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (a affine) ago(t *testing.T, e AffinityEntry) time.Duration {
+	t.Helper()
+	now, err := Clock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return now - e.LastUsed
 }
 
 // TestAffinityClients is about who is one client (F2), by what is remembered.

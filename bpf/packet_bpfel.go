@@ -33,6 +33,7 @@ type packetAffinityKey struct {
 	_      structs.HostLayout
 	Client [4]uint32
 	Record uint32
+	Local  uint32
 }
 
 type packetAnswer struct {
@@ -158,8 +159,9 @@ type packetOpening struct {
 		}
 		First uint32
 		Count uint32
+		Local bool
 		Drop  bool
-		_     [3]byte
+		_     [2]byte
 	}
 	Backend struct {
 		_    structs.HostLayout

@@ -33,6 +33,7 @@ type reapAffinityKey struct {
 	_      structs.HostLayout
 	Client [4]uint32
 	Record uint32
+	Local  uint32
 }
 
 type reapFlow struct {

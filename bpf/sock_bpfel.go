@@ -33,6 +33,7 @@ type sockAffinityKey struct {
 	_      structs.HostLayout
 	Client [4]uint32
 	Record uint32
+	Local  uint32
 }
 
 type sockBackendCell struct {

@@ -57,7 +57,7 @@ func TestRead(t *testing.T) {
 	}
 	remember(t, d, "10.0.0.9", 3, "10.0.0.1:80", now, 0)
 	remember(t, d, "10.0.0.8", 3, "10.0.0.1:80", now, 1) // of before the affinity was switched off and on again
-	want.Affinity = []AffinityEntry{{Client: netip.MustParseAddr("10.0.0.9"), Record: 3, Backend: netip.MustParseAddrPort("10.0.0.1:80"), LastUsed: now}}
+	want.Affinity = []AffinityEntry{{Client: netip.MustParseAddr("10.0.0.9"), Record: 3, Local: true, Backend: netip.MustParseAddrPort("10.0.0.1:80"), LastUsed: now}}
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -115,12 +115,12 @@ func write(t *testing.T, d *Datapath, cfg Config, tables *Tables) {
 	}
 }
 
-// remember puts an entry of a client, by an epoch that is so much older than the block's.
+// remember puts an entry of a client, of the local list, by an epoch that is so much older than the block's.
 func remember(t *testing.T, d *Datapath, client string, record uint32, backend string, used time.Duration, older uint32) {
 	t.Helper()
 	_, epoch := d.Services.affinity(record)
 	to := netip.MustParseAddrPort(backend)
-	key := sockAffinityKey{Client: words(netip.MustParseAddr(client)), Record: record}
+	key := sockAffinityKey{Client: words(netip.MustParseAddr(client)), Record: record, Local: 1}
 	value := sockAffinity{Backend: words(to.Addr()), Port: swap16(to.Port()), LastUsed: uint64(used), Epoch: epoch - older}
 	if err := d.Affinity.entries.Put(key, value); err != nil {
 		t.Fatal(err)

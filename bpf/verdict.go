@@ -106,7 +106,7 @@ func (t *Tables) Decide(q Question) Verdict {
 	}
 	v.Backends = slices.SortedFunc(slices.Values(list), netip.AddrPort.Compare)
 	v.AsNode = q.Host || !q.Inside && (v.Target.Kind == ClusterIP || !b.ExternalLocal)
-	if had, ok := t.remembered(q.Client, v.Target.Record, b.Affinity); ok && slices.Contains(list, had) {
+	if had, ok := t.remembered(q.Client, v.Target.Record, v.Local, list); ok {
 		v.Backends, v.Remembered = []netip.AddrPort{had}, true
 	}
 	return v
@@ -180,14 +180,19 @@ func (t *Tables) unclaimed(q Question) Verdict {
 	return Verdict{}
 }
 
-// remembered is the backend that a client had last, if it may still have it.
-func (t *Tables) remembered(client netip.Addr, record uint32, timeout time.Duration) (netip.AddrPort, bool) {
+// remembered is the backend of a list that a client had last, by that list or else by the other one.
+func (t *Tables) remembered(client netip.Addr, record uint32, local bool, list []netip.AddrPort) (had netip.AddrPort, ok bool) {
+	timeout := t.Blocks[record].Affinity
 	for _, e := range t.Affinity {
-		if e.Client == client && e.Record == record {
-			return e.Backend, t.Now-e.LastUsed < timeout
+		if e.Client != client || e.Record != record || t.Now-e.LastUsed >= timeout || !slices.Contains(list, e.Backend) {
+			continue
 		}
+		if e.Local == local {
+			return e.Backend, true
+		}
+		had, ok = e.Backend, true
 	}
-	return netip.AddrPort{}, false
+	return had, ok
 }
 
 func admits(ranges []netip.Prefix, client netip.Addr) bool {

@@ -22,7 +22,8 @@ struct service {
 	struct block_policy policy;
 	__u32 first; /* of the list that its client chooses from, in backends */
 	__u32 count;
-	bool drop; /* an empty list drops instead of rejecting */
+	bool local; /* it is the local list */
+	bool drop;  /* an empty list drops instead of rejecting */
 };
 
 static __always_inline bool same_address(const __be32 *a, const __be32 *b)

@@ -119,6 +119,7 @@ static __always_inline bool is_vacant(const __be32 *addr)
 
 static __always_inline void use_list(struct service *svc, bool local)
 {
+	svc->local = local;
 	svc->first = local ? svc->policy.local_at : 0;
 	svc->count = local ? svc->head.local_count : svc->head.cluster_count;
 }
@@ -185,14 +186,17 @@ static __always_inline bool follow(const struct service *svc, struct affinity *e
 	return true;
 }
 
-/* The backend that the client had, or one that it will have from now on. */
+/* The backend that the client had, or one that it will have from now on. By frontends of both lists it has one of
+ * each, neither of which replaces the other; where there is none by this list, what it chose by the other one counts if it
+ * is in this one, too: reference rows F1 and F4. */
 static __always_inline bool pick_affine(const struct service *svc, const __be32 *client, struct backend *b)
 {
 	struct affinity_key key = {
 		.client = { client[0], client[1], client[2], client[3] },
 		.record = svc->record,
+		.local = svc->local,
 	};
-	struct affinity *entry = bpf_map_lookup_elem(&affinity, &key);
+	struct affinity *entry = bpf_map_lookup_elem(&affinity, &key), *other;
 	__u32 echo = fold_words(&key, sizeof(key) / 4);
 	struct affinity new = { .last_used = bpf_ktime_get_ns(), .echo = echo };
 	struct block_more more;
@@ -201,6 +205,11 @@ static __always_inline bool pick_affine(const struct service *svc, const __be32 
 	if (!read_more(svc, &more))
 		return false;
 	if (entry && follow(svc, entry, echo, more.epoch, new.last_used, b))
+		return true;
+	key.local ^= 1;
+	other = bpf_map_lookup_elem(&affinity, &key);
+	key.local ^= 1;
+	if (other && follow(svc, other, echo ^ 1, more.epoch, new.last_used, b))
 		return true;
 	if (!pick(svc, &new.place, b))
 		return false;

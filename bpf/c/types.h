@@ -109,13 +109,14 @@ struct pod {
 };
 _Static_assert(sizeof(struct pod) == 32, "pod");
 
-/* affinity: which backend a client of a Service port had last. The address of a client that is not known is the cookie
- * of its network namespace, in the last eight bytes. */
+/* affinity: which backend of a list a client of a Service port had last. The address of a client that is not known is the
+ * cookie of its network namespace, in the last eight bytes. */
 struct affinity_key {
 	__be32 client[4];
 	__u32 record;
+	__u32 local; /* 1: the client chose from the local list, 0: from the cluster's */
 };
-_Static_assert(sizeof(struct affinity_key) == 20, "affinity_key");
+_Static_assert(sizeof(struct affinity_key) == 24, "affinity_key");
 
 struct affinity {
 	__be32 backend[4];

@@ -92,14 +92,27 @@ func (p *planned) forget() {
 	p.tables.Affinity = slices.DeleteFunc(p.tables.Affinity, func(e bpf.AffinityEntry) bool { return p.tables.Blocks[e.Record].Affinity == 0 })
 }
 
-// remember is what pick_affine does.
+// remember is what pick_affine does: the entry that the client came by starts anew, or its list gets one.
 func (p *planned) remember(probe model.Probe, e bpf.AffinityEntry) {
-	e.Record = p.tables.Decide(p.question(probe)).Target.Record
-	if p.tables.Blocks[e.Record].Affinity == 0 {
+	v := p.tables.Decide(p.question(probe))
+	e.Record, e.Local = v.Target.Record, v.Local
+	timeout := p.tables.Blocks[e.Record].Affinity
+	if timeout == 0 {
 		return
 	}
-	p.tables.Affinity = slices.DeleteFunc(p.tables.Affinity, func(o bpf.AffinityEntry) bool { return o.Client == e.Client && o.Record == e.Record })
-	p.tables.Affinity = append(p.tables.Affinity, e)
+	at := func(local bool) func(bpf.AffinityEntry) bool {
+		return func(o bpf.AffinityEntry) bool {
+			return o.Client == e.Client && o.Record == e.Record && o.Local == local
+		}
+	}
+	follows := func(local bool) bool {
+		i := slices.IndexFunc(p.tables.Affinity, at(local))
+		return i >= 0 && p.tables.Affinity[i].Backend == e.Backend && p.tables.Now-p.tables.Affinity[i].LastUsed < timeout
+	}
+	if !follows(e.Local) && follows(!e.Local) {
+		e.Local = !e.Local
+	}
+	p.tables.Affinity = append(slices.DeleteFunc(p.tables.Affinity, at(e.Local)), e)
 }
 
 // copyWorld copies what change changes.

@@ -8,10 +8,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// An AffinityKey is a client of a Service port. Its address says the family.
+// An AffinityKey is a client of a Service port and of one of its lists. Its address says the family.
 type AffinityKey struct {
 	Port   PortRef
 	Client netip.Addr
+	Local  bool
 	// via is where it connected to, as a mutation.
 	via netip.AddrPort
 }
@@ -36,38 +37,58 @@ func (r Rules) Connect(w *World, p Probe, have Affinity, now time.Duration) Verd
 	if timeout == 0 {
 		return v
 	}
-	e, ok := have[r.affinityKey(p, v)]
-	if r.Breaks("F5") && ok {
-		timeout = e.timeout
+	for _, key := range r.affinityKeys(p, v) {
+		e, ok := have[key]
+		timeout := timeout
+		if r.Breaks("F5") && ok {
+			timeout = e.timeout
+		}
+		if !ok || now-e.Used >= timeout {
+			continue
+		}
+		if v, ok = r.keep(w, svc, v, e); ok {
+			return v
+		}
 	}
-	if !ok || now-e.Used >= timeout {
-		return v
-	}
+	return v
+}
+
+// keep has a client keep its backend, if the list that it chooses from has it.
+func (r Rules) keep(w *World, svc *corev1.Service, v Verdict, e AffinityEntry) (Verdict, bool) {
 	for _, b := range v.Backends {
 		if b.Addr == e.Backend {
 			v.Backends, v.Rows = []Backend{b}, append(v.Rows, "F1")
-			return v
+			return v, true
 		}
 	}
 	if r.Breaks("F1 removed") || r.Breaks("F4") && r.serves(w, svc, v, e.Backend) {
 		v.Backends = []Backend{{Addr: e.Backend, Source: v.Backends[0].Source}}
-		return v
+		return v, true
 	}
 	v.Rows = append(v.Rows, "F4")
-	return v
+	return v, false
 }
 
 // Connected notes the backend that a client got by the verdict of Connect.
 func (r Rules) Connected(w *World, p Probe, have Affinity, now time.Duration, v Verdict, backend netip.AddrPort) {
 	for _, svc := range w.Services {
-		if v.Outcome != Forward || svc.Namespace != v.Port.Namespace || svc.Name != v.Port.Name || timeoutOf(svc) == 0 {
+		timeout := timeoutOf(svc)
+		if v.Outcome != Forward || svc.Namespace != v.Port.Namespace || svc.Name != v.Port.Name || timeout == 0 {
 			continue
 		}
-		key := r.affinityKey(p, v)
+		keys := r.affinityKeys(p, v)
+		key := keys[0]
+		// The entry that it came by starts anew; a choice is noted for the list that it was made from.
+		for _, k := range keys {
+			if e, ok := have[k]; ok && e.Backend == backend && now-e.Used < timeout {
+				key = k
+				break
+			}
+		}
 		if e, ok := have[key]; ok && e.Backend == backend && r.Breaks("F1 timer") {
 			continue
 		}
-		have[key] = AffinityEntry{Backend: backend, Used: now, timeout: timeoutOf(svc)}
+		have[key] = AffinityEntry{Backend: backend, Used: now, timeout: timeout}
 	}
 }
 
@@ -86,8 +107,10 @@ func (r Rules) Changed(w *World, have Affinity) {
 	}
 }
 
-func (r Rules) affinityKey(p Probe, v Verdict) AffinityKey {
-	key := AffinityKey{Port: v.Port, Client: p.Client.Addr}
+// affinityKeys are those that a client's backend may be found by, that of the list that it chooses from first: choices by
+// the two lists of a port live side by side, and either counts for the other list if that has the backend, too.
+func (r Rules) affinityKeys(p Probe, v Verdict) []AffinityKey {
+	key := AffinityKey{Port: v.Port, Client: p.Client.Addr, Local: v.local}
 	if r.Breaks("F1") {
 		key.via = p.To
 	}
@@ -97,7 +120,16 @@ func (r Rules) affinityKey(p Probe, v Verdict) AffinityKey {
 	if r.Breaks("F2 ports") {
 		key.Port.Port, key.Port.Protocol = 0, ""
 	}
-	return key
+	if r.Breaks("F1 one") {
+		key.Local = false
+		return []AffinityKey{key}
+	}
+	other := key
+	other.Local = !key.Local
+	if r.Breaks("F1 lists") {
+		return []AffinityKey{key}
+	}
+	return []AffinityKey{key, other}
 }
 
 // serves says whether a backend is in some list of what decided.

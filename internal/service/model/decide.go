@@ -93,7 +93,7 @@ func (r Rules) serve(w *World, p Probe, f frontend) (v Verdict) {
 		p.Client.Kind = Outside
 	}
 	local, rows := r.usesLocal(p, f)
-	v.Rows = slices.Concat(f.rows, rows)
+	v.Rows, v.local = slices.Concat(f.rows, rows), local
 	lists := r.lists(w, f.svc, f.port, p.v6())
 	if f.kind == loadBalancer && !r.admits(w, p, f) && (r.Dialect != IPTables || lists.any) {
 		return Verdict{Outcome: Drop, Rows: append(v.Rows, "E8")}

@@ -149,6 +149,8 @@ type Verdict struct {
 	Backends []Backend // of Forward, in the order of their addresses
 	// Rows are those that decided, in the order in which they did.
 	Rows []string
+	// local says that the client chooses from the local list.
+	local bool
 }
 
 func (v Verdict) String() string {

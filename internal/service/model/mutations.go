@@ -72,6 +72,8 @@ var mutations = []Mutation{
 	{"E8 node", "a VIP as source is not let in with the node"},
 	{"E9", "pods of other nodes are inside"},
 	{"F1", "each frontend of a port remembers clients for itself"},
+	{"F1 lists", "what a client chose by one list does not count for the other"},
+	{"F1 one", "what a client chooses by one list replaces what it chose by the other"},
 	{"F1 timer", "the timer does not start anew"},
 	{"F1 removed", "a backend that is gone is kept"},
 	{"F2", "all pods are one client"},
