@@ -102,6 +102,7 @@ type table struct {
 	withdrawn bool                      // Plan.Withdrawn of the plan that is being made
 	free      []uint32                  // numbers below next that nobody uses
 	retired   []uint32                  // those that programs may still be using, the oldest first
+	reclaimed int                       // how many were retired and are free again, ever
 	next, max uint32
 }
 

@@ -25,9 +25,9 @@ func (r *Reconciler) reclaim(ctx context.Context) {
 		case <-r.used:
 		}
 		r.mu.Lock()
-		t, n := r.table, 0
+		t, all := r.table, 0
 		if t != nil {
-			n = len(t.retired)
+			all = t.everRetired()
 		}
 		r.mu.Unlock()
 		if err := r.cfg.Maps.Reclaim(); err != nil {
@@ -36,7 +36,7 @@ func (r *Reconciler) reclaim(ctx context.Context) {
 		}
 		r.mu.Lock()
 		if t != nil && t == r.table {
-			t.release(n)
+			t.release(all)
 		}
 		r.mu.Unlock()
 	}
@@ -51,13 +51,18 @@ func (r *Reconciler) makeRoom(services int) error {
 	if err := r.cfg.Maps.Reclaim(); err != nil {
 		return err
 	}
-	t.release(len(t.retired))
+	t.release(t.everRetired())
 	return nil
 }
 
-// release makes the first n retired records free.
-func (t *table) release(n int) {
-	n = min(n, len(t.retired)) // makeRoom may have been first
+// everRetired counts the records that were retired, those that are free again, too.
+func (t *table) everRetired() int { return t.reclaimed + len(t.retired) }
+
+// release makes the records free that were retired when everRetired was all. Meanwhile makeRoom may have made some of them
+// free, and a plan may have retired others, which programs may still be using.
+func (t *table) release(all int) {
+	n := max(0, all-t.reclaimed)
+	t.reclaimed += n
 	t.free = append(t.free, t.retired[:n]...)
 	t.retired = append([]uint32(nil), t.retired[n:]...)
 }
