@@ -70,6 +70,7 @@ type Reaper struct {
 // A rest is an address that waits to be settled.
 type rest struct {
 	gone    time.Time // since when no Service has it, as far as was seen; zero: one has
+	left    bool      // a pass since then could not settle it: it waits for the next try
 	settled bool
 	asked   time.Time // for the last time
 }
@@ -250,9 +251,10 @@ func (r *Reaper) look(now time.Time) (why reason) {
 		switch {
 		case have == nil:
 		case named[a]:
-			have.gone = time.Time{}
+			have.gone, have.left = time.Time{}, false
 		case have.gone.IsZero():
 			have.gone, why.next = now, inFlight
+		case have.left && !r.again.IsZero(): // the next try is what it waits for
 		case now.Sub(have.gone) >= inFlight:
 			why.pass = true
 		default:
@@ -269,8 +271,9 @@ func (r *Reaper) settle(started time.Time, out bpf.Reaped, err error) {
 	for a, have := range r.resting {
 		left := slices.ContainsFunc(out.Left, func(b netip.AddrPort) bool { return b.Addr() == a })
 		unknown := err != nil && len(out.Left) == 0 // the pass did not get to the end
-		if !have.gone.IsZero() && started.Sub(have.gone) >= inFlight && !left && !unknown {
-			have.settled = true
+		if !have.gone.IsZero() && started.Sub(have.gone) >= inFlight {
+			have.left = left || unknown
+			have.settled = !have.left
 		}
 	}
 }

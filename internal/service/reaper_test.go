@@ -253,6 +253,24 @@ func TestK28NotSettledWithSocketsLeft(t *testing.T) {
 	})
 }
 
+// Who asks for an address whose sockets could not be ended gets no more passes than those for what is left.
+func TestReaperDoesNotHurryForWhatIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newReaping(t, nil)
+		w.sockets.set(func() { w.sockets.left = []netip.AddrPort{netip.AddrPortFrom(lease, 53)} })
+		w.Withdrawn()
+		if w.settles(lease, time.Minute) {
+			t.Error("settled with a socket that could not be ended")
+		}
+		if n := w.sockets.count(); n < 5 || n > 10 {
+			t.Errorf("%d passes in a minute of questions", n)
+		}
+		if !w.settles(netip.MustParseAddr("10.0.0.8"), inFlight+2*reapPause) {
+			t.Error("another address has to wait for the next try")
+		}
+	})
+}
+
 func TestReaperTriesAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newReaping(t, nil)
