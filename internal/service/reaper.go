@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -20,6 +21,8 @@ const (
 	inFlight = 100 * time.Millisecond
 	// reapPause is how long after a pass the next one may begin: what changes meanwhile is one batch.
 	reapPause = 100 * time.Millisecond
+	// openRetry is the pause before Sockets are asked for again that could not be had.
+	openRetry = time.Minute
 	// reapRetry is the pause before sockets that could not be ended are tried again.
 	reapRetry = 10 * time.Second
 	// forgetAsked is for how long an address that nobody asks for any more is remembered.
@@ -34,7 +37,8 @@ type Sockets interface {
 
 // ReaperConfig is what NewReaper needs; all fields are required.
 type ReaperConfig struct {
-	// Open makes the Sockets, which takes some 100 ms.
+	// Open makes the Sockets, which takes some 100 ms. An error that is ebpf.ErrNotSupported is for ever, after another one it
+	// is called again.
 	Open func() (Sockets, error)
 	// Named says which of the addresses are a backend of some Service.
 	Named func([]netip.Addr) map[netip.Addr]bool
@@ -52,7 +56,8 @@ type Reaper struct {
 	wake  chan struct{} // capacity 1
 
 	// Of Run alone.
-	sockets Sockets   // nil: the kernel cannot do it
+	sockets Sockets   // nil: they could not be had
+	reopen  time.Time // when to ask for them again; zero: not
 	trouble string    // the last error that was logged
 	rested  time.Time // when the next pass may begin
 	again   time.Time // when a pass is due for what the last one left; zero: it left nothing
@@ -102,7 +107,7 @@ func NewReaper(cfg ReaperConfig) (*Reaper, error) {
 // String names the Task.
 func (r *Reaper) String() string { return "socket reaper" }
 
-// Ready is closed when sockets are looked after, or when it is known that this kernel cannot do it.
+// Ready is closed when sockets are looked after, or could not be had at first.
 func (r *Reaper) Ready() <-chan struct{} { return r.ready }
 
 // Withdrawn says that UDP backends have stopped to serve.
@@ -141,17 +146,17 @@ func (r *Reaper) kick() {
 
 // Run makes passes until ctx ends. Failures are logged and tried again.
 func (r *Reaper) Run(ctx context.Context) (err error) {
+	defer func() {
+		if r.sockets != nil {
+			err = errors.Join(err, r.sockets.Close())
+		}
+	}()
 	select {
 	case <-r.cfg.Synced:
 	case <-ctx.Done():
 		return nil
 	}
-	if r.sockets, err = r.cfg.Open(); err == nil {
-		defer func() { err = errors.Join(err, r.sockets.Close()) }()
-	} else {
-		r.sockets = nil
-		r.cfg.Log.Warn("connected UDP sockets stay with backends that are gone: this kernel cannot end them", "err", err)
-	}
+	r.open()
 	close(r.ready)
 	r.Withdrawn() // what an earlier agent may have left
 	timer := time.NewTimer(0)
@@ -163,14 +168,41 @@ func (r *Reaper) Run(ctx context.Context) (err error) {
 		case <-r.wake:
 		case <-timer.C:
 		}
-		if next := r.step(); next > 0 {
+		next := r.step()
+		if !r.reopen.IsZero() {
+			next = min(cmp.Or(next, openRetry), max(time.Until(r.reopen), time.Millisecond))
+		}
+		if next > 0 {
 			timer.Reset(next)
 		}
 	}
 }
 
+// open asks for Sockets. While there are none, addresses settle without a look at them: leases do not wait for what may
+// never come.
+func (r *Reaper) open() {
+	sockets, err := r.cfg.Open()
+	r.reopen = time.Time{}
+	if err == nil {
+		r.sockets = sockets
+		return
+	}
+	if !errors.Is(err, ebpf.ErrNotSupported) {
+		r.reopen = time.Now().Add(openRetry)
+	}
+	if text := err.Error(); text != r.trouble {
+		r.cfg.Log.Warn("connected UDP sockets stay with backends that are gone", "err", err, "retried", !r.reopen.IsZero())
+		r.trouble = text
+	}
+}
+
 // step makes a pass if there is a reason, and says when to look again, 0: when something happens.
 func (r *Reaper) step() (next time.Duration) {
+	if !r.reopen.IsZero() && !time.Now().Before(r.reopen) {
+		if r.open(); r.sockets != nil {
+			r.Withdrawn() // what there was no look at
+		}
+	}
 	started := time.Now()
 	if wait := r.rested.Sub(started); wait > 0 {
 		return wait

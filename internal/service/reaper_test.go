@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/prometheus/client_golang/prometheus"
@@ -132,14 +134,14 @@ func (w *reaping) name(a netip.Addr, is bool) {
 	w.named[a] = is
 }
 
-func newReaping(t *testing.T, open error) *reaping {
+func newReaping(t *testing.T, open func() error) *reaping {
 	t.Helper()
 	w := &reaping{sockets: &fakeSockets{}, named: map[netip.Addr]bool{}}
 	synced := make(chan struct{})
 	close(synced)
 	var err error
 	w.Reaper, err = NewReaper(ReaperConfig{
-		Open: func() (Sockets, error) { return w.sockets, open }, Synced: synced,
+		Open: func() (Sockets, error) { return w.sockets, open() }, Synced: synced,
 		Named: func(ask []netip.Addr) map[netip.Addr]bool {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -162,6 +164,8 @@ func newReaping(t *testing.T, open error) *reaping {
 	return w
 }
 
+func opens() error { return nil }
+
 // settles asks every 10 ms for a time.
 func (w *reaping) settles(a netip.Addr, within time.Duration) bool {
 	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
@@ -176,7 +180,7 @@ var lease = netip.MustParseAddr("10.0.0.7")
 
 func TestReaperMakesOnePassForABatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newReaping(t, nil)
+		w := newReaping(t, opens)
 		time.Sleep(time.Minute) // the pass for what an earlier agent left, and the one after
 		before := w.sockets.count()
 		if before == 0 || before > 2 {
@@ -187,7 +191,8 @@ func TestReaperMakesOnePassForABatch(t *testing.T) {
 		}
 		began := time.Now()
 		time.Sleep(time.Minute)
-		passes := w.sockets.passes[before:]
+		var passes []time.Time
+		w.sockets.set(func() { passes = w.sockets.passes[before:] })
 		if len(passes) != 2 || passes[0].Sub(began) > 0 || passes[1].Sub(began) < inFlight {
 			t.Errorf("passes at %v, want one at %s and one at least %s later, for connects that were under way", passes, began, inFlight)
 		}
@@ -196,7 +201,7 @@ func TestReaperMakesOnePassForABatch(t *testing.T) {
 
 func TestReaperBoundsItsPasses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newReaping(t, nil)
+		w := newReaping(t, opens)
 		for range 1000 {
 			w.Withdrawn()
 			time.Sleep(10 * time.Millisecond)
@@ -210,7 +215,7 @@ func TestReaperBoundsItsPasses(t *testing.T) {
 // An address is settled when a pass has looked for its sockets after the last Service had it (reference row K28).
 func TestK28Settled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newReaping(t, nil)
+		w := newReaping(t, opens)
 		w.name(lease, true)
 		if w.settles(lease, time.Minute) {
 			t.Fatal("settled while a Service has it")
@@ -233,7 +238,7 @@ func TestK28Settled(t *testing.T) {
 
 func TestK28NotSettledWithSocketsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newReaping(t, nil)
+		w := newReaping(t, opens)
 		other := netip.MustParseAddr("10.0.0.8")
 		w.sockets.set(func() { w.sockets.left = []netip.AddrPort{netip.AddrPortFrom(lease, 53)} })
 		if w.settles(lease, time.Minute) {
@@ -256,7 +261,7 @@ func TestK28NotSettledWithSocketsLeft(t *testing.T) {
 // Who asks for an address whose sockets could not be ended gets no more passes than those for what is left.
 func TestReaperDoesNotHurryForWhatIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newReaping(t, nil)
+		w := newReaping(t, opens)
 		w.sockets.set(func() { w.sockets.left = []netip.AddrPort{netip.AddrPortFrom(lease, 53)} })
 		w.Withdrawn()
 		if w.settles(lease, time.Minute) {
@@ -273,7 +278,7 @@ func TestReaperDoesNotHurryForWhatIsLeft(t *testing.T) {
 
 func TestReaperTriesAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newReaping(t, nil)
+		w := newReaping(t, opens)
 		w.sockets.set(func() { w.sockets.err = errors.New("no look at sockets") })
 		w.Withdrawn()
 		time.Sleep(time.Minute)
@@ -285,7 +290,8 @@ func TestReaperTriesAgain(t *testing.T) {
 
 func TestReaperOnAKernelThatCannot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newReaping(t, errors.New("no BTF"))
+		asked := 0
+		w := newReaping(t, func() error { asked++; return fmt.Errorf("no BTF: %w", ebpf.ErrNotSupported) })
 		w.Withdrawn()
 		w.name(lease, true)
 		if w.settles(lease, time.Minute) {
@@ -295,8 +301,28 @@ func TestReaperOnAKernelThatCannot(t *testing.T) {
 		if !w.settles(lease, time.Minute) {
 			t.Error("not settled")
 		}
-		if n := w.sockets.count(); n != 0 {
-			t.Errorf("%d passes", n)
+		if n := w.sockets.count(); n != 0 || asked != 1 {
+			t.Errorf("%d passes; %d times asked for sockets", n, asked)
+		}
+	})
+}
+
+// What keeps sockets from being had may pass.
+func TestReaperAsksAgainForSockets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		w := newReaping(t, func() error {
+			if asked++; asked <= 3 {
+				return errors.New("no memory")
+			}
+			return nil
+		})
+		if !w.settles(lease, time.Minute) {
+			t.Error("an address has to wait for what may never come")
+		}
+		time.Sleep(4 * openRetry)
+		if n := w.sockets.count(); asked != 4 || n == 0 || n > 2 {
+			t.Errorf("asked %d times for sockets, %d passes", asked, n)
 		}
 	})
 }
@@ -331,7 +357,7 @@ func TestG2WhatWithdraws(t *testing.T) {
 // A pass for another reason settles nothing too early.
 func TestK28ConnectsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newReaping(t, nil)
+		w := newReaping(t, opens)
 		time.Sleep(time.Minute)
 		before := w.sockets.count()
 		w.Withdrawn()
