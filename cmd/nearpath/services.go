@@ -34,12 +34,10 @@ func (a *agent) newServices() (*service.Reconciler, error) {
 	})
 }
 
-// setServiceNetworks tells the node's networks where Services have their addresses. What cannot be written is tried again
-// by the host network.
+// setServiceNetworks tells the node's networks where Services have their addresses. It does not wait: the Reconciler serves
+// nothing new meanwhile.
 func (a *agent) setServiceNetworks(services, spared []netip.Prefix) {
-	if err := a.host.SetServiceNetworks(services, spared); err != nil {
-		a.log.Warn("networks of Services not as they are in the cluster yet", "err", err)
-	}
+	a.host.SetServiceNetworks(services, spared)
 	a.egress.wake()
 }
 

@@ -110,13 +110,13 @@ func TestNATChangeIsSeen(t *testing.T) {
 	h, err := New(Config{NetNS: bare.Path(), Log: slog.New(slog.DiscardHandler)})
 	check(t, err)
 	defer h.Close()
-	events, stop, err := h.subscribe()
+	stop, err := h.subscribe()
 	check(t, err)
 	defer stop()
 	for _, change := range []func() error{func() error { return setNAT(NAT{Uplinks: []string{"eth0"}}) }, deleteNAT} {
 		inside(t, bare, change)
 		select {
-		case <-events:
+		case <-h.events:
 		case <-time.After(5 * time.Second):
 			t.Fatal("no event")
 		}

@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// subscribe delivers a signal when something of interest changes or our nftables table does, until stop is called. Of
+// subscribe has Run woken when something of interest changes or our nftables table does, until stop is called. Of
 // settings the kernel tells forwarding and rp_filter (netconf); others make a difference with what they let happen, such
 // as the route of a router advertisement.
-func (h *Host) subscribe() (events chan struct{}, stop func(), err error) {
+func (h *Host) subscribe() (stop func(), err error) {
 	var route, nft *nl.NetlinkSocket
 	err = h.netns.Do(func(ns.NetNS) (err error) {
 		route, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK,
@@ -33,28 +33,28 @@ func (h *Host) subscribe() (events chan struct{}, stop func(), err error) {
 		if route != nil {
 			route.Close()
 		}
-		return nil, nil, fmt.Errorf("subscribe to network changes: %w", err)
+		return nil, fmt.Errorf("subscribe to network changes: %w", err)
 	}
-	signal, stopped := make(chan struct{}, 1), make(chan struct{})
-	endRoute := h.follow(route, h.concerns, signal, stopped)
+	stopped := make(chan struct{})
+	endRoute := h.follow(route, h.concerns, stopped)
 	endNFT := func() {}
 	if nft != nil {
-		endNFT = h.follow(nft, changesNAT, signal, stopped)
+		endNFT = h.follow(nft, changesNAT, stopped)
 	}
 	stop = func() {
 		close(stopped)
 		endRoute()
 		endNFT()
 	}
-	return signal, stop, nil
+	return stop, nil
 }
 
 // follow signals what concerns us from a goroutine of its own. The function it returns ends that.
-func (h *Host) follow(socket *nl.NetlinkSocket, concerns func([]syscall.NetlinkMessage) bool, signal chan<- struct{}, stopped <-chan struct{}) (end func()) {
+func (h *Host) follow(socket *nl.NetlinkSocket, concerns func([]syscall.NetlinkMessage) bool, stopped <-chan struct{}) (end func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if err := h.receive(socket, concerns, signal, stopped); err != nil {
+		if err := h.receive(socket, concerns, stopped); err != nil {
 			h.log.Error("network changes are no longer seen at once", "err", err)
 		}
 	}()
@@ -64,7 +64,7 @@ func (h *Host) follow(socket *nl.NetlinkSocket, concerns func([]syscall.NetlinkM
 	}
 }
 
-func (h *Host) receive(socket *nl.NetlinkSocket, concerns func([]syscall.NetlinkMessage) bool, signal chan<- struct{}, stopped <-chan struct{}) error {
+func (h *Host) receive(socket *nl.NetlinkSocket, concerns func([]syscall.NetlinkMessage) bool, stopped <-chan struct{}) error {
 	for {
 		messages, _, err := socket.Receive()
 		select {
@@ -80,10 +80,7 @@ func (h *Host) receive(socket *nl.NetlinkSocket, concerns func([]syscall.Netlink
 			continue
 		}
 		h.announce()
-		select {
-		case signal <- struct{}{}:
-		default:
-		}
+		h.wake()
 	}
 }
 

@@ -65,7 +65,8 @@ type Host struct {
 	hostNetworks []netip.Prefix
 	nodePorts    NodePorts
 	spreadIRQs   bool
-	root         string // of the files that Spread is about
+	root         string        // of the files that Spread is about
+	events       chan struct{} // capacity 1: Run has a reason to compare
 
 	passes      atomic.Int64 // comparisons that were started
 	pass        sync.Mutex   // one comparison at a time; guards what follows
@@ -112,7 +113,7 @@ func New(c Config) (*Host, error) {
 	return &Host{
 		netns: netns, interval: cmp.Or(c.Interval, 10*time.Second), log: c.Log, ready: make(chan struct{}),
 		known: c.ENIs, programs: c.Programs, report: c.Report, unmanaged: c.Unmanage, hostNetworks: c.HostNetworks, nodePorts: c.NodePorts, spreadIRQs: c.SpreadIRQs,
-		root: "/", detached: map[Attachment]bool{}, enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}),
+		root: "/", detached: map[Attachment]bool{}, enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}), events: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -212,24 +213,29 @@ func (h *Host) SetEgress(e Egress) error {
 	return result.of(PartEgress)
 }
 
-// SetServiceNetworks says where Services have their addresses, from now on. What is sent to an address there that no Service
-// has is dropped, but for what is spared: that is another's to serve, and goes through the node. The error is that of what the
-// programs are told; Run goes on trying.
-func (h *Host) SetServiceNetworks(networks, spared []netip.Prefix) error {
+// SetServiceNetworks says where Services have their addresses. What is sent to an address there that no Service has is dropped,
+// but for what is spared: that is another's to serve, and goes through the node. It does not wait: Run tells the programs soon.
+func (h *Host) SetServiceNetworks(networks, spared []netip.Prefix) {
 	h.mu.Lock()
 	same := slices.Equal(h.services, networks) && slices.Equal(h.spared, spared)
 	h.services, h.spared = slices.Clone(networks), slices.Clone(spared)
 	h.mu.Unlock()
-	if same {
-		return nil
+	if !same {
+		h.wake()
 	}
-	result := h.compare()
-	return result.of(PartRest)
+}
+
+// wake has Run compare soon.
+func (h *Host) wake() {
+	select {
+	case h.events <- struct{}{}:
+	default:
+	}
 }
 
 // Run keeps the state until the context ends. It leaves everything in place: pods go on without the agent.
 func (h *Host) Run(ctx context.Context) error {
-	events, stop, err := h.subscribe()
+	stop, err := h.subscribe()
 	if err != nil {
 		return err
 	}
@@ -239,7 +245,7 @@ func (h *Host) Run(ctx context.Context) error {
 		defer func() { <-ended }() // after the context
 		go func() {
 			defer close(ended)
-			h.watchPrograms(ctx, events)
+			h.watchPrograms(ctx)
 		}()
 	}
 	var known []ENI
@@ -255,7 +261,7 @@ func (h *Host) Run(ctx context.Context) error {
 		if result.of(PartNode) == nil {
 			h.closeReady()
 		}
-		if !AwaitEvent(ctx, events, h.patience()) {
+		if !AwaitEvent(ctx, h.events, h.patience()) {
 			return nil
 		}
 	}

@@ -14,7 +14,7 @@ import (
 const glance = 400 * time.Millisecond
 
 // watchPrograms signals when a link has lost its program, until the context ends.
-func (h *Host) watchPrograms(ctx context.Context, signal chan<- struct{}) {
+func (h *Host) watchPrograms(ctx context.Context) {
 	ticks := time.NewTicker(glance)
 	defer ticks.Stop()
 	for {
@@ -23,12 +23,8 @@ func (h *Host) watchPrograms(ctx context.Context, signal chan<- struct{}) {
 			return
 		case <-ticks.C:
 		}
-		if !h.lostProgram() {
-			continue
-		}
-		select {
-		case signal <- struct{}{}:
-		default:
+		if h.lostProgram() {
+			h.wake()
 		}
 	}
 }
