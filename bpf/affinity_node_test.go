@@ -314,6 +314,9 @@ func TestAffinityClients(t *testing.T) {
 	a := startAffine(t, cfg, 20)
 	ownAddress(t, "192.0.2.8/32")
 	ownAddress(t, host+"/32")
+	if err := a.SetNodeAddresses(addrs([]string{host, "192.0.2.8"})); err != nil {
+		t.Fatal(err)
+	}
 	connect := func() error {
 		c, err := net.Dial("tcp", affineAddr)
 		if err == nil {
@@ -451,6 +454,9 @@ func TestAffinityFull(t *testing.T) {
 	cfg := node(t)
 	cfg.Affinities = 2
 	a := startAffine(t, cfg, 20)
+	if err := a.SetNodeAddresses(addrs([]string{"192.0.2.10", "192.0.2.11", "192.0.2.12", "192.0.2.13"})); err != nil {
+		t.Fatal(err)
+	}
 	for i := range 4 {
 		own := fmt.Sprintf("192.0.2.%d", 10+i)
 		ownAddress(t, own+"/32")

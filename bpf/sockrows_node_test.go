@@ -80,6 +80,9 @@ func TestSourceRanges(t *testing.T) {
 	}
 	wantDial(t, "E8 the host, whose address is in a range", "", "203.0.113.1:80", nil)
 	ownAddress(t, "192.0.2.8/32")
+	if err := d.SetNodeAddresses(addrs([]string{"192.0.2.8"})); err != nil {
+		t.Fatal(err)
+	}
 	wantDial(t, "E8 the host from an address in none", "192.0.2.8", "203.0.113.1:80", left)
 
 	b.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.1.0.16/30"), netip.MustParsePrefix("192.0.2.9/24")}

@@ -112,13 +112,25 @@ static __always_inline bool bound_to(struct bpf_sock_addr *ctx, bool v6, __be32 
 	return !is_unspecified(addr);
 }
 
+/* Anybody may bind a socket to anybody's address (IP_FREEBIND in ip(7)). */
+static __always_inline bool has_address(const struct caller *who, const __be32 *addr)
+{
+	struct address key = { .addr = { addr[0], addr[1], addr[2], addr[3] } };
+	const struct pod_address *pod;
+
+	if (who->cookie == host_netns_cookie)
+		return of_this_node(addr);
+	pod = bpf_map_lookup_elem(&pod_addresses, &key);
+	return pod && pod->netns_cookie == who->cookie;
+}
+
 /* The address that packets of the caller would have. Of a caller that nobody has told us about it is not known: then the
  * result is false, and the address is one that tells it from the others. */
 static __always_inline bool client_address(struct bpf_sock_addr *ctx, const struct caller *who, bool v4, bool v6, __be32 *addr)
 {
 	const struct pod *pod = who->pod;
 
-	if (bound_to(ctx, v6, addr) && is_v4(addr) == v4 && !is_loopback(addr))
+	if (bound_to(ctx, v6, addr) && is_v4(addr) == v4 && !is_loopback(addr) && has_address(who, addr))
 		return true;
 	addr[0] = addr[1] = 0;
 	addr[2] = bpf_htonl(0xffff);

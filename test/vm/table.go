@@ -107,7 +107,7 @@ var features = []feature{
 	{"UDP sockets of backends that are gone are ended", []string{"bpf.TestReaper", "bpf.TestReaperSpares", "bpf.TestReaperApp"}},
 	{"session affinity", []string{"bpf.TestAffinity", "bpf.TestAffinityClients", "bpf.TestAffinityIPv6", "bpf.TestAffinityBig", "bpf.TestAffinityFull"}},
 	{"source ranges and verdicts at sockets", []string{
-		"bpf.TestSourceRanges", "bpf.TestSourceRangesIPv6", "bpf.TestVerdicts", "bpf.TestServiceAddress", "bpf.TestLoopback",
+		"bpf.TestSourceRanges", "bpf.TestSourceRangesIPv6", "bpf.TestForgedSocketAddress", "bpf.TestVerdicts", "bpf.TestServiceAddress", "bpf.TestLoopback",
 	}},
 	{"pins of UDP sockets", []string{"bpf.TestPins", "bpf.TestPinAffinity", "bpf.TestReplies", "bpf.TestReconnect", "bpf.TestMapped"}},
 	{"pods whose sockets are left alone", []string{"bpf.TestByPackets"}},
