@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reapRounds bounds how often one Reap looks. The kernel may step over sockets when others are closed in the middle of a
-// walk, and of two with the same addresses it ends one at a time.
-const reapRounds = 4
+// reapRounds bounds how often one Reap looks while it ends some. The kernel may step over sockets when others are closed in
+// the middle of a walk, and of those with the same addresses it ends one at a time.
+const reapRounds = 64
 
 // A Reaper ends connected UDP sockets whose backend serves the frontend they were opened to no more, in every network
 // namespace. Their next call fails with ECONNABORTED, and they are not connected any longer. TCP connections are left
@@ -71,24 +71,24 @@ func (r *Reaper) Close() error { return errors.Join(r.iterator.Close(), r.objs.C
 
 // Reap ends the sockets that are connected to a backend none of whose lists has it now. The errors are about those in Left.
 func (r *Reaper) Reap() (out Reaped, err error) {
-	for range reapRounds {
-		found, lookErr := r.stranded()
-		if lookErr != nil {
-			return out, lookErr
-		}
+	found, err := r.stranded()
+	var endErr error
+	for round := 0; err == nil && len(found) > 0 && round < reapRounds; round++ {
 		var ended int
-		ended, err = r.end(found)
+		ended, endErr = r.end(found)
 		out.Ended += ended
-		out.Left = out.Left[:0]
-		if ended == 0 {
-			for _, s := range found {
-				out.Left = append(out.Left, s.backend())
-			}
+		if found, err = r.stranded(); ended == 0 {
 			break
 		}
 	}
+	for _, s := range found {
+		out.Left = append(out.Left, s.backend())
+	}
 	slices.SortFunc(out.Left, netip.AddrPort.Compare)
 	out.Left = slices.Compact(out.Left)
+	if err == nil && len(out.Left) > 0 {
+		err = endErr
+	}
 	return out, err
 }
 
@@ -160,13 +160,21 @@ func (r *Reaper) endIn(inode uint32, sockets []strandedSocket) (ended int, err e
 		return 0, fmt.Errorf("end %s: %w", sockets[0], err)
 	}
 	defer func() { err = errors.Join(err, diag.close()) }()
+	return endEach(sockets, diag.destroy)
+}
+
+// endEach goes on after a failure: the others may be ended. What fails the same way again is told once.
+func endEach(sockets []strandedSocket, destroy func(strandedSocket) error) (ended int, err error) {
+	var errs []error
+	told := map[string]bool{}
 	for _, s := range sockets {
-		switch err := diag.destroy(s); {
-		case err == nil:
+		err := destroy(s)
+		if err == nil {
 			ended++
-		case !errors.Is(err, unix.ENOENT):
-			return ended, fmt.Errorf("end %s: %w", s, err)
+		} else if !errors.Is(err, unix.ENOENT) && !told[err.Error()] {
+			told[err.Error()] = true
+			errs = append(errs, fmt.Errorf("end %s: %w", s, err))
 		}
 	}
-	return ended, nil
+	return ended, errors.Join(errs...)
 }

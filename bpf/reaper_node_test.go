@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -258,6 +259,56 @@ func TestReaperSpares(t *testing.T) {
 		}
 		wantReaped(t, r, 1)
 	})
+}
+
+// TestReaperSameAddresses: the kernel tells sockets of one address and one peer apart by the cookie only (SO_REUSEPORT). All of
+// them end in one Reap (K1).
+func TestReaperSameAddresses(t *testing.T) {
+	d := start(t, node(t))
+	r := newReaper(t, d)
+	f, gone := frontend("10.96.0.40:53", udp), addrPorts("127.0.0.1:7004")
+	publish(t, d, 1, f, Block{Cluster: gone})
+	var same []dialed
+	for range 40 {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		if err := errors.Join(
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1),
+			unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: 7104}),
+			unix.Connect(fd, &unix.SockaddrInet4{Addr: f.Addr.Addr().As4(), Port: int(f.Addr.Port())}),
+		); err != nil {
+			t.Fatal(err)
+		}
+		same = append(same, dialed(fd))
+	}
+	publish(t, d, 1, f, Block{Cluster: addrPorts("127.0.0.2:7004")})
+	wantReaped(t, r, len(same))
+	for _, s := range same {
+		if err := s.pending(t); !errors.Is(err, unix.ECONNABORTED) {
+			t.Errorf("%v, want ECONNABORTED", err)
+		}
+	}
+}
+
+// TestReaperGoesOn: a socket that cannot be ended keeps no other of its namespace from its end (K1).
+func TestReaperGoesOn(t *testing.T) {
+	sockets := make([]strandedSocket, 4)
+	for i := range sockets {
+		sockets[i].Cookie = uint64(i)
+	}
+	ended, err := endEach(sockets, func(s strandedSocket) error {
+		return []error{unix.EPERM, nil, unix.ENOENT, nil}[s.Cookie]
+	})
+	if ended != 2 || !errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOENT) {
+		t.Errorf("%d ended, %v; want 2 and %v", ended, err, unix.EPERM)
+	}
+	ended, err = endEach(sockets, func(strandedSocket) error { return unix.EOPNOTSUPP })
+	if ended != 0 || err == nil || strings.Count(err.Error(), "\n") != 0 {
+		t.Errorf("%d ended, %v; want the failure once", ended, err)
+	}
 }
 
 // TestReaperApp is what an application sees: its read fails at once, and when it connects again it is served.
