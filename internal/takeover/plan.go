@@ -62,30 +62,46 @@ type removal struct {
 
 func (r removal) empty() bool { return len(r.rules) == 0 && len(r.chains) == 0 }
 
+// What marks packets to be masqueraded, and what masquerades those with the mark.
+const (
+	markChain       = "KUBE-MARK-MASQ"
+	masqueradeChain = "KUBE-POSTROUTING"
+)
+
 // planRemoval lists what is kube-proxy's in a table. Rules of base chains that lead there go, chains that others' chains
-// lead to stay with what these lead to. While connections drain the forwarding chain stays, and so it does for good where
-// FORWARD drops what nothing accepts: removing it could cut whoever has come to rely on it.
+// lead to stay with what these lead to, and with it what masquerades if somebody marks: portmap does so by its option
+// externalSetMarkChain. While connections drain the forwarding chain stays, and so it does for good where FORWARD drops
+// what nothing accepts: removing it could cut whoever has come to rely on it.
 func planRemoval(t ruleset, draining bool) removal {
-	stays := func(name string) bool { return name == forwardChain && (draining || t.chains["FORWARD"].drops) }
-	r := removal{table: t, rules: map[string][]jump{}}
 	kept := map[string]bool{}
 	for name, c := range t.chains {
-		if isOwn(t.name, name) {
+		if c.base || isOwn(t.name, name) {
 			continue
 		}
 		for _, j := range c.jumped {
-			switch {
-			case !isOwn(t.name, j.to) || stays(j.to):
-			case c.base:
-				r.rules[name] = append(r.rules[name], j)
-			default:
+			if isOwn(t.name, j.to) {
 				t.keep(j.to, kept)
 			}
 		}
 	}
-	for name := range t.chains {
-		if isOwn(t.name, name) && !kept[name] && !stays(name) {
-			r.chains = append(r.chains, name)
+	if _, there := t.chains[masqueradeChain]; there && kept[markChain] {
+		t.keep(masqueradeChain, kept)
+	}
+	stays := func(name string) bool {
+		return name == forwardChain && (draining || t.chains["FORWARD"].drops) || name == masqueradeChain && kept[name]
+	}
+	r := removal{table: t, rules: map[string][]jump{}}
+	for name, c := range t.chains {
+		if isOwn(t.name, name) {
+			if !kept[name] && !stays(name) {
+				r.chains = append(r.chains, name)
+			}
+			continue
+		}
+		for _, j := range c.jumped {
+			if c.base && isOwn(t.name, j.to) && !stays(j.to) {
+				r.rules[name] = append(r.rules[name], j)
+			}
 		}
 	}
 	slices.Sort(r.chains)

@@ -35,21 +35,36 @@ func TestPlanRemoval(t *testing.T) {
 	t.Parallel()
 	r := planRemoval(parseSave(saved, "nat", false), true)
 	want := `*nat
-:KUBE-POSTROUTING - [0:0]
 :KUBE-SERVICES - [0:0]
 `
 	if got := r.restoreText(); got[:len(want)] != want {
 		t.Errorf("emptied chains:\n%s", cmp.Diff(want, got))
 	}
-	if want := []string{"KUBE-POSTROUTING", "KUBE-SERVICES"}; !slices.Equal(r.chains, want) {
+	if want := []string{"KUBE-SERVICES"}; !slices.Equal(r.chains, want) {
 		t.Errorf("chains that go: %v, want %v", r.chains, want)
 	}
-	// Somebody else's chain leads to these, by way of one another.
-	if want := []string{"KUBE-MARK-MASQ", "KUBE-SEP-AAAAAAAAAAAAAAAA", "KUBE-SVC-AAAAAAAAAAAAAAAA"}; !slices.Equal(r.kept, want) {
+	// Somebody else's chain leads to these, by way of one another; what they mark must be masqueraded.
+	if want := []string{"KUBE-MARK-MASQ", "KUBE-POSTROUTING", "KUBE-SEP-AAAAAAAAAAAAAAAA", "KUBE-SVC-AAAAAAAAAAAAAAAA"}; !slices.Equal(r.kept, want) {
 		t.Errorf("chains that stay: %v, want %v", r.kept, want)
 	}
-	if len(r.rules) != 2 || len(r.rules["PREROUTING"]) != 1 || len(r.rules["POSTROUTING"]) != 1 {
+	if len(r.rules) != 1 || len(r.rules["PREROUTING"]) != 1 {
 		t.Errorf("rules that go: %v", r.rules)
+	}
+}
+
+// TestMasquerade: kube-proxy's masquerading goes, unless somebody else marks for it.
+func TestMasquerade(t *testing.T) {
+	t.Parallel()
+	for somebody, stays := range map[string]bool{
+		"-A CNI-HOSTPORT-SETMARK -j KUBE-MARK-MASQ\n": true,
+		"-A CNI-HOSTPORT-SETMARK -j MARK\n":           false,
+	} {
+		text := ":POSTROUTING ACCEPT [0:0]\n:CNI-HOSTPORT-SETMARK - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n:KUBE-POSTROUTING - [0:0]\n" +
+			"-A POSTROUTING -j KUBE-POSTROUTING\n" + somebody
+		r := planRemoval(parseSave(text, "nat", false), false)
+		if left := !slices.Contains(r.chains, "KUBE-POSTROUTING") && len(r.rules) == 0; left != stays {
+			t.Errorf("with %q the masquerading stays: %v, removed are %v and %v", somebody, left, r.chains, r.rules)
+		}
 	}
 }
 
