@@ -11,11 +11,13 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
 
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/internal/service"
@@ -57,24 +59,38 @@ func (f kubeProxyFace) synced(s service.Sync) {
 func (a *agent) buildKubeProxy(context.Context) error {
 	f, c := a.kubeProxy, a.cfg.Services
 	a.tasks = append(a.tasks, f.proxy, f.checks)
+	var servers []*patientServer
 	for _, s := range []struct {
 		name    string
 		listen  netip.AddrPort
 		handler http.Handler
 	}{{"proxy health", c.HealthzAddress, f.healthMux()}, {"proxy metrics", c.MetricsAddress, f.metricsMux(a.cfg)}} {
 		if s.listen.IsValid() {
-			a.tasks = append(a.tasks, newPatientServer(s.name, s.listen, s.handler, a.warnNode, a.log))
+			server := newPatientServer(s.name, s.listen, s.handler, a.warnNode, a.log)
+			a.tasks, servers = append(a.tasks, server), append(servers, server)
 		}
 	}
 	if !c.TakeOver {
 		return nil
 	}
 	task, err := takeover.New(takeover.Config{
-		First: []<-chan struct{}{a.attached, a.host.Ready()}, Running: takeover.Running,
+		First: []<-chan struct{}{a.attached, a.host.Ready()}, Running: func() (string, error) { return otherProxy(servers) },
+		Unserved: f.proxy.Unserved, HostRoot: a.cfg.Network.HostRoot,
 		Serves: f.proxy.Datagrams, Reconciled: f.proxy.Reconciled, Warn: a.warnNode, Log: a.log, Metrics: a.metrics,
 	})
 	a.tasks = append(a.tasks, task)
 	return err
+}
+
+// otherProxy names what shows that kube-proxy works on the node: its process, or that somebody has one of its addresses. By
+// the latter alone a proxy is seen that is part of another program, as that of k3s is, or in another process namespace.
+func otherProxy(servers []*patientServer) (sign string, err error) {
+	for _, s := range servers {
+		if s.taken.Load() {
+			return fmt.Sprintf("another program, kube-proxy most likely, listens at %s, which is to be that of %s", s.listen, s.name), nil
+		}
+	}
+	return takeover.Running()
 }
 
 // healthMux is what kube-proxy serves at healthzBindAddress.
@@ -143,6 +159,7 @@ type patientServer struct {
 	warn    func(reason, message string)
 	log     *slog.Logger
 	ready   chan struct{}
+	taken   atomic.Bool // another program has the address
 }
 
 func newPatientServer(name string, listen netip.AddrPort, handler http.Handler, warn func(reason, message string), log *slog.Logger) *patientServer {
@@ -177,6 +194,7 @@ func (s *patientServer) Run(ctx context.Context) error {
 func (s *patientServer) serve(ctx context.Context) error {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", s.listen.String())
+	s.taken.Store(errors.Is(err, unix.EADDRINUSE))
 	if err != nil {
 		return err
 	}

@@ -48,6 +48,7 @@ type KubeProxy struct {
 	waits   time.Time         // since when a change has been waiting, zero: none is
 	queued  time.Time         // when the last one came
 	pending pendingChanges
+	failed  error // of the last sync
 }
 
 // NewKubeProxy makes one that has seen nothing.
@@ -102,6 +103,7 @@ func (k *KubeProxy) Synced(s Sync) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.metrics.synced(s)
+	k.failed = s.Err
 	if s.Maps != nil {
 		return
 	}
@@ -115,6 +117,14 @@ func (k *KubeProxy) Synced(s Sync) {
 		k.waits = k.queued
 	}
 	k.metrics.done(now, k.pending)
+}
+
+// Unserved says what of the newest Snapshot could not be served, and another try may: ports without room in the maps, above
+// all. A port that another Service has is served, by that one.
+func (k *KubeProxy) Unserved() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.failed
 }
 
 // A proxyHealth is what /healthz and /livez say.

@@ -3,7 +3,6 @@
 package takeover
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -235,9 +234,4 @@ func TestRealKubeProxy(t *testing.T) {
 			wantNone(t, "at the end", kubelets(l.left(t)))
 		})
 	}
-}
-
-func programmed(l *lane) (there bool, err error) {
-	err = errors.Join(l.node.Do(func() (err error) { there, err = Programmed(context.Background()); return err }))
-	return there, err
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 )
 
@@ -52,22 +53,34 @@ func legacyTool(ctx context.Context, v6 bool, verb string) (string, error) {
 	return path, nil
 }
 
-// readLegacy reads the tables of the older interface that have chains of kube-proxy's.
-func readLegacy(ctx context.Context) (out []ruleset, err error) {
+// readLegacy reads the tables of the older interface, but those of families without a tool.
+func readLegacy(ctx context.Context) (out []ruleset, noTool bool, err error) {
 	for _, v6 := range []bool{false, true} {
 		for _, name := range legacyTables(v6) {
-			tool, err := legacyTool(ctx, v6, "save")
-			if err != nil {
-				return nil, err
+			text, err := saveLegacy(ctx, name, v6)
+			if errors.Is(err, errNoTool) {
+				noTool = true
+				continue
 			}
-			text, err := exec.CommandContext(ctx, tool, "-t", name).Output()
 			if err != nil {
-				return nil, fmt.Errorf("%s -t %s: %w", tool, name, err)
+				return nil, noTool, err
 			}
-			out = append(out, parseSave(string(text), name, v6))
+			out = append(out, parseSave(text, name, v6))
 		}
 	}
-	return out, nil
+	return out, noTool, nil
+}
+
+func saveLegacy(ctx context.Context, table string, v6 bool) (string, error) {
+	tool, err := legacyTool(ctx, v6, "save")
+	if err != nil {
+		return "", err
+	}
+	text, err := exec.CommandContext(ctx, tool, "-t", table).Output()
+	if err != nil {
+		return "", fmt.Errorf("%s -t %s: %w", tool, table, err)
+	}
+	return string(text), nil
 }
 
 // parseSave reads what iptables-save prints of one table.
@@ -81,7 +94,7 @@ func parseSave(text, name string, v6 bool) ruleset {
 			}
 			continue
 		}
-		f := strings.Fields(line)
+		f := words(line)
 		if len(f) < 2 || f[0] != "-A" {
 			continue
 		}
@@ -94,15 +107,32 @@ func parseSave(text, name string, v6 bool) ruleset {
 	return r
 }
 
-// target is where a rule leads, with all that stands in the rule's comment read as words: a comment may only name a chain
-// that is not the rule's, behind which the true one stands.
-func target(words []string) (to string) {
+// target is where a rule leads.
+func target(words []string) string {
 	for i, w := range words[:len(words)-1] {
 		if w == "-j" || w == "-g" {
-			to = words[i+1]
+			return words[i+1]
 		}
 	}
-	return to
+	return ""
+}
+
+// words splits a rule as iptables-restore does. What stands in quotes, in which a backslash escapes, is one word that keeps
+// them: a comment or a prefix of log lines may read like a jump.
+func words(line string) (out []string) {
+	for line = strings.TrimLeft(line, " "); line != ""; line = strings.TrimLeft(line, " ") {
+		end, quoted := 0, false
+		for ; end < len(line) && (quoted || line[end] != ' '); end++ {
+			switch {
+			case line[end] == '"':
+				quoted = !quoted
+			case line[end] == '\\' && quoted && end+1 < len(line):
+				end++
+			}
+		}
+		out, line = append(out, line[:end]), line[end:]
+	}
+	return out
 }
 
 // restoreText is the input of iptables-restore --noflush that carries a removal out, in one transaction.
@@ -122,6 +152,23 @@ func (r removal) restoreText() string {
 	}
 	b.WriteString("COMMIT\n")
 	return b.String()
+}
+
+// xtablesLock is what programs hold while they change tables of the older interface: iptables-restore reads the whole table,
+// changes it and writes it back.
+const xtablesLock = "/run/xtables.lock"
+
+// sharesLock reports whether a file here is the same one as below the node's root directory, or will be: in a container it is
+// so if the node's file, or its directory, is mounted.
+func sharesLock(hostRoot, lock string) bool {
+	for _, path := range []string{lock, filepath.Dir(lock)} {
+		here, err := os.Stat(path)
+		there, errThere := os.Stat(filepath.Join(hostRoot, path))
+		if err == nil && errThere == nil {
+			return os.SameFile(here, there)
+		}
+	}
+	return false
 }
 
 func deleteLegacy(ctx context.Context, r removal) error {

@@ -68,6 +68,23 @@ func TestMasquerade(t *testing.T) {
 	}
 }
 
+// TestTarget: what iptables-save prints in quotes is no jump.
+func TestTarget(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		`-A X -j KUBE-SERVICES`: "KUBE-SERVICES",
+		`-A X -m comment --comment "kubernetes -j DROP" -g KUBE-SERVICES`: "KUBE-SERVICES",
+		`-A X -m comment --comment "not -j KUBE-SERVICES"`:                "",
+		`-A X -m comment --comment "a \" -j KUBE-SERVICES \\"`:            "",
+		`-A X -j LOG --log-prefix "to -j KUBE-SERVICES "`:                 "LOG",
+		`-A X -p tcp`: "",
+	} {
+		if got := target(words(line)); got != want {
+			t.Errorf("%s leads to %q, want %q", line, got, want)
+		}
+	}
+}
+
 func TestForwardChain(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {

@@ -7,16 +7,17 @@ import (
 	"strings"
 )
 
-// Running looks for a process named kube-proxy in the calling thread's network namespace. It sees what the mounted /proc
-// shows: in a container of a process namespace of its own, nothing.
-func Running() (bool, error) {
+// Running looks for a process named kube-proxy in the calling thread's network namespace, and says so if there is one, else
+// nothing. It sees what the mounted /proc shows: in a container of a process namespace of its own, nothing; and no proxy
+// that is part of another program, as that of k3s is.
+func Running() (sign string, err error) {
 	own, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil {
-		return false, fmt.Errorf("look for kube-proxy: %w", err)
+		return "", fmt.Errorf("look for kube-proxy: %w", err)
 	}
 	names, err := filepath.Glob("/proc/[0-9]*/comm")
 	if err != nil {
-		return false, fmt.Errorf("look for kube-proxy: %w", err)
+		return "", fmt.Errorf("look for kube-proxy: %w", err)
 	}
 	for _, path := range names {
 		comm, err := os.ReadFile(path)
@@ -24,8 +25,8 @@ func Running() (bool, error) {
 			continue
 		}
 		if at, err := os.Readlink(filepath.Join(filepath.Dir(path), "ns/net")); err == nil && at == own {
-			return true, nil
+			return "kube-proxy runs on this node as process " + filepath.Base(filepath.Dir(path)), nil
 		}
 	}
-	return false, nil
+	return "", nil
 }
