@@ -160,7 +160,7 @@ func defaultConfig() config {
 		},
 		Network:  networkConfig{Datapath: cni.Veth, Sandboxed: slices.Clone(sandboxedByDefault), MeshContainers: slices.Clone(meshByDefault), HostRoot: "/"},
 		Egress:   egressConfig{Mode: "vpc"},
-		Services: defaultServices(),
+		Services: defaultServices(""),
 		DNS:      dnsConfig{Address: netip.MustParseAddr("169.254.20.10"), Service: "kube-system/kube-dns"},
 		CNI:      cniConfig{ConfName: defaultConfName},
 	}
@@ -180,6 +180,7 @@ func readConfig(path string) (config, error) {
 	if err := strict.Unmarshal(text, &first); err != nil {
 		return c, fmt.Errorf("read configuration %s: %w", path, err)
 	}
+	c.Services = defaultServices(first.Services.ProxyName)
 	if first.ENIConfig != "" {
 		if err := c.layTerway(first.ENIConfig); err != nil {
 			return c, fmt.Errorf("read configuration %s: %w", first.ENIConfig, err)

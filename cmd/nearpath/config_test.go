@@ -66,6 +66,7 @@ func TestConfigErrors(t *testing.T) {
 		"egress":           {"egress: {mode: nat}", []string{"egress.mode", "nat", "node-snat"}},
 		"overlap":          {"services: {cidrs: [172.16.0.0/16, 172.16.8.0/24]}", []string{"services.cidrs", "172.16.8.0/24", "172.16.0.0/16"}},
 		"no network":       {"services: {cidrs: [172.16.0.0]}", []string{"services.cidrs[0]", "172.16.0.0"}},
+		"take over, named": {"services: {proxyName: a, takeOver: true}", []string{"services.takeOver", "true", "proxyName"}},
 		"proxy name":       {"services: {proxyName: a b}", []string{"services.proxyName", "a b", "label"}},
 		"gate":             {"services: {externalIPs: sometimes}", []string{"services.externalIPs", "true or false"}},
 		"too many groups":  {"cloud: {securityGroups: [a, b, c, d, e, f, g, h, i, j, k]}", []string{"cloud.securityGroups", "11", "10"}},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nearpath/nearpath/internal/hostnet"
+	"github.com/nearpath/nearpath/internal/strict"
 )
 
 func fetch(handler http.Handler, path string) (status int, body string) {
@@ -71,6 +73,14 @@ func TestPatientServer(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	told := func() bool { mu.Lock(); defer mu.Unlock(); return len(events) > 0 }
+	sign := func() string {
+		t.Helper()
+		sign, err := otherProxy([]*patientServer{s})
+		if err != nil {
+			t.Error(err)
+		}
+		return sign
+	}
 	served := func() bool {
 		r, err := http.Get("http://" + at.String())
 		if err != nil {
@@ -84,7 +94,17 @@ func TestPatientServer(t *testing.T) {
 		what string
 		is   func() bool
 		then func()
-	}{{"no event", told, func() { other.Close() }}, {"not served", served, cancel}} {
+	}{{"no event", told, func() {
+		if got := sign(); !strings.Contains(got, "another program") || !strings.Contains(got, at.String()) {
+			t.Errorf("another program at %s is no sign of kube-proxy: %q", at, got)
+		}
+		other.Close()
+	}}, {"not served", served, func() {
+		if got := sign(); strings.Contains(got, at.String()) {
+			t.Errorf("the agent's own server is taken for kube-proxy's: %q", got)
+		}
+		cancel()
+	}}} {
 		for end := time.Now().Add(20 * time.Second); !step.is(); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal(step.what)
@@ -100,17 +120,25 @@ func TestPatientServer(t *testing.T) {
 	}
 }
 
-func TestProxyAddresses(t *testing.T) {
+// TestProxyDefaults: a proxy with a name works beside kube-proxy, whose addresses and rules it leaves alone.
+func TestProxyDefaults(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string][2]string{
-		"": {"0.0.0.0:10256", "127.0.0.1:10249"},
-		`services: {healthzAddress: "", metricsAddress: "[::1]:1"}`: {"invalid AddrPort", "[::1]:1"},
+	type values struct {
+		healthz, metrics string
+		takeOver         bool
+	}
+	const none = "invalid AddrPort"
+	for text, want := range map[string]values{
+		"": {"0.0.0.0:10256", "127.0.0.1:10249", true},
+		`services: {healthzAddress: "", metricsAddress: "[::1]:1"}`:    {none, "[::1]:1", true},
+		"services: {proxyName: near}":                                  {none, none, false},
+		`services: {proxyName: near, healthzAddress: "0.0.0.0:10257"}`: {"0.0.0.0:10257", none, false},
 	} {
 		c, err := readConfig(writeConfig(t, text))
-		if err != nil {
+		if err := errors.Join(err, strict.Check(c.Services.check())); err != nil {
 			t.Fatal(err)
 		}
-		if got := [2]string{c.Services.HealthzAddress.String(), c.Services.MetricsAddress.String()}; got != want {
+		if got := (values{c.Services.HealthzAddress.String(), c.Services.MetricsAddress.String(), c.Services.TakeOver}); got != want {
 			t.Errorf("%q: %v, want %v", text, got, want)
 		}
 	}

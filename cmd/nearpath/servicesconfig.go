@@ -31,11 +31,15 @@ type servicesConfig struct {
 // primaryOnly is kube-proxy's word for the node's own address of each family.
 const primaryOnly = "primary"
 
-func defaultServices() servicesConfig {
-	return servicesConfig{
-		ExternalIPs:    true,
-		HealthzAddress: netip.MustParseAddrPort("0.0.0.0:10256"), MetricsAddress: netip.MustParseAddrPort("127.0.0.1:10249"), TakeOver: true,
+// defaultServices are what counts for a proxy of that name. Beside one that has a name there is kube-proxy: its addresses are
+// its own, and so are its rules.
+func defaultServices(proxyName string) servicesConfig {
+	c := servicesConfig{ExternalIPs: true}
+	if proxyName == "" {
+		c.HealthzAddress, c.MetricsAddress = netip.MustParseAddrPort("0.0.0.0:10256"), netip.MustParseAddrPort("127.0.0.1:10249")
+		c.TakeOver = true
 	}
+	return c
 }
 
 func (c servicesConfig) check() []strict.Rule {
@@ -44,6 +48,10 @@ func (c servicesConfig) check() []strict.Rule {
 		disjoint("services.cidrs", c.CIDRs),
 		{
 			OK: len(validation.IsValidLabelValue(c.ProxyName)) == 0, Path: "services.proxyName", Value: c.ProxyName, Fix: "use a value that a label can have",
+		},
+		{
+			OK: c.ProxyName == "" || !c.TakeOver, Path: "services.takeOver", Value: c.TakeOver,
+			Fix: "leave it out: with services.proxyName, kube-proxy goes on to serve the Services without the label",
 		},
 		{OK: err == nil, Path: "services.nodePortAddresses", Value: c.NodePortAddresses, Fix: `use networks such as 10.0.0.0/8, or "primary" alone`},
 		{
