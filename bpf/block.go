@@ -23,7 +23,7 @@ func encodeBlock(record, epoch uint32, b Block) ([]uint64, error) {
 			len(b.Cluster), len(b.Local), len(b.Draining), math.MaxUint16)
 	}
 	seconds := b.Affinity / time.Second
-	if seconds < 0 || seconds > math.MaxUint32 || seconds*time.Second != b.Affinity {
+	if seconds < 0 || seconds > math.MaxUint32 || b.Affinity%time.Second != 0 {
 		return nil, fmt.Errorf("affinity of %s: want whole seconds, at most %d", b.Affinity, uint32(math.MaxUint32))
 	}
 	remote, both, local := split(sorted(b.Cluster), sorted(b.Local))

@@ -14,13 +14,13 @@ import (
 // connection. Calls of sockets go on untouched, and so do packets of no connection of ours; what is never ours to drop is
 // not dropped. Connections that packets are translated for go on, and Remove ends them; of UDP, which has no end, the next
 // datagram is somebody else's. No agent may run. When nothing is there it does nothing.
-func HandBack(pinDir string) error {
+func HandBack(pinDir string) (err error) {
 	// Networks of Services first: what is in them and has no frontend any more would be dropped.
 	networks, err := openPinned(pinDir, sockMapHostNetworks)
 	if err != nil || networks == nil {
 		return err
 	}
-	defer networks.Close()
+	defer func() { err = errors.Join(err, networks.Close()) }()
 	err = deleteAll(networks, func(_ packetNetwork, way uint8) bool { return Way(way) == WayService })
 	if err != nil {
 		return fmt.Errorf("forget networks of Services: %w", err)
@@ -29,7 +29,7 @@ func HandBack(pinDir string) error {
 	if err != nil || frontends == nil {
 		return err
 	}
-	defer frontends.Close()
+	defer func() { err = errors.Join(err, frontends.Close()) }()
 	for _, which := range frontendPasses {
 		if err := deleteAll(frontends, which); err != nil {
 			return fmt.Errorf("forget frontends: %w", err)
@@ -51,7 +51,7 @@ func retireAll(pinDir string) (err error) {
 	if err != nil || m == nil {
 		return err
 	}
-	defer m.Close()
+	defer func() { err = errors.Join(err, m.Close()) }()
 	records, err := mapWords(m)
 	if err != nil {
 		return fmt.Errorf("map records: %w", err)
@@ -67,12 +67,12 @@ func retireAll(pinDir string) (err error) {
 
 // ActiveFlows counts the connections of the packet path of which a packet came lately: within that long before now, which
 // is of Clock. A packet is noted to a second.
-func ActiveFlows(pinDir string, now, within time.Duration) (int, error) {
+func ActiveFlows(pinDir string, now, within time.Duration) (flows int, err error) {
 	m, err := openPinned(pinDir, sockMapFlows)
 	if err != nil || m == nil {
 		return 0, err
 	}
-	defer m.Close()
+	defer func() { err = errors.Join(err, m.Close()) }()
 	active := map[packetFlowKey]bool{}
 	err = (&Flows{flows: m}).each(func(k packetFlowKey, v packetFlow) error {
 		if idle(now, v.LastSeen) > within {

@@ -94,6 +94,7 @@ func benchServices(d *Datapath) error {
 }
 
 func benchCalls(b *testing.B, program *ebpf.Program, proto int, to [4]byte) error {
+	b.Helper()
 	kind := unix.SOCK_STREAM
 	if proto == udp {
 		kind = unix.SOCK_DGRAM
