@@ -7,11 +7,16 @@ import (
 	"github.com/nearpath/nearpath/internal/cluster"
 )
 
+// maxSpared is how many addresses are spared one by one. What the programs are told has room for 1024 networks, and those of
+// the node must fit beside.
+const maxSpared = 512
+
 // networks is what Config.Networks has been told.
 type networks struct {
 	told            bool
 	service, spared []netip.Prefix
 	foreign         map[cluster.Name][]netip.Addr // cluster IPs of Services of other proxies
+	coarse          bool                          // there are too many of those: all cluster IPs are spared
 }
 
 // followNetworks says where Services have their addresses when a Change makes that another thing. A proxy that serves only
@@ -35,11 +40,26 @@ func (r *Reconciler) followNetworks(change cluster.Change) {
 	}
 	slices.SortFunc(spared, netip.Prefix.Compare)
 	spared = slices.Compact(spared)
+	service, spared = r.bound(service, spared)
 	if n.told && slices.Equal(service, n.service) && slices.Equal(spared, n.spared) {
 		return
 	}
 	n.told, n.service, n.spared = true, service, spared
 	r.cfg.Networks(service, spared)
+}
+
+// bound spares all networks of Services when too many addresses are to be spared: better that what nobody serves is forwarded
+// than that what another proxy serves is lost.
+func (r *Reconciler) bound(service, spared []netip.Prefix) (_, _ []netip.Prefix) {
+	many := len(spared) > maxSpared
+	if many && !r.networks.coarse {
+		r.cfg.Log.Warn("what is sent to cluster IPs that no Service has is not dropped: too many are other proxies'", "others", len(spared), "limit", maxSpared)
+	}
+	r.networks.coarse = many
+	if many {
+		return nil, service
+	}
+	return service, spared
 }
 
 // noteForeign keeps the cluster IPs of Services of other proxies, and reports whether that may have changed.

@@ -296,6 +296,19 @@ func TestRowA11Networks(t *testing.T) {
 	expect("[10.96.0.0/12 172.21.0.0/16] [10.96.0.5/32]")
 	store.Update(func(e *cluster.Edit) { e.DeleteService(mesh) })
 	expect("[10.96.0.0/12 172.21.0.0/16] []")
+	crowd := func(edit func(*cluster.Edit, *cluster.Service)) {
+		store.Update(func(e *cluster.Edit) {
+			for i := range maxSpared + 1 {
+				edit(e, webService(proxyName("mesh"), func(s *cluster.Service) {
+					s.Name.Name, s.ClusterIPs = fmt.Sprint("mesh", i), []netip.Addr{netip.AddrFrom4([4]byte{10, 96, byte(4 + i>>8), byte(i)})}
+				}))
+			}
+		})
+	}
+	crowd((*cluster.Edit).PutService)
+	expect("[] [10.96.0.0/12 172.21.0.0/16]")
+	crowd(func(e *cluster.Edit, s *cluster.Service) { e.DeleteService(s.Name) })
+	expect("[10.96.0.0/12 172.21.0.0/16] []")
 
 	_, _ = reconcileWith(t, store, newFakeMaps(), func(c *Config) {
 		c.CIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
