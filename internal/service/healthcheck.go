@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-
 	"strconv"
 	"sync"
 	"time"
@@ -39,12 +38,13 @@ type HealthChecks struct {
 	cfg   HealthChecksConfig
 	ready chan struct{}
 	wake  chan struct{} // capacity 1
+	bind  func(ctx context.Context, network, address string) (net.Listener, error)
 
 	mu   sync.Mutex
 	want map[healthPort]health
 
 	// Of Run alone.
-	open map[healthAddr]*http.Server
+	open map[healthAddr]*healthServer
 	said map[healthAddr]string // the last failure
 }
 
@@ -60,6 +60,12 @@ type health struct {
 	ready int // addresses of local endpoints that are ready
 }
 
+// A healthServer is an open port.
+type healthServer struct {
+	http.Server
+	ended chan struct{} // closed when it answers no more
+}
+
 // A healthAddr is a listener: a port on one address, or on the unspecified one.
 type healthAddr struct {
 	healthPort
@@ -70,7 +76,8 @@ type healthAddr struct {
 func NewHealthChecks(cfg HealthChecksConfig) *HealthChecks {
 	h := &HealthChecks{
 		cfg: cfg, ready: make(chan struct{}), wake: make(chan struct{}, 1), want: map[healthPort]health{},
-		open: map[healthAddr]*http.Server{}, said: map[healthAddr]string{},
+		open: map[healthAddr]*healthServer{}, said: map[healthAddr]string{},
+		bind: new(net.ListenConfig).Listen,
 	}
 	close(h.ready)
 	return h
@@ -102,10 +109,14 @@ func (h *HealthChecks) Synced(s Sync) {
 		changed = h.add(s.Change.Snapshot, name) || changed
 	})
 	if changed {
-		select {
-		case h.wake <- struct{}{}:
-		default:
-		}
+		h.kick()
+	}
+}
+
+func (h *HealthChecks) kick() {
+	select {
+	case h.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -153,7 +164,7 @@ func (h *HealthChecks) closeAll() {
 func (h *HealthChecks) listen(ctx context.Context) {
 	want := h.wanted()
 	for a, server := range h.open {
-		if _, ok := want[a]; !ok {
+		if _, ok := want[a]; !ok || server.hasEnded() {
 			_ = server.Close()
 			delete(h.open, a)
 		}
@@ -207,23 +218,33 @@ func (h *HealthChecks) warn(a healthAddr, uid string, err error) {
 	h.cfg.Warn(cluster.Object{Kind: "Service", Name: a.service, UID: uid}, "FailedToStartServiceHealthcheck", message)
 }
 
-func (h *HealthChecks) serve(ctx context.Context, a healthAddr) (*http.Server, error) {
+func (h *HealthChecks) serve(ctx context.Context, a healthAddr) (*healthServer, error) {
 	network := "tcp4"
 	if a.v6 {
 		network = "tcp6"
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, network, netip.AddrPortFrom(a.addr, a.port).String())
+	l, err := h.bind(ctx, network, netip.AddrPortFrom(a.addr, a.port).String())
 	if err != nil {
 		return nil, err
 	}
-	server := &http.Server{Handler: h.handler(a.healthPort), ReadHeaderTimeout: 5 * time.Second}
+	server := &healthServer{http.Server{Handler: h.handler(a.healthPort), ReadHeaderTimeout: 5 * time.Second}, make(chan struct{})}
 	go func() {
+		defer h.kick()
+		defer close(server.ended)
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			h.cfg.Log.Error("health-check node port ended", "service", a.service, "port", a.port, "err", err)
 		}
 	}()
 	return server, nil
+}
+
+func (s *healthServer) hasEnded() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // handler answers for one port: 200 with endpoints while the proxy is healthy, else 503. Load balancers that give nodes

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,6 +46,12 @@ func newChecked(t *testing.T, addresses ...string) *checked {
 		},
 	})
 	return c
+}
+
+func (c *checked) told() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.events)
 }
 
 func (c *checked) run() {
@@ -115,14 +122,19 @@ func answerOf(status, ready int, healthy bool) string {
 	return fmt.Sprintf(`%d %d {"service":{"namespace":"shop","name":"web"},"localEndpoints":%d,"serviceProxyHealthy":%v}`, status, ready, ready, healthy)
 }
 
+// nextPort is where freePort looks next: below what the kernel gives to those who ask for any port.
+var nextPort atomic.Uint32
+
+// freePort is a port that nobody has now and nobody else gets by chance.
 func freePort(t *testing.T) uint16 {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		port := uint16(20000 + nextPort.Add(1))
+		if l, err := net.Listen("tcp", fmt.Sprintf(":%d", port)); err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return uint16(l.Addr().(*net.TCPAddr).Port)
 }
 
 func healthCheckPort(port uint16) func(*cluster.Service) {
@@ -168,8 +180,8 @@ func TestHealthCheckNodePort(t *testing.T) {
 	c.wantAnswer("H1 ours again", at(moved), answerOf(200, 2, true))
 	c.put(func(e *cluster.Edit) { e.DeleteService(web) })
 	c.wantAnswer("H1 no Service", at(moved), "no answer")
-	if len(c.events) > 0 {
-		t.Errorf("events: %v", c.events)
+	if told := c.told(); len(told) > 0 {
+		t.Errorf("events: %v", told)
 	}
 }
 
@@ -196,21 +208,57 @@ func TestHealthCheckPortTaken(t *testing.T) {
 	c.run()
 	c.put(putWeb(healthCheckPort(port)), putEndpoints(endpoint("10.0.0.1", local)))
 	eventually(t, 10*time.Second, func() string {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if len(c.events) == 0 {
+		if len(c.told()) == 0 {
 			return "H1 no event"
 		}
 		return ""
 	})
-	if want := "Service shop/web FailedToStartServiceHealthcheck node node-a failed to start healthcheck \"shop/web\" on port"; !strings.HasPrefix(c.events[0], want) {
-		t.Errorf("H1 event %s", c.events[0])
+	if want := "Service shop/web FailedToStartServiceHealthcheck node node-a failed to start healthcheck \"shop/web\" on port"; !strings.HasPrefix(c.told()[0], want) {
+		t.Errorf("H1 event %s", c.told()[0])
 	}
 	other.Close()
 	c.wantAnswer("H1 the port is free", fmt.Sprintf("127.0.0.1:%d", port), answerOf(200, 1, true))
-	if len(c.events) != 1 {
-		t.Errorf("events: %v", c.events)
+	if told := c.told(); len(told) != 1 {
+		t.Errorf("events: %v", told)
 	}
+}
+
+// A failing is a listener that takes no connection any more when it is told so.
+type failing struct {
+	net.Listener
+	fail chan struct{}
+}
+
+func (l failing) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	select {
+	case <-l.fail:
+		return nil, errors.Join(errors.New("no more connections"), err)
+	default:
+		return c, err
+	}
+}
+
+// TestHealthCheckEnds: a port whose listener fails is opened anew.
+func TestHealthCheckEnds(t *testing.T) {
+	t.Parallel()
+	port, fail := freePort(t), make(chan struct{})
+	c := newChecked(t, "127.0.0.1")
+	bind, first := c.bind, true
+	c.bind = func(ctx context.Context, network, address string) (net.Listener, error) {
+		l, err := bind(ctx, network, address)
+		if err == nil && first {
+			l, first = failing{l, fail}, false
+		}
+		return l, err
+	}
+	c.run()
+	c.put(putWeb(healthCheckPort(port)))
+	at := fmt.Sprintf("127.0.0.1:%d", port)
+	c.wantAnswer("H1 before", at, answerOf(503, 0, true))
+	close(fail)
+	checkHealth(at) // it sees the failure
+	c.wantAnswer("H1 after its listener failed", at, answerOf(503, 0, true))
 }
 
 // TestHealthCheckAddresses: the addresses that node ports have are those of health checks, and they may change.
