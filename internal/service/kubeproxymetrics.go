@@ -184,10 +184,12 @@ func familyOfSlice(slice *cluster.EndpointSlice, had []*cluster.EndpointSlice) (
 	return slice.Endpoints[0].Addr.Is6(), true
 }
 
-// eachTouched calls look for the Services of a Change: of a full one for all there are.
+// eachTouched calls look once for each Service of a Change: of a full one for all there are, and those it names that are gone.
 func eachTouched(c cluster.Change, look func(cluster.Name)) {
 	for _, name := range c.Services {
-		look(name)
+		if !c.Full || c.Snapshot.Service(name) == nil {
+			look(name)
+		}
 	}
 	if c.Full {
 		for svc := range c.Snapshot.Services() {
