@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -227,7 +228,7 @@ func (k *KubeProxy) Datagrams() func(frontend, backend netip.AddrPort) bool {
 	if served == nil {
 		return func(_, _ netip.AddrPort) bool { return true }
 	}
-	d := datagrams{map[netip.AddrPort]bool{}, map[uint16]bool{}, map[netip.AddrPort]bool{}}
+	d := datagrams{map[netip.AddrPort][]backendSet{}, map[uint16][]backendSet{}}
 	for svc := range served.Services() {
 		for _, sp := range svc.Ports {
 			if sp.Protocol == cluster.UDP {
@@ -236,30 +237,39 @@ func (k *KubeProxy) Datagrams() func(frontend, backend netip.AddrPort) bool {
 		}
 	}
 	return func(frontend, backend netip.AddrPort) bool {
-		ours := d.frontends[frontend] || d.nodePorts[frontend.Port()]
-		return !ours || d.backends[backend]
+		of := d.frontends[frontend]
+		if of == nil {
+			of = d.nodePorts[frontend.Port()]
+		}
+		return len(of) == 0 || slices.ContainsFunc(of, func(s backendSet) bool { return s[backend] })
 	}
 }
 
-// datagrams are where datagrams to Services go, and which endpoints serve them.
+// A backendSet are the endpoints that serve a Service port.
+type backendSet map[netip.AddrPort]bool
+
+// datagrams are where datagrams to Services go, and which endpoints serve them. Several Services may claim an address.
 type datagrams struct {
-	frontends map[netip.AddrPort]bool
-	nodePorts map[uint16]bool
-	backends  map[netip.AddrPort]bool
+	frontends map[netip.AddrPort][]backendSet
+	nodePorts map[uint16][]backendSet
 }
 
 func (d datagrams) add(svc *cluster.Service, sp cluster.ServicePort, slices []*cluster.EndpointSlice) {
-	d.nodePorts[sp.NodePort] = true
+	backends := serving(slices, sp)
+	if sp.NodePort != 0 {
+		d.nodePorts[sp.NodePort] = append(d.nodePorts[sp.NodePort], backends)
+	}
 	for _, list := range [][]netip.Addr{svc.ClusterIPs, svc.ExternalIPs, svc.LoadBalancerIPs} {
 		for _, a := range list {
-			d.frontends[netip.AddrPortFrom(a, sp.Port)] = true
+			f := netip.AddrPortFrom(a, sp.Port)
+			d.frontends[f] = append(d.frontends[f], backends)
 		}
 	}
-	addServing(d.backends, slices, sp)
 }
 
-// addServing notes the endpoints of a Service port that serve.
-func addServing(to map[netip.AddrPort]bool, slices []*cluster.EndpointSlice, sp cluster.ServicePort) {
+// serving are the endpoints of a Service port that serve.
+func serving(slices []*cluster.EndpointSlice, sp cluster.ServicePort) backendSet {
+	out := backendSet{}
 	for _, slice := range slices {
 		target := targetPort(slice, sp)
 		if target == 0 {
@@ -267,8 +277,9 @@ func addServing(to map[netip.AddrPort]bool, slices []*cluster.EndpointSlice, sp 
 		}
 		for _, e := range slice.Endpoints {
 			if e.Ready || e.Serving {
-				to[netip.AddrPortFrom(e.Addr, target)] = true
+				out[netip.AddrPortFrom(e.Addr, target)] = true
 			}
 		}
 	}
+	return out
 }

@@ -287,6 +287,20 @@ func TestKubeProxyMetricNames(t *testing.T) {
 	}
 }
 
+// TestEachTouched: a Service counts once, however a Change names it.
+func TestEachTouched(t *testing.T) {
+	t.Parallel()
+	f, gone := newFace(t, false), cluster.Name{Namespace: "shop", Name: "gone"}
+	s := f.put(putWeb())
+	for full, want := range map[bool]int{true: 2, false: 2} {
+		seen := map[cluster.Name]int{}
+		eachTouched(cluster.Change{Snapshot: s, Full: full, Services: []cluster.Name{web, gone}}, func(n cluster.Name) { seen[n]++ })
+		if len(seen) != want || seen[web] != 1 || seen[gone] != 1 {
+			t.Errorf("full %t: %v", full, seen)
+		}
+	}
+}
+
 func TestDatagrams(t *testing.T) {
 	t.Parallel()
 	f := newFace(t, false)
@@ -302,6 +316,15 @@ func TestDatagrams(t *testing.T) {
 		Endpoints: []cluster.Endpoint{endpoint("10.0.0.1"), endpoint("10.0.0.2", draining), endpoint("10.0.0.3", dead)},
 	}
 	f.put(func(e *cluster.Edit) { e.PutSlice(s) })
+	other := cluster.Name{Namespace: "shop", Name: "other"}
+	theirs := *s
+	theirs.Name, theirs.Service, theirs.Endpoints = other, other, []cluster.Endpoint{endpoint("10.0.0.3"), endpoint("10.0.0.4")}
+	f.put(func(e *cluster.Edit) { e.PutSlice(&theirs) })
+	f.put(func(e *cluster.Edit) {
+		e.PutService(webService(udp, func(s *cluster.Service) {
+			s.Name, s.ClusterIPs, s.Ports[0].NodePort = other, addrs("10.96.0.2"), 30055
+		}))
+	})
 	c := cluster.Change{Snapshot: f.put(putWeb(udp)), Full: true}
 	f.queue(c)
 	f.synced(c, nil)
@@ -314,6 +337,12 @@ func TestDatagrams(t *testing.T) {
 		{"10.96.0.1:53", "10.0.0.2:5353", true},
 		{"10.96.0.1:53", "10.0.0.3:5353", false},
 		{"10.96.0.1:53", "10.0.0.1:53", false},
+		{"10.96.0.2:53", "10.0.0.3:5353", true},
+		{"10.96.0.2:53", "10.0.0.1:5353", false}, // another Service's
+		{"10.96.0.1:53", "10.0.0.4:5353", false},
+		{"192.0.2.1:30053", "10.0.0.1:5353", true},
+		{"192.0.2.1:30053", "10.0.0.4:5353", false},
+		{"192.0.2.1:30055", "10.0.0.4:5353", true},
 		{"192.0.2.1:30053", "10.0.0.9:5353", false},
 		{"192.0.2.1:30054", "10.0.0.9:5353", true},
 	} {
