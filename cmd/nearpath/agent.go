@@ -85,7 +85,7 @@ type agent struct {
 	instance  aliyun.Instance
 	client    *aliyun.Client
 	store     *cluster.Store
-	events    warner
+	events    nodeWarner
 	nodes     func(context.Context) (map[string]bool, error) // instances of the cluster's nodes; nil: not known
 	recheck   func()                                         // looks at the network around the node soon
 	egress    *egress
@@ -171,7 +171,7 @@ func (a *agent) buildSource(context.Context) error {
 	restConfig.UserAgent = "nearpath-agent/" + version
 	source, err := cluster.NewAPISource(cluster.APIConfig{
 		REST: restConfig, Store: a.store, NodeName: a.cfg.NodeName, Log: a.log, Registerer: a.metrics,
-		Warn: func(about cluster.Object, reason, message string) { a.events.Warn(about, reason, message) },
+		Warn: func(about cluster.Object, reason, message string) { a.events.WarnOnce(about, reason, message) },
 	})
 	if err != nil {
 		return err

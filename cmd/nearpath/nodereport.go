@@ -18,6 +18,13 @@ type warner interface {
 	Warn(about cluster.Object, reason, message string)
 }
 
+// A nodeWarner is the warner of a process that runs on every node.
+type nodeWarner interface {
+	warner
+	// WarnOnce is for what every node sees alike.
+	WarnOnce(about cluster.Object, reason, message string)
+}
+
 // warnNode tells what is wrong with this node.
 func (a *agent) warnNode(reason, message string) { a.events.Warn(cluster.Object{}, reason, message) }
 

@@ -30,7 +30,7 @@ func (a *agent) newServices() (*service.Reconciler, error) {
 		Withdrawn: func() { a.reaper.Withdrawn() },
 		Synced:    a.kubeProxy.synced,
 		Networks:  a.setServiceNetworks,
-		Warn:      func(about cluster.Object, reason, message string) { a.events.Warn(about, reason, message) },
+		Warn:      func(about cluster.Object, reason, message string) { a.events.WarnOnce(about, reason, message) },
 	})
 }
 

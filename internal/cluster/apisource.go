@@ -24,7 +24,7 @@ type APIConfig struct {
 	// Publish says which kinds are read instead, for publishing their names: Pods are all then, and objects have what
 	// only publishing reads. Empty for what a node acts on. With it NodeName must be empty.
 	Publish []Kind
-	// Warn tells the object's users that it is refused; [Events.Warn] does. nil: nobody is told.
+	// Warn tells the object's users that it is refused; [Events.WarnOnce] does. nil: nobody is told.
 	Warn func(about Object, reason, message string)
 	Log  *slog.Logger
 	// Registerer takes the metrics; nil for none.
@@ -48,6 +48,9 @@ type APISource struct {
 	refused *prometheus.CounterVec
 	labels  labelSets
 	ready   chan struct{}
+
+	mu  sync.Mutex
+	bad map[Object]string // what is wrong with the objects that are refused; without UID
 }
 
 // NewAPISource returns a source that has not started.
@@ -69,6 +72,7 @@ func NewAPISource(c APIConfig) (*APISource, error) {
 func newAPISource(client kubernetes.Interface, custom dynamic.Interface, c APIConfig) (*APISource, error) {
 	s := &APISource{
 		client: client, dynamic: custom, store: c.Store, node: c.NodeName, log: c.Log, warn: c.Warn, ready: make(chan struct{}),
+		bad: map[Object]string{},
 	}
 	if s.warn == nil {
 		s.warn = NoEvents{}.Warn

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
 )
 
 func apiService(name, clusterIP string, labels ...string) *corev1.Service {
@@ -121,6 +123,36 @@ func TestAPISourceRefusesABadObjectAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, store, "the next object", func(s *Snapshot) bool { return s.Service(Name{"shop", "web"}) != nil })
+}
+
+// TestRefusalsAreSaidOnce: however often a bad object changes or is listed, until it is another trouble or was none.
+func TestRefusalsAreSaidOnce(t *testing.T) {
+	t.Parallel()
+	var told []string
+	log := newLogLines()
+	s, err := newAPISource(fake.NewClientset(), nil, APIConfig{
+		Store: NewStore(), Log: slog.New(slog.NewTextHandler(log, nil)),
+		Warn: func(about Object, reason, message string) { told = append(told, fmt.Sprint(about, reason, message)) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, tt := range []struct {
+		addr string
+		how  cache.DeltaType
+		told int
+	}{
+		{"x", cache.Added, 1}, {"x", cache.Updated, 1}, {"x", cache.Replaced, 1}, {"y", cache.Updated, 2}, {"x", cache.Updated, 3},
+		{"10.96.0.7", cache.Updated, 3}, {"x", cache.Updated, 4}, {"x", cache.Deleted, 4}, {"x", cache.Added, 5},
+	} {
+		o, err := s.strip(apiService("cart", tt.addr))
+		if err == nil {
+			err = s.process(cache.Deltas{{Type: tt.how, Object: o}}, false)
+		}
+		if err != nil || len(told) != tt.told || log.count("object refused") != tt.told {
+			t.Errorf("%d: told %q, want %d; logged %d; %v", i, told, tt.told, log.count("object refused"), err)
+		}
+	}
 }
 
 func TestAPISourceFollowsPodsOfItsNode(t *testing.T) {

@@ -115,21 +115,39 @@ func (s *APISource) process(obj any, _ bool) error {
 		switch {
 		case !ok:
 		case d.Type == cache.Deleted:
+			s.forgive(o)
 			s.store.Update(o.delete)
 		case o.err != nil:
 			s.refuse(o)
 		default:
+			s.forgive(o)
 			s.store.Update(o.put)
 		}
 	}
 	return nil
 }
 
-// refuse leaves the last good state of an object where it is, and tells whoever looks after the object.
+// refuse leaves the last good state of an object where it is, and tells whoever looks after the object: of each trouble once, as
+// what changes the object may change it all the time.
 func (s *APISource) refuse(o *stripped) {
 	s.refused.WithLabelValues(o.kind).Inc()
+	key, text := Object{Kind: o.kind, Name: Name{o.Namespace, o.Name}}, o.err.Error()
+	s.mu.Lock()
+	said := s.bad[key] == text
+	s.bad[key] = text
+	s.mu.Unlock()
+	if said {
+		return
+	}
 	s.log.Error("object refused, its last good state stays", "err", o.err)
-	s.warn(Object{o.kind, Name{o.Namespace, o.Name}, string(o.UID)}, refusedReason, o.err.Error()+"; the node goes on with the object's last good state, if it has seen one")
+	s.warn(Object{o.kind, Name{o.Namespace, o.Name}, string(o.UID)}, refusedReason, text+"; the node goes on with the object's last good state, if it has seen one")
+}
+
+// forgive forgets what was wrong with an object.
+func (s *APISource) forgive(o *stripped) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.bad, Object{Kind: o.kind, Name: Name{o.Namespace, o.Name}})
 }
 
 // known are the objects in the Store, so that those are deleted which a new list lacks.

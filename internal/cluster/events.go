@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -65,6 +66,7 @@ type Events struct {
 	node      string
 	log       *slog.Logger
 	queue     chan warning
+	once      chan warning // of WarnOnce
 	ready     chan struct{}
 }
 
@@ -87,7 +89,7 @@ func NewEvents(c EventsConfig) (*Events, error) {
 func newEvents(client kubernetes.Interface, c EventsConfig) *Events {
 	e := &Events{
 		client: client, component: cmp.Or(c.Component, eventComponent), node: c.NodeName, log: c.Log,
-		queue: make(chan warning, eventQueue), ready: make(chan struct{}),
+		queue: make(chan warning, eventQueue), once: make(chan warning, eventQueue), ready: make(chan struct{}),
 	}
 	close(e.ready)
 	return e
@@ -102,6 +104,10 @@ func (e *Events) String() string { return "events" }
 // values and the fix. It never waits, is safe for concurrent use, and may be called before Run. What is no object of the
 // API has no events: a kind that this package does not read, or this node where the process stands for none.
 func (e *Events) Warn(about Object, reason, message string) {
+	e.enqueue(e.queue, about, reason, message)
+}
+
+func (e *Events) enqueue(queue chan<- warning, about Object, reason, message string) {
 	reference, ok := e.reference(about)
 	if !ok {
 		return
@@ -110,7 +116,7 @@ func (e *Events) Warn(about Object, reason, message string) {
 		message = strings.ToValidUTF8(message[:maxEventMessage], "")
 	}
 	select {
-	case e.queue <- warning{reference, reason, message}:
+	case queue <- warning{reference, reason, message}:
 	default:
 		e.log.Warn("event dropped, too many wait", "reason", reason, "message", message)
 	}
@@ -136,6 +142,9 @@ func (e *Events) Run(ctx context.Context) error {
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: e.client.CoreV1().Events("")})
 	recorder := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: e.component, Host: e.node})
+	var once sync.WaitGroup
+	defer once.Wait()
+	once.Go(func() { e.writeOnce(ctx) })
 	for {
 		select {
 		case <-ctx.Done():
@@ -151,3 +160,6 @@ type NoEvents struct{}
 
 // Warn does nothing.
 func (NoEvents) Warn(Object, string, string) {}
+
+// WarnOnce does nothing.
+func (NoEvents) WarnOnce(Object, string, string) {}

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 )
@@ -91,6 +92,45 @@ func TestEventsOfAPublisher(t *testing.T) {
 	})
 }
 
+// TestEventsOfManyNodes: what every node sees alike is one event, and another one when it is something else.
+func TestEventsOfManyNodes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		svc := Service{Name: Name{"shop", strings.Repeat("c", 199) + "-art"}, UID: "u1"}
+		for i := range 5 {
+			e := newEvents(client, EventsConfig{NodeName: fmt.Sprint("node-", i), Log: slog.New(slog.DiscardHandler)})
+			defer run(t, e)()
+			e.WarnOnce(svc.Object(), "Malformed", "port 0")
+			if i == 4 {
+				e.WarnOnce(svc.Object(), "Malformed", "port 65536")
+			}
+		}
+		got := listEvents(t, client, "shop")
+		if len(got) != 2 {
+			t.Fatalf("%d events, want 2: %+v", len(got), got)
+		}
+		for _, ev := range got {
+			if ev.InvolvedObject.UID != "u1" || ev.Reason != "Malformed" || ev.Type != corev1.EventTypeWarning || ev.Count != 1 || ev.LastTimestamp.IsZero() {
+				t.Errorf("event %+v", ev)
+			}
+			if errs := validation.IsDNS1123Subdomain(ev.Name); len(errs) > 0 {
+				t.Errorf("event %s: %v", ev.Name, errs)
+			}
+		}
+		client.ClearActions()
+		e := newEvents(client, EventsConfig{NodeName: testNode, Log: slog.New(slog.DiscardHandler)})
+		defer run(t, e)()
+		for i := range eventQueue {
+			e.WarnOnce(svc.Object(), "Malformed", fmt.Sprint("port ", i))
+		}
+		time.Sleep(time.Minute)
+		if n := len(client.Actions()); n < 25 || n > 31 {
+			t.Errorf("%d calls in a minute", n)
+		}
+	})
+}
+
 func TestEventsAreCountedAndLimited(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -150,6 +190,7 @@ func TestNoEvents(t *testing.T) {
 	t.Parallel()
 	type recorder interface {
 		Warn(about Object, reason, message string)
+		WarnOnce(about Object, reason, message string)
 	}
 	for _, r := range []recorder{NoEvents{}, newEvents(fake.NewClientset(), EventsConfig{})} {
 		r.Warn(Object{}, "VSwitchFull", "vsw-a has no address left")
