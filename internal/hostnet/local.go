@@ -99,8 +99,13 @@ const vendorMAC = "00:16:3e:"
 // mayBeENI says whether the link may be an interface of the machine that is none of our ENIs: a device, or what has an ENI's
 // address. What is between the node and something on it, such as a bridge for containers, is neither.
 func (f Found) mayBeENI(wanted Wanted, l Link) bool {
+	return l.isInterface() && l.Master == 0 && !f.isENI(wanted, l.Index)
+}
+
+// isInterface says so of what may be an ENI, if a bond or a bridge does not have it.
+func (l Link) isInterface() bool {
 	device := l.Kind == "" || l.Kind == "device" || strings.HasPrefix(l.MAC, vendorMAC) && !slices.Contains(stackedKinds, l.Kind)
-	return device && l.isEthernet() && l.Name != "lo" && l.Master == 0 && !f.isENI(wanted, l.Index)
+	return device && l.isEthernet() && l.Name != "lo"
 }
 
 // isEthernet says whether the link's packets have an Ethernet header, as far as its address tells: those of a tunnel have

@@ -87,8 +87,15 @@ func TestOutsideLinks(t *testing.T) {
 			if got := strings.Contains(text(steps), "attach program uplink to dev "+tt.link.Name+"\n"); got != tt.want {
 				t.Errorf("attached: %t, want %t:\n%s", got, tt.want, text(steps))
 			}
-			// Without an address it is no way in any more.
+			// Without an address, or as a port of a bond, it is no way in any more.
 			carry(&found, steps)
+			last := &found.Links[len(found.Links)-1]
+			if last.Master = 7; tt.want {
+				if steps, _ = Build(tt.wanted, found); !strings.Contains(text(steps), "detach program uplink from dev "+tt.link.Name+"\n") {
+					t.Errorf("not detached from the port of a bond:\n%s", text(steps))
+				}
+			}
+			last.Master = tt.link.Master
 			delete(found.Global, 9)
 			steps, _ = Build(tt.wanted, found)
 			if got := strings.Contains(text(steps), "detach program uplink from dev "+tt.link.Name+"\n"); got != tt.want {

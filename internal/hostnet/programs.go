@@ -169,7 +169,7 @@ func attachments(wanted Wanted, found Found) (list []Attachment) {
 		switch {
 		case l.Group == LinkGroup || found.isENI(wanted, l.Index) || slices.Contains(found.uplinks(), l):
 			list = append(list, Attachment{RoleUplink, l.Index}, Attachment{RoleIPVlanParent, l.Index}, Attachment{RoleENI, l.Index})
-		case found.mayBeENI(wanted, l):
+		case l.isInterface():
 			list = append(list, Attachment{RoleUplink, l.Index})
 		}
 	}
@@ -191,7 +191,7 @@ func (b *builder) programs(wanted Wanted) {
 		}
 	}
 	for _, l := range b.found.Links {
-		was := b.found.isENI(wanted, l.Index) || b.found.mayBeENI(wanted, l) && !slices.Contains(outside, l)
+		was := b.found.isENI(wanted, l.Index) || l.isInterface() && !slices.Contains(outside, l)
 		if was && !b.willDetach(Attachment{RoleUplink, l.Index}) {
 			b.detach(l.Name, RoleUplink, l.Index)
 		}

@@ -195,6 +195,12 @@ func TestLocalAddressesAreFollowed(t *testing.T) {
 	check(t, r.Detach(RoleUplink, eth9))
 	within("program put back", func() bool { return r.has(RoleUplink, eth9) })
 	inside(t, n, func() error {
+		return on("eth9", func(l netlink.Link) error { return netlink.LinkSetMasterByIndex(l, indexOf(t, "docker0")) })
+	})
+	within("program off a port of the bridge", func() bool { return !r.has(RoleUplink, eth9) })
+	inside(t, n, func() error { return on("eth9", netlink.LinkSetNoMaster) })
+	within("program on what is no port any more", func() bool { return r.has(RoleUplink, eth9) })
+	inside(t, n, func() error {
 		return on("eth9", func(l netlink.Link) error {
 			addr, err := netlink.ParseAddr(second + "/24")
 			return errors.Join(err, netlink.AddrDel(l, addr))
