@@ -28,8 +28,8 @@ func (f Frontend) String() string { return fmt.Sprintf("%s/%d", f.Addr, f.Protoc
 // FrontendKind says whose address a frontend has, and with it whom it serves. It is not part of its identity.
 type FrontendKind uint8
 
-// The kinds. A ClusterIP serves clients inside the cluster, by the internal traffic policy. The others serve those with
-// the cluster list, whatever the policies. NodePort and HostPort also serve clients outside, by the external policy.
+// The kinds. A ClusterIP serves everybody by the internal traffic policy. The others serve clients inside the cluster with the
+// cluster list, whatever the policies, and those outside by the external policy.
 const (
 	ClusterIP    = FrontendKind(sockFrontendKindFRONTEND_CLUSTER_IP)
 	NodePort     = FrontendKind(sockFrontendKindFRONTEND_NODE_PORT)
@@ -168,8 +168,8 @@ func (s *Services) Publish(record uint32, b Block) error {
 		return fmt.Errorf("publish record %d: %w", record, err)
 	}
 	if !ok {
-		return fmt.Errorf("publish record %d with %d backends: %w: %d of %d cells are free, in pieces", record,
-			len(b.Cluster), ErrFull, s.free.cells(), len(s.blocks))
+		return fmt.Errorf("publish record %d with %d cells: %w: %d of %d cells are free, in pieces", record,
+			len(cells), ErrFull, s.free.cells(), len(s.blocks))
 	}
 	if err := s.ranges.add(record, b.SourceRanges); err != nil {
 		s.free.give(extent{at, uint32(len(cells))})
