@@ -79,6 +79,13 @@ func (r *sourceRanges) keep(record uint32, ranges []netip.Prefix) error {
 	return errors.Join(errs...)
 }
 
+// others says whether a record has any but the given ones.
+func (r *sourceRanges) others(record uint32, ranges []netip.Prefix) bool {
+	return slices.ContainsFunc(r.have[record], func(p netip.Prefix) bool {
+		return !slices.ContainsFunc(ranges, func(keep netip.Prefix) bool { return keep.Masked() == p })
+	})
+}
+
 func without(all, some []netip.Prefix) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(all), func(p netip.Prefix) bool { return slices.Contains(some, p) })
 }

@@ -105,6 +105,7 @@ type Services struct {
 	frontends *ebpf.Map
 	ranges    *sourceRanges
 	grace     *grace
+	wait      func() error // that of grace
 
 	reclaiming sync.Mutex // held while Reclaim waits; taken before mu
 
@@ -115,6 +116,7 @@ type Services struct {
 	free    free
 	limbo   []extent // of replaced blocks
 	leaving []extent // those for which Reclaim waits
+	closed  []uint32 // records that are retired and have source ranges still
 }
 
 func newServices(frontends, records, blocks, ranges *ebpf.Map) (*Services, error) {
@@ -123,6 +125,7 @@ func newServices(frontends, records, blocks, ranges *ebpf.Map) (*Services, error
 	if s.grace, err = newGrace(); err != nil {
 		return nil, err
 	}
+	s.wait = s.grace.wait
 	if s.records, err = mapWords(records); err != nil {
 		return nil, errors.Join(fmt.Errorf("map records: %w", err), s.close())
 	}
@@ -150,6 +153,11 @@ func (s *Services) adopt() {
 		}
 	}
 	s.free.remove(used)
+	for id := range s.ranges.have {
+		if _, ok := s.have[id]; !ok {
+			s.closed = append(s.closed, id)
+		}
+	}
 }
 
 // Publish makes b what record serves. On error the record serves what it served before.
@@ -177,10 +185,22 @@ func (s *Services) Publish(record uint32, b Block) error {
 	}
 	copy(s.blocks[at:], cells)
 	s.store(record, extent{at, uint32(len(cells))})
-	if err := s.ranges.keep(record, b.SourceRanges); err != nil {
+	if err := s.narrow(record, b.SourceRanges); err != nil {
 		return fmt.Errorf("publish record %d: %w", record, err)
 	}
 	return nil
+}
+
+// narrow leaves a record the given ones of its source ranges, when no program asks for the others any more. That takes some ten
+// milliseconds, but only if there are others: who is in none of the new ranges is not admitted for longer. The caller holds mu.
+func (s *Services) narrow(record uint32, ranges []netip.Prefix) error {
+	if !s.ranges.others(record, ranges) {
+		return nil
+	}
+	if err := s.wait(); err != nil {
+		return err
+	}
+	return s.ranges.keep(record, ranges)
 }
 
 // epoch is the sequence that the record had when its affinity was last switched on: entries of clients that are older than
@@ -201,8 +221,9 @@ func (s *Services) Retire(record uint32) {
 	if _, ok := s.have[record]; ok {
 		s.store(record, extent{})
 	}
-	// What stays is taken by the record's next Publish, or by the next agent's.
-	_ = s.ranges.keep(record, nil)
+	if len(s.ranges.have[record]) > 0 {
+		s.closed = append(s.closed, record)
+	}
 }
 
 // store is the publish operation. The caller holds mu.
@@ -227,17 +248,24 @@ func (s *Services) Reclaim() error {
 	s.mu.Lock()
 	s.leaving = append(s.leaving, s.limbo...)
 	s.limbo = nil
-	some := len(s.leaving) > 0
+	some, closed := len(s.leaving) > 0, s.closed
 	s.mu.Unlock()
-	if !some {
+	if !some && len(closed) == 0 {
 		return nil
 	}
-	if err := s.grace.wait(); err != nil {
+	if err := s.wait(); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.giveLeaving()
+	s.closed = s.closed[len(closed):]
+	for _, record := range closed {
+		if _, ok := s.have[record]; !ok {
+			// What stays is taken by the record's next Publish, or by the next agent's.
+			_ = s.ranges.keep(record, nil)
+		}
+	}
 	return nil
 }
 
@@ -255,7 +283,7 @@ func (s *Services) place(n uint32) (at uint32, ok bool, err error) {
 	if at, ok = s.free.take(n); ok || len(s.limbo)+len(s.leaving) == 0 {
 		return at, ok, nil
 	}
-	if err := s.grace.wait(); err != nil {
+	if err := s.wait(); err != nil {
 		return 0, false, err
 	}
 	s.leaving = append(s.leaving, s.limbo...)

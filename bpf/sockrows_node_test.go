@@ -143,6 +143,9 @@ func TestSourceRangesIPv6(t *testing.T) {
 		return nil
 	})
 	d.Services.Retire(1)
+	if err := d.Services.Reclaim(); err != nil {
+		t.Fatal(err)
+	}
 	wantNoRanges(t, d)
 }
 
@@ -314,4 +317,55 @@ func TestMapped(t *testing.T) {
 			t.Errorf("K5, K19 the peer of a v4-mapped socket is %v", got)
 		}
 	}
+}
+
+// TestRangesOutliveReaders: a program that reads the block before a change finds the ranges that go with it (E8): they stay until
+// none does. What an agent left of a record that it had retired goes, too.
+func TestRangesOutliveReaders(t *testing.T) {
+	cfg := node(t)
+	d, err := Load(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, stays := netip.MustParsePrefix("10.1.0.0/28"), netip.MustParsePrefix("10.2.0.0/28")
+	has := func(p netip.Prefix) bool {
+		var value uint8
+		return d.objs.SourceRanges.Lookup(rangeKey(1, p), &value) == nil
+	}
+	waits, grace := 0, d.Services.wait
+	d.Services.wait = func() error {
+		if waits++; !has(old) {
+			t.Error("the range of a block that may be read is gone")
+		}
+		return grace()
+	}
+	steps := []struct {
+		name   string
+		do     func() error
+		waits  int
+		stands bool
+	}{
+		{"two ranges", func() error { return d.Services.Publish(1, Block{SourceRanges: []netip.Prefix{old, stays}}) }, 0, true},
+		{"one of them", func() error { return d.Services.Publish(1, Block{SourceRanges: []netip.Prefix{stays}}) }, 1, false},
+		{"two again", func() error { return d.Services.Publish(1, Block{SourceRanges: []netip.Prefix{stays, old}}) }, 1, true},
+		{"everybody", func() error { return d.Services.Publish(1, Block{}) }, 2, false},
+		{"one", func() error { return d.Services.Publish(1, Block{SourceRanges: []netip.Prefix{old}}) }, 2, true},
+		{"retired", func() error { d.Services.Retire(1); return nil }, 2, true},
+		{"reclaimed", d.Services.Reclaim, 3, false},
+		{"one once more", func() error { return d.Services.Publish(1, Block{SourceRanges: []netip.Prefix{old}}) }, 3, true},
+		{"retired for good", func() error { d.Services.Retire(1); return nil }, 3, true},
+	}
+	for _, s := range steps {
+		if err := s.do(); err != nil || waits != s.waits || has(old) != s.stands {
+			t.Errorf("%s: %v, waited %d times, the range stands: %t; want %d and %t", s.name, err, waits, has(old), s.waits, s.stands)
+		}
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = start(t, cfg)
+	if err := d.Services.Reclaim(); err != nil {
+		t.Fatal(err)
+	}
+	wantNoRanges(t, d)
 }

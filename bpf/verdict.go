@@ -26,7 +26,8 @@ type Tables struct {
 	Blocks        map[uint32]Block
 	NodeAddresses []NodeAddress
 	Networks      []HostNetwork
-	Affinity      []AffinityEntry
+	// Affinity are the entries that count: of the epochs that the Blocks are of.
+	Affinity []AffinityEntry
 	// Pods are those of this node, one for each address.
 	Pods []Pod
 	// Host are the addresses that the node's own sockets use.
