@@ -230,11 +230,12 @@ func ipBatch(ns, script string) error {
 	return nil
 }
 
-// setSysctls makes routers of what routes, and takes refusals out of what ICMP limits: every one of them is a result.
+// setSysctls makes routers of what routes, and takes refusals out of what ICMP limits: every one of them is a result. No
+// client may have a node port for its own port: it would connect to itself.
 func setSysctls(place string) error {
 	settings := map[string]string{
 		"ipv4/icmp_ratemask": "0", "ipv6/icmp/ratemask": "2",
-		"ipv4/ip_local_port_range": "10000 60000", "ipv6/conf/default/accept_dad": "0",
+		"ipv4/ip_local_port_range": "33000 60999", "ipv6/conf/default/accept_dad": "0",
 	}
 	if place == placeNode || place == placeRouter {
 		settings["ipv4/ip_forward"], settings["ipv6/conf/all/forwarding"] = "1", "1"
