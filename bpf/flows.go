@@ -206,16 +206,12 @@ func turn(k packetFlowKey, v packetFlow) packetFlowKey {
 	return packetFlowKey{Saddr: v.Daddr, Daddr: v.Saddr, Sport: v.Dport, Dport: v.Sport, Proto: k.Proto}
 }
 
-func (f *Flows) readCounts(s *FlowStats) error {
+func (f *Flows) readCounts(s *FlowStats) (err error) {
 	for which, to := range map[packetPacketCount]*uint64{
 		packetPacketCountCOUNT_FLOWS_FULL: &s.Full, packetPacketCountCOUNT_NO_PORT: &s.NoPort, packetPacketCountCOUNT_LOST_FLOW: &s.Lost,
 	} {
-		var perCPU []uint64
-		if err := f.counts.Lookup(uint32(which), &perCPU); err != nil {
-			return fmt.Errorf("read the packet path's counters: %w", err)
-		}
-		for _, n := range perCPU {
-			*to += n
+		if *to, err = readCount(f.counts, which); err != nil {
+			return err
 		}
 	}
 	return nil
