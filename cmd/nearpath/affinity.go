@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"log/slog"
 	"time"
 
@@ -16,9 +15,9 @@ const affinityEvery = 15 * time.Second
 
 // An affinitySweeper is a Task that forgets clients whose session affinity is over, and tells how full their table is.
 type affinitySweeper struct {
+	periodic
 	sweep func() (bpf.AffinityStats, error)
 	log   *slog.Logger
-	ready chan struct{}
 	full  uint64 // what the kernel had counted at the last sweep
 
 	entries, room  prometheus.Gauge
@@ -27,7 +26,7 @@ type affinitySweeper struct {
 
 func newAffinitySweeper(sweep func() (bpf.AffinityStats, error), log *slog.Logger, metrics prometheus.Registerer) *affinitySweeper {
 	s := &affinitySweeper{
-		sweep: sweep, log: log, ready: make(chan struct{}),
+		sweep: sweep, log: log,
 		entries: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "nearpath_affinity_clients", Help: "Clients of Service ports with session affinity that keep their backend.",
 		}),
@@ -41,7 +40,7 @@ func newAffinitySweeper(sweep func() (bpf.AffinityStats, error), log *slog.Logge
 		}),
 	}
 	metrics.MustRegister(s.entries, s.room, s.swept, s.refused)
-	close(s.ready)
+	s.periodic = newPeriodic("session affinity", affinityEvery, s.once)
 	return s
 }
 
@@ -53,22 +52,6 @@ func sweepAffinity(d *bpf.Datapath) func() (bpf.AffinityStats, error) {
 			return bpf.AffinityStats{}, err
 		}
 		return d.Affinity.Sweep(now)
-	}
-}
-
-func (s *affinitySweeper) String() string         { return "session affinity" }
-func (s *affinitySweeper) Ready() <-chan struct{} { return s.ready }
-
-func (s *affinitySweeper) Run(ctx context.Context) error {
-	tick := time.NewTicker(affinityEvery)
-	defer tick.Stop()
-	for {
-		s.once()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
 	}
 }
 

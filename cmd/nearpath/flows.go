@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"time"
@@ -16,9 +15,9 @@ const flowsEvery = 5 * time.Second
 
 // A flowSweeper is a Task that forgets connections from outside that are over, and tells how full their table is.
 type flowSweeper struct {
+	periodic
 	sweep func() (bpf.FlowStats, error)
 	log   *slog.Logger
-	ready chan struct{}
 	last  bpf.FlowStats
 
 	entries, room prometheus.Gauge
@@ -28,7 +27,7 @@ type flowSweeper struct {
 
 func newFlowSweeper(sweep func() (bpf.FlowStats, error), log *slog.Logger, metrics prometheus.Registerer) *flowSweeper {
 	s := &flowSweeper{
-		sweep: sweep, log: log, ready: make(chan struct{}),
+		sweep: sweep, log: log,
 		entries: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "nearpath_flows", Help: "Entries of the table of connections that are translated for clients outside; a connection has two.",
 		}),
@@ -45,7 +44,7 @@ func newFlowSweeper(sweep func() (bpf.FlowStats, error), log *slog.Logger, metri
 		s.refused.WithLabelValues(reason)
 	}
 	metrics.MustRegister(s.entries, s.room, s.swept, s.refused)
-	close(s.ready)
+	s.periodic = newPeriodic("flows", flowsEvery, s.once)
 	return s
 }
 
@@ -61,22 +60,6 @@ func sweepFlows(d *bpf.Datapath) func() (bpf.FlowStats, error) {
 			stats = bpf.FlowStats{}
 		}
 		return stats, errors.Join(err, d.SweepLinks())
-	}
-}
-
-func (s *flowSweeper) String() string         { return "flows" }
-func (s *flowSweeper) Ready() <-chan struct{} { return s.ready }
-
-func (s *flowSweeper) Run(ctx context.Context) error {
-	tick := time.NewTicker(flowsEvery)
-	defer tick.Stop()
-	for {
-		s.once()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
 	}
 }
 
