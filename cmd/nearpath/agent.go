@@ -86,6 +86,7 @@ type agent struct {
 	client    *aliyun.Client
 	store     *cluster.Store
 	events    nodeWarner
+	refused   func() error                                   // Services and slices that the source refuses as they stand
 	nodes     func(context.Context) (map[string]bool, error) // instances of the cluster's nodes; nil: not known
 	recheck   func()                                         // looks at the network around the node soon
 	egress    *egress
@@ -161,8 +162,11 @@ func buildInfo() prometheus.Collector {
 func (a *agent) buildSource(context.Context) error {
 	if a.cfg.Manifests != "" {
 		source, err := cluster.NewFileSource(cluster.FileConfig{Dir: a.cfg.Manifests, Store: a.store, NodeName: a.cfg.NodeName, Log: a.log, Registerer: a.metrics})
-		a.tasks = append(a.tasks, source)
-		return err
+		if err != nil {
+			return err
+		}
+		a.tasks, a.refused = append(a.tasks, source), source.Refused
+		return nil
 	}
 	restConfig, err := cluster.RESTConfig(a.cfg.Kubeconfig)
 	if err != nil {
@@ -176,7 +180,7 @@ func (a *agent) buildSource(context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.tasks = append(a.tasks, source)
+	a.tasks, a.refused = append(a.tasks, source), source.Refused
 	return a.buildReports(restConfig)
 }
 

@@ -75,7 +75,7 @@ func (a *agent) buildKubeProxy(context.Context) error {
 	}
 	task, err := takeover.New(takeover.Config{
 		First: []<-chan struct{}{a.attached, a.host.Ready()}, Running: func() (string, error) { return otherProxy(servers) },
-		Unserved: f.proxy.Unserved, HostRoot: a.cfg.Network.HostRoot,
+		Unserved: func() error { return errors.Join(f.proxy.Unserved(), a.refused()) }, HostRoot: a.cfg.Network.HostRoot,
 		Serves: f.proxy.Datagrams, Reconciled: f.proxy.Reconciled, Warn: a.warnNode, Log: a.log, Metrics: a.metrics,
 	})
 	a.tasks = append(a.tasks, task)

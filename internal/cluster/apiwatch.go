@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"iter"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -141,6 +143,20 @@ func (s *APISource) refuse(o *stripped) {
 	}
 	s.log.Error("object refused, its last good state stays", "err", o.err)
 	s.warn(Object{o.kind, Name{o.Namespace, o.Name}, string(o.UID)}, refusedReason, text+"; the node goes on with the object's last good state, if it has seen one")
+}
+
+// Refused says which Services and EndpointSlices are refused as they stand, nil if none is.
+func (s *APISource) Refused() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for o, text := range s.bad {
+		if o.Kind == kindService || o.Kind == kindSlice {
+			errs = append(errs, errors.New(text))
+		}
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
 }
 
 // forgive forgets what was wrong with an object.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -56,6 +57,7 @@ type FileSource struct {
 	once    sync.Once
 	seen    []fileState // as of the last load, good or bad
 	failure string      // of the last load, so that the same error is logged once
+	refused atomic.Pointer[error]
 }
 
 // A fileState is what a poll compares.
@@ -132,6 +134,15 @@ func (s *FileSource) loadIfChanged() {
 	}
 }
 
+// Refused says which Services and EndpointSlices, or that all objects, are refused as they stand in the directory; nil if none
+// is.
+func (s *FileSource) Refused() error {
+	if err := s.refused.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
 func (s *FileSource) load() {
 	states, err := manifestStates(s.config.Dir)
 	s.seen = states
@@ -140,9 +151,18 @@ func (s *FileSource) load() {
 		all, err = readManifests(s.config.Dir, newManifestSet(s.config.NodeName, s.config.Publish), states)
 	}
 	if err != nil {
+		s.refused.Store(&err)
 		s.refuse(err)
 		return
 	}
+	var errs []error
+	for _, r := range all.Refused {
+		if r.Kind == kindService || r.Kind == kindSlice {
+			errs = append(errs, r.Err)
+		}
+	}
+	err = errors.Join(errs...)
+	s.refused.Store(&err)
 	s.config.Store.Replace(all)
 	s.once.Do(func() { close(s.ready) })
 	if len(all.Refused) > 0 {

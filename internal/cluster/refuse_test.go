@@ -117,6 +117,14 @@ func TestMalformedObjectsNeverDisturbOthers(t *testing.T) {
 			if n := metricValue(t, source.refused.WithLabelValues(kind)); n != 1 {
 				t.Errorf("%v refusals of %s are counted, want 1", n, kind)
 			}
+			err = source.Refused()
+			if counts := kind != kindServiceCIDR; (err != nil) != counts || counts && !strings.Contains(err.Error(), want) {
+				t.Errorf("refused as it stands: %v", err)
+			}
+			deliver(t, source, good)
+			if err := source.Refused(); err != nil {
+				t.Errorf("refused though it is good again: %v", err)
+			}
 		})
 	}
 }
@@ -171,6 +179,9 @@ func TestFileSourceRefusesABadObjectAlone(t *testing.T) {
 	if got := s.ServiceCIDRs(); !slices.Equal(got, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}) {
 		t.Errorf("Service CIDRs are %v, want the last good ones", got)
 	}
+	if err := f.source.Refused(); err == nil || !strings.Contains(err.Error(), "ns/b") || !strings.Contains(err.Error(), "ns/c") || strings.Contains(err.Error(), "CIDR") {
+		t.Errorf("refused as they stand: %v", err)
+	}
 	f.log.wait(t, "document 2: Service ns/b: spec.ports[0].port: 0 is not a port")
 	f.log.wait(t, `document 3: Service ns/c: unknown field`)
 	if got := metricValue(t, f.source.metrics.objects.WithLabelValues(kindService)); got != 2 {
@@ -178,6 +189,9 @@ func TestFileSourceRefusesABadObjectAlone(t *testing.T) {
 	}
 	write(t, dir, "a.yaml", service("a", "clusterIP: 10.96.0.3"))
 	waitFor(t, f.store, "deletion of what was refused", has("a"))
+	if err := f.source.Refused(); err != nil {
+		t.Errorf("refused though all is good: %v", err)
+	}
 	if got := metricValue(t, f.source.metrics.stale); got != 0 {
 		t.Errorf("stale is %v after all is good again", got)
 	}

@@ -107,7 +107,13 @@ func TestHealthz(t *testing.T) {
 	f.synced(second, errors.New("no room"))
 	f.clock = f.clock.Add(time.Second)
 	f.want("H2 a change has waited for a minute", 503, 503)
+	if err := f.Unserved(); err == nil || err.Error() != "no room" {
+		t.Errorf("H8 unserved: %v", err)
+	}
 	f.synced(third, nil)
+	if err := f.Unserved(); err != nil {
+		t.Errorf("H8 unserved though all is: %v", err)
+	}
 	f.want("H2 served at last", 200, 200)
 
 	// The Reconciler may be faster than who counts the waiting.
