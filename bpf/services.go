@@ -15,6 +15,9 @@ import (
 // ErrFull is returned by a write that a map has no room for. The state that was published before it still stands.
 var ErrFull = errors.New("map is full")
 
+// ErrNotSupported is the error of what this kernel lacks.
+var ErrNotSupported = ebpf.ErrNotSupported
+
 // A Frontend is an address a Service port is reached at. Protocol is an IP protocol number. The unspecified address of
 // a family is a wildcard: the frontend answers on every address of SetNodeAddresses that has no frontend of its own
 // with the same port and protocol.

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -37,7 +36,7 @@ type Sockets interface {
 
 // ReaperConfig is what NewReaper needs; all fields are required.
 type ReaperConfig struct {
-	// Open makes the Sockets, which takes some 100 ms. An error that is ebpf.ErrNotSupported is for ever, after another one it
+	// Open makes the Sockets, which takes some 100 ms. An error that is bpf.ErrNotSupported is for ever, after another one it
 	// is called again.
 	Open func() (Sockets, error)
 	// Named says which of the addresses are a backend of some Service.
@@ -187,7 +186,7 @@ func (r *Reaper) open() {
 		r.sockets = sockets
 		return
 	}
-	if !errors.Is(err, ebpf.ErrNotSupported) {
+	if !errors.Is(err, bpf.ErrNotSupported) {
 		r.reopen = time.Now().Add(openRetry)
 	}
 	if text := err.Error(); text != r.trouble {

@@ -13,7 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/prometheus/client_golang/prometheus"
@@ -291,7 +290,7 @@ func TestReaperTriesAgain(t *testing.T) {
 func TestReaperOnAKernelThatCannot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
-		w := newReaping(t, func() error { asked++; return fmt.Errorf("no BTF: %w", ebpf.ErrNotSupported) })
+		w := newReaping(t, func() error { asked++; return fmt.Errorf("no BTF: %w", bpf.ErrNotSupported) })
 		w.Withdrawn()
 		w.name(lease, true)
 		if w.settles(lease, time.Minute) {
