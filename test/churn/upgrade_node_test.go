@@ -29,12 +29,13 @@ const upgradePorts = 200
 
 // A host is a node of a simulated cloud with agents of several builds, one at a time.
 type host struct {
-	lab   *netlab.Lab
-	node  *netlab.Node
-	api   *agentapi.Client
-	agent *netlab.Process
-	has   set
-	of    map[uint32]history
+	lab     *netlab.Lab
+	node    *netlab.Node
+	api     *agentapi.Client
+	agent   *netlab.Process
+	program string
+	has     set
+	of      map[uint32]history
 }
 
 func newHost(t *testing.T) *host {
@@ -110,13 +111,16 @@ endpoints:
 %[3]s`, name(i).Name, backendPort, endpoints.String())
 }
 
-// start starts an agent and waits until it serves.
-func (h *host) start(t *testing.T, program string) {
+// start starts an agent, one with other programs or not, and waits until it serves.
+func (h *host) start(t *testing.T, other bool) {
 	t.Helper()
 	log, err := os.OpenFile(h.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	ok(t, err)
 	defer log.Close()
-	cmd := h.node.Command(context.WithoutCancel(t.Context()), program, "agent", "--config", h.config())
+	cmd := h.node.Command(context.WithoutCancel(t.Context()), h.program, "agent", "--config", h.config())
+	if other {
+		cmd.Env = append(os.Environ(), otherEnv+"=1")
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	h.agent, err = h.lab.Start(cmd)
 	ok(t, err)
@@ -178,8 +182,9 @@ func (h *host) connectProgram(t *testing.T) (l loaded) {
 // TestH6AgentsComeAndGo kills, stops, restarts and upgrades the agent, to another program and back, under load: no connection
 // fails, none is reset, and the programs are those of the agent that runs (H6).
 func TestH6AgentsComeAndGo(t *testing.T) {
-	plain, other := buildAgents(t)
+	const plain, other = false, true
 	h := newHost(t)
+	h.program = buildAgent(t)
 	addBackends(t, h.lab, h.node)
 	h.start(t, plain)
 	h.change(t, 8)
@@ -187,9 +192,10 @@ func TestH6AgentsComeAndGo(t *testing.T) {
 	load := startLoad(t, h.lab, h.node, plan{rate: connections, services: upgradePorts, long: 50, datagram: 20})
 	var absent []absence
 	for i, next := range []struct {
-		name, program string
-		end           func()
-		same          bool // as the program before
+		name  string
+		other bool // programs are those of the other agent
+		end   func()
+		same  bool // as the program before
 	}{
 		{"killed", plain, h.kill, true},
 		{"stopped", plain, h.terminate(t), true},
@@ -201,7 +207,7 @@ func TestH6AgentsComeAndGo(t *testing.T) {
 		gone := absence{from: now()}
 		next.end()
 		time.Sleep(time.Second) // without an agent
-		h.start(t, next.program)
+		h.start(t, next.other)
 		gone.to = now()
 		absent = append(absent, gone)
 		after := h.connectProgram(t)
@@ -218,7 +224,7 @@ func TestH6AgentsComeAndGo(t *testing.T) {
 	if last := h.connectProgram(t); last.tag != began.tag {
 		t.Errorf("program %v at the end, %v at the beginning", last, began)
 	}
-	v := judge(t, picks, h.of, grace{connections: took, datagrams: took})
+	v := judge(t, picks, h.of, grace{connections: took, datagrams: took, settled: took})
 	t.Logf("%d connections, %.0f a second of %d, and %d while there was no agent; %d exchanges on 50 open connections; %d datagrams answered, %d UDP sockets ended",
 		v.connections, float64(v.connections)/took.Seconds(), connections, during(picks, absent), v.exchanges, v.datagrams, v.reaped)
 	if during(picks, absent) < 1000 || v.exchanges < 1000 || v.datagrams < 1000 {

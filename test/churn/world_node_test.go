@@ -133,7 +133,15 @@ func (l lateness) String() string {
 		return "none"
 	}
 	slices.Sort(l)
-	return fmt.Sprintf("%d, p50 %s, p99 %s, the latest %s", len(l), l[len(l)/2], l[len(l)*99/100], l[len(l)-1])
+	return fmt.Sprintf("%d, p50 %s, p99 %s, the latest %s", len(l), l[len(l)/2], l.p99(), l[len(l)-1])
+}
+
+// p99 is what 99 of 100 are not later than; 0 when there is none.
+func (l lateness) p99() time.Duration {
+	if len(l) == 0 {
+		return 0
+	}
+	return slices.Sorted(slices.Values(l))[len(l)*99/100]
 }
 
 // A verdict is what a load's picks say.
@@ -145,8 +153,8 @@ type verdict struct {
 }
 
 // A grace is for how long after a change was delivered a removed endpoint may still get connections, and datagrams of
-// connected sockets.
-type grace struct{ connections, datagrams time.Duration }
+// connected sockets. Which endpoints a connection could choose from is certain when there was no change for the time settled.
+type grace struct{ connections, datagrams, settled time.Duration }
 
 // judge holds each pick to what the Services had.
 func judge(t *testing.T, picks []pick, of map[uint32]history, late grace) (v verdict) {
@@ -205,7 +213,7 @@ func (v *verdict) count(p pick, n int, h history, late grace) {
 	if p.Service != 0 {
 		return
 	}
-	s, ok := h.during(p.Start-int64(late.connections), p.End)
+	s, ok := h.during(p.Start-int64(late.settled), p.End)
 	if !ok || !s.has(n) {
 		return
 	}
