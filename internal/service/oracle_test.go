@@ -188,7 +188,7 @@ func TestPlannerFollowsTheRows(t *testing.T) {
 	t.Parallel()
 	lab := worlds.Paper()
 	n := 0
-	checkWorlds(t, 2000, func(t *rapid.T) {
+	checkWorlds(t, 800, func(t *rapid.T) {
 		w := worlds.Draw(t, lab)
 		p := newPlanned(t, w)
 		p.become(w)
