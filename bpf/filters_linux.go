@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -28,14 +29,24 @@ func (p linkProgram) filter(index int) *netlink.BpfFilter {
 	}
 }
 
+// attachFilter gives the filter of a program that asks whose namespace it is in the answer for its class: of all that a
+// program is told it is what nobody in the namespace says. The kernel keeps the lower 16 bits of it.
 func attachFilter(p linkProgram, index int) error {
+	f := p.filter(index)
+	if p.name == packetProgLeavePod {
+		cookie, err := NetNSCookie()
+		if err != nil {
+			return err
+		}
+		f.ClassId = uint32(cookie & math.MaxUint16)
+	}
 	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
 	}}
 	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add clsact: %w", err)
 	}
-	return netlink.FilterReplace(p.filter(index))
+	return netlink.FilterReplace(f)
 }
 
 func filterAttached(p linkProgram, index int) (bool, error) {

@@ -354,8 +354,13 @@ func TestRepick(t *testing.T) {
 		if err := g.Services.Publish(1, Block{}); err != nil {
 			t.Fatal(err)
 		}
-		if s, ok := g.enter(t, g.client, ack); ok == (proto == udp) {
-			t.Errorf("without backends a packet went to %s (%v)", s.to, ok)
+		if proto != udp {
+			goes(g.backend)
+			return
+		}
+		verdict, out := runFrame(t, g.packet.FromOutside, segment{proto: proto, from: g.client, to: g.frontend, hops: 64}.frame())
+		if _, to, about := parseError(t, out); verdict != redirect || to != g.client.Addr() || about.from != g.client {
+			t.Errorf("without backends %s is told about %s, verdict %d", to, about, verdict)
 		}
 	})
 }

@@ -16,20 +16,22 @@ import (
 // send puts a packet, as it is, onto a link of a namespace.
 func (n *netns) send(t *testing.T, link string, to []byte, s segment) {
 	t.Helper()
-	n.do(t, func() error {
-		index, err := netlinkIndex(link)
-		if err != nil {
-			return err
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		frame := s.frame()
-		copy(frame, to)
-		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: index})
-	})
+	n.do(t, func() error { return sendBy(link, to, s) })
+}
+
+func sendBy(link string, to []byte, s segment) error {
+	index, err := netlinkIndex(link)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	frame := s.frame()
+	copy(frame, to)
+	return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: index})
 }
 
 // TestForgedSource has a second pod that sends with the first one's address. Its resets reach no client, and leave no
@@ -89,11 +91,96 @@ func TestForgedSource(t *testing.T) {
 	}
 }
 
+// TestForgedByENI has a pod with an ENI of its own send by it with the address of another such pod: nothing leaves, nothing
+// begins, and the other one's connections are as they were.
+func TestForgedByENI(t *testing.T) {
+	c := newCluster(t)
+	for n, link := range map[*netns]int{c.pod: c.podLink, c.neighbour: c.neighbourLink} {
+		vpc, of := "vpc", podAddrs
+		if n == c.neighbour {
+			vpc, of = "another", neighbourAddrs
+		}
+		eni, _ := n.plug(t, "eni", c.remote, vpc)
+		var side int
+		var cookie uint64
+		n.do(t, func() (err error) {
+			if cookie, err = NetNSCookie(); err == nil {
+				side, err = netlinkIndex("eth0")
+			}
+			return errors.Join(err, c.AttachLink(ExclusiveENI, eni))
+		})
+		n.moveDefault(t, "eth0", "eni")
+		if err := c.Pods.Put(Pod{Addrs: addrs(of), NetNSCookie: cookie, HostNSID: -1, Link: link, Side: side, Slot: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range nodeAddrs {
+		vip := at(vips[i], 80)
+		// The pod's ENI and the other node are in one network, the gateway of which is the other node.
+		c.pod.neighbour(t, "eni", gateways[i], c.remote.mac(t, "vpc"))
+		c.remote.route(t, "vpc", podAddrs[i]+[]string{"/32", "/128"}[i], "", c.pod.mac(t, "eni"))
+		c.remote.serve(t, at(remoteAddrs[i], 8080), "remote")
+		c.offer(t, Frontend{Addr: vip, Protocol: tcp}, ClusterIP, sticky(one(remoteAddrs[i])))
+		conn, err := c.pod.dial(t, tcp, vip, patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, entries := c.flags(t, false), c.entries(t)
+		all, err := c.Flows.List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range all {
+			if f.Reply || f.Source.Addr() != netip.MustParseAddr(podAddrs[i]) {
+				continue
+			}
+			for name, forged := range map[string]segment{
+				"a reset":    {proto: tcp, from: f.Source, to: f.Destination, flags: rst | ack, hops: 64},
+				"an opening": {proto: tcp, from: at(podAddrs[i], 40000), to: vip, flags: syn, hops: 64},
+			} {
+				c.neighbour.do(t, func() error {
+					// What a program drops there the sender is told.
+					if err := sendBy("eni", nil, forged); !errors.Is(err, unix.ENOBUFS) {
+						t.Errorf("%s left: %v", name, err)
+					}
+					return nil
+				})
+				if after := c.flags(t, false); after != before || c.entries(t) != entries {
+					t.Errorf("%s: the flows' flags were %#x and are %#x, entries %d and %d", name, before, after, entries, c.entries(t))
+				}
+			}
+		}
+		if name, _, err := ask(conn, patience); err != nil || name != "remote" {
+			t.Errorf("after forged packets %s answers, %v", name, err)
+		}
+		if after := c.entries(t); after != entries {
+			t.Errorf("%d flows and clients, want %d", after, entries)
+		}
+	}
+}
+
+// entries is how many flows and remembered clients there are.
+func (w *world) entries(t *testing.T) int {
+	t.Helper()
+	all, err := w.Flows.List()
+	clients, affinityErr := w.Affinity.List()
+	if err := errors.Join(err, affinityErr); err != nil {
+		t.Fatal(err)
+	}
+	return len(all) + len(clients)
+}
+
 // replies are the flags of all backends' entries.
-func (w *world) replies(t *testing.T) (flags uint32) {
+func (w *world) replies(t *testing.T) uint32 {
+	t.Helper()
+	return w.flags(t, true)
+}
+
+// flags are those of all entries of a side.
+func (w *world) flags(t *testing.T, reply bool) (flags uint32) {
 	t.Helper()
 	err := w.Flows.each(func(_ packetFlowKey, v packetFlow) error {
-		if isReply(v) {
+		if isReply(v) == reply {
 			flags |= v.Flags
 		}
 		return nil

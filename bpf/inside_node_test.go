@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -290,6 +291,63 @@ func TestAddressesFromOutside(t *testing.T) {
 			}
 		}
 		c.expectOf(t, c.client, tcp, vip, "silence", "") // A11: nobody has it
+	}
+	c.noLoss(t)
+}
+
+// TestStandIn: what a backend on another node sees is the address of the link that its packets leave by, whichever address was
+// asked for: the network drops all others.
+func TestStandIn(t *testing.T) {
+	c := newCluster(t)
+	link := []string{"192.0.2.8", "fd02::8"}
+	c.node.address(t, "eth0", link[0]+"/24", link[1]+"/64")
+	others := []string{"10.96.0.40", "fd00:96::40"} // of another link
+	for i := range nodeAddrs {
+		c.node.address(t, "lo", vips[i]+[]string{"/32", "/128"}[i], others[i]+[]string{"/32", "/128"}[i])
+		// IPv6 would ask for them by its link-local address, which it first has to make sure of.
+		c.node.neighbour(t, "eth0", clientAddrs[i], c.client.mac(t, "eth0"))
+		c.node.neighbour(t, "eth0", remoteAddrs[i], c.remote.mac(t, "eth0"))
+		c.remote.serve(t, at(remoteAddrs[i], 8080), "remote")
+	}
+	if err := c.SetNodeAddresses(addrs(slices.Concat(vips, others, link, nodeAddrs))); err != nil {
+		t.Fatal(err)
+	}
+	for _, named := range []bool{false, true} {
+		if named {
+			if err := c.SetLinkAddresses([]LinkAddresses{{Link: c.uplink, Addrs: addrs(link)}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range nodeAddrs {
+			wild := netip.AddrPortFrom(unspecified(netip.MustParseAddr(nodeAddrs[i])), 30080)
+			for name, tt := range map[string]struct {
+				kind     FrontendKind
+				frontend netip.AddrPort
+				asked    string
+				unnamed  string // what it sees where nobody has said which address the link has
+			}{
+				"B6 load balancer's, on a link":  {LoadBalancer, at(vips[i], 80), vips[i], nodeAddrs[i]},
+				"B2 external IP, on a link":      {ExternalIP, at(vips[i], 80), vips[i], nodeAddrs[i]},
+				"B6 load balancer's, the node's": {LoadBalancer, at(nodeAddrs[i], 80), nodeAddrs[i], nodeAddrs[i]},
+				"E1 node port, another link's":   {NodePort, wild, others[i], ""},
+				"E1 node port, the first one's":  {NodePort, wild, nodeAddrs[i], nodeAddrs[i]},
+				"E1 node port, the link's":       {NodePort, wild, link[i], link[i]},
+			} {
+				sees := tt.unnamed
+				if named {
+					sees = link[i]
+				}
+				if sees == "" {
+					continue // one that it has no way back to
+				}
+				for _, proto := range []uint8{tcp, udp} {
+					t.Run(strings.Join([]string{network(proto), tt.asked, name}, " "), func(t *testing.T) {
+						c.offer(t, Frontend{Addr: tt.frontend, Protocol: proto}, tt.kind, one(remoteAddrs[i]))
+						c.expect(t, proto, netip.AddrPortFrom(netip.MustParseAddr(tt.asked), tt.frontend.Port()), "remote", sees)
+					})
+				}
+			}
+		}
 	}
 	c.noLoss(t)
 }

@@ -66,8 +66,8 @@ type LinkAddresses struct {
 	Addrs []netip.Addr
 }
 
-// SetLinkAddresses says which address a backend sees when clients outside ask, by one of the links, for an address that is
-// none of SetNodeAddresses. Of a link that is not named it sees what Pods.PutHost said.
+// SetLinkAddresses says which address a backend sees when clients outside ask by one of the links, unless it is to see them.
+// Of a link that is not named it sees the address that a node port was asked at, else what Pods.PutHost said.
 func (d *Datapath) SetLinkAddresses(links []LinkAddresses) error {
 	want := make(map[uint32]packetLinkAddress, len(links))
 	for _, l := range links {

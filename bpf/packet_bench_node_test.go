@@ -25,27 +25,38 @@ func BenchmarkPacket(b *testing.B) {
 	}
 	defer d.Close()
 	for i, family := range []string{"v4", "v6"} {
-		pod, client := at(podAddrs[i], 8080), at(clientAddrs[i], 40000)
-		if err := errors.Join(d.SetNodeAddresses(addrs(nodeAddrs)), d.Pods.Put(Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: 1, Slot: 1})); err != nil {
+		pod, client, elsewhere := at(podAddrs[i], 8080), at(clientAddrs[i], 40000), at(vpcAddrs[i], 53)
+		networks := []HostNetwork{{netip.MustParsePrefix(everything[i]), WayNode}, {netip.MustParsePrefix([]string{"10.0.0.0/8", "fd00::/8"}[i]), WayENI}}
+		err := errors.Join(d.SetNodeAddresses(addrs(nodeAddrs)), d.SetHostNetworks(networks),
+			d.Pods.Put(Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: 1, Side: 1, Slot: 1}))
+		if err != nil {
 			b.Fatal(err)
 		}
 		for name, c := range map[string]struct {
 			program  *ebpf.Program
 			from, to netip.AddrPort
 			flow     bool
+			proto    uint8
 		}{
-			"from_pod, no flow":      {d.packet.FromPod, pod, client, false},
-			"from_pod, translated":   {d.packet.FromPod, pod, client, true},
-			"from_outside, no flow":  {d.packet.FromOutside, client, at(nodeAddrs[i], 22), false},
-			"from_outside, rewrites": {d.packet.FromOutside, client, at(nodeAddrs[i], 30080), true},
-			"to_outside, no flow":    {d.packet.ToOutside, at(nodeAddrs[i], 22), client, false},
+			"from_pod, no flow":      {d.packet.FromPod, pod, client, false, tcp},
+			"from_pod, translated":   {d.packet.FromPod, pod, client, true, tcp},
+			"from_outside, no flow":  {d.packet.FromOutside, client, at(nodeAddrs[i], 22), false, tcp},
+			"from_outside, rewrites": {d.packet.FromOutside, client, at(nodeAddrs[i], 30080), true, tcp},
+			"to_outside, no flow":    {d.packet.ToOutside, at(nodeAddrs[i], 22), client, false, tcp},
+
+			"from_pod, datagram, no flow":     {d.packet.FromPod, pod, client, false, udp},
+			"from_pod, datagram, translated":  {d.packet.FromPod, pod, client, true, udp},
+			"from_outside, datagram, no flow": {d.packet.FromOutside, client, at(nodeAddrs[i], 22), false, udp},
+			"to_outside, datagram, no flow":   {d.packet.ToOutside, at(nodeAddrs[i], 22), client, false, udp},
+			"to_vpc, datagram, no flow":       {d.packet.ToVpc, pod, elsewhere, false, udp},
+			"leave_pod, datagram, no flow":    {d.packet.LeavePod, pod, elsewhere, false, udp},
 		} {
 			b.Run(family+" "+name, func(b *testing.B) {
-				s := segment{proto: tcp, from: c.from, to: c.to, flags: ack, hops: 64, payload: make([]byte, 1000)}
-				key := packetFlowKey{Saddr: words(s.from.Addr()), Daddr: words(s.to.Addr()), Sport: swap16(s.from.Port()), Dport: swap16(s.to.Port()), Proto: tcp}
+				s := segment{proto: c.proto, from: c.from, to: c.to, flags: ack, hops: 64, payload: make([]byte, 1000)}
+				key := packetFlowKey{Saddr: words(s.from.Addr()), Daddr: words(s.to.Addr()), Sport: swap16(s.from.Port()), Dport: swap16(s.to.Port()), Proto: c.proto}
 				if c.flow {
 					v := packetFlow{Saddr: key.Saddr, Daddr: key.Daddr, Sport: key.Sport, Dport: key.Dport}
-					v.Echo = fold(append(append(key.Saddr[:], key.Daddr[:]...), uint32(key.Sport)|uint32(key.Dport)<<16, tcp))
+					v.Echo = fold(append(append(key.Saddr[:], key.Daddr[:]...), uint32(key.Sport)|uint32(key.Dport)<<16, uint32(c.proto)))
 					if err := d.objs.Flows.Update(key, v, ebpf.UpdateAny); err != nil {
 						b.Fatal(err)
 					}

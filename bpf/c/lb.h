@@ -26,11 +26,13 @@ static __always_inline void count(__u32 what)
 		++*n;
 }
 
-static __always_inline bool read_frontend(const struct frontend_key *key, struct service *svc)
+/* torn: somebody changed it meanwhile. */
+static __always_inline bool read_frontend(const struct frontend_key *key, struct service *svc, bool *torn)
 {
 	const volatile struct frontend *fe = bpf_map_lookup_elem(&frontends, key);
 	__u32 record;
 
+	*torn = fe;
 	if (!fe)
 		return false;
 	record = fe->record;
@@ -73,10 +75,12 @@ static __always_inline bool of_this_node(const __be32 *addr)
 	return node_address(addr);
 }
 
-/* Two looks: the second one sees the state after whatever change the first one fell into. */
+/* A second look sees the state after whatever change the first one fell into. What is not there at all is no change. */
 static __always_inline bool find_exact(const struct frontend_key *key, struct service *svc)
 {
-	return read_frontend(key, svc) || read_frontend(key, svc);
+	bool torn;
+
+	return read_frontend(key, svc, &torn) || (torn && read_frontend(key, svc, &torn));
 }
 
 /* The Service port behind an address: one that has it, or one that answers on every address of the node. A pod's
@@ -108,13 +112,12 @@ static __always_inline bool is_service_address(const __be32 *addr)
 	return fe && fe->kind == FRONTEND_ADDRESS && fe->addr_fold == fold_words(key.addr, 4) && !fe->port && !fe->proto;
 }
 
-/* What is in a range of Services, and no Service has it. */
-static __always_inline bool is_vacant(const __be32 *addr)
+static __always_inline enum way way_to(const __be32 *addr)
 {
 	struct network net = { .prefix_bits = 128, .addr = { addr[0], addr[1], addr[2], addr[3] } };
 	const __u8 *way = bpf_map_lookup_elem(&host_networks, &net);
 
-	return way && *way == WAY_SERVICE;
+	return way ? *way : WAY_ENI;
 }
 
 static __always_inline void use_list(struct service *svc, bool local)
@@ -272,5 +275,6 @@ static __always_inline enum decision decide(struct frontend_key *key, bool insid
 	}
 	if (is_service_address(key->addr))
 		return DECIDE_REJECT;
-	return is_vacant(key->addr) ? DECIDE_DROP : DECIDE_PASS;
+	/* In a range of Services, and no Service has it. */
+	return way_to(key->addr) == WAY_SERVICE ? DECIDE_DROP : DECIDE_PASS;
 }

@@ -74,15 +74,22 @@ static __always_inline bool address_of_node(bool v6, __be32 *to)
 	return host && copy_address(v6, host->addr4, host->addr6, to);
 }
 
-static __always_inline bool address_of_link(__u32 link, bool v6, __be32 *to)
+/* What stands for a client outside. It is the link's own address, as kube-proxy has it, because the network drops any other
+ * that leaves by it: another link's, or a Service's that the node has on a link. Of a link without one only a node port's
+ * client knows better (reference row E1). */
+static __always_inline bool stand_in(__u32 link, const struct packet *p, __u32 kind, __be32 *to)
 {
 	const struct link_address *l = bpf_map_lookup_elem(&link_addresses, &link);
 
-	return (l && copy_address(v6, l->addr4, l->addr6, to)) || address_of_node(v6, to);
+	if (l && copy_address(p->v6, l->addr4, l->addr6, to))
+		return true;
+	if (kind != FRONTEND_NODE_PORT && kind != FRONTEND_HOST_PORT)
+		return address_of_node(p->v6, to);
+	__builtin_memcpy(to, p->tuple.daddr, sizeof(p->tuple.daddr));
+	return true;
 }
 
-/* Answers leave by the link that the client came by. Unless it is to see the client, the backend sees the address that the
- * client asked for, or the link's if that is none of the node's (reference rows E1, E2). */
+/* Answers leave by the link that the client came by (reference row E2). */
 static __always_inline bool course_outside(const struct __sk_buff *skb, const struct packet *p, const struct service *svc,
 					   const struct backend *b, struct course *c)
 {
@@ -103,11 +110,10 @@ static __always_inline bool course_outside(const struct __sk_buff *skb, const st
 		if (c->keep)
 			return false; /* the answers of another node would not come by here */
 	}
-	if (c->keep || of_this_node(p->tuple.daddr)) {
-		__builtin_memcpy(c->source, c->keep ? p->tuple.saddr : p->tuple.daddr, sizeof(c->source));
-		return true;
-	}
-	return address_of_link(skb->ifindex, p->v6, c->source);
+	if (!c->keep)
+		return stand_in(skb->ifindex, p, svc->kind, c->source);
+	__builtin_memcpy(c->source, p->tuple.saddr, sizeof(c->source));
+	return true;
 }
 
 /* A pod keeps its address, but for a backend that would answer it directly: itself (reference row E6), and one that is on

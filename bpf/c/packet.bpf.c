@@ -157,15 +157,7 @@ int to_pod(struct __sk_buff *skb)
 /* By the node, though an ENI would do: what is on the node, and what is said to be its business. */
 static __always_inline bool by_node(const __be32 *addr)
 {
-	struct network net = { .prefix_bits = 128, .addr = { addr[0], addr[1], addr[2], addr[3] } };
-	const __u8 *way;
-
-	if (stays_on_link(addr))
-		return false;
-	if (of_this_node(addr))
-		return true;
-	way = bpf_map_lookup_elem(&host_networks, &net);
-	return way && *way == WAY_NODE;
+	return !stays_on_link(addr) && (of_this_node(addr) || way_to(addr) == WAY_NODE);
 }
 
 /* Egress of an ENI with ipvlan slaves, on the node: what their pods send, and what has come through the node's stack
@@ -223,6 +215,9 @@ int leave_pod(struct __sk_buff *skb)
 	pod = pod_at(p.net.saddr);
 	if (!pod || !pod->side)
 		return TC_ACT_UNSPEC;
+	/* Somebody else's address: the filter has the namespace that it is in for its class, of which there are 16 bits. */
+	if (pod->netns_cookie && (__u16)pod->netns_cookie != (__u16)skb->tc_classid)
+		return TC_ACT_SHOT;
 	if (parse_pods(skb, &p))
 		d = find_or_begin(skb, &p, CLIENT_ENI_POD, pod, &to);
 	if (d == DECIDE_PASS)

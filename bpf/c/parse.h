@@ -244,8 +244,9 @@ static __always_inline bool parse_error(struct __sk_buff *skb, struct packet *p)
 	return true;
 }
 
-/* A chunk that begins or ends an association has no other before it (RFC 9260, 3.3). Those that end it without a reset
- * come from both sides. */
+/* By the first chunk. INIT, INIT ACK and SHUTDOWN COMPLETE come alone (RFC 9260, 6.10). Others may come behind a first one,
+ * such as an ABORT behind DATA: such an end is not seen, and the flow is over when it is silent for long enough. Those chunks
+ * that end an association without a reset come from both sides. */
 static __always_inline __u8 sctp_flags(__u8 chunk)
 {
 	switch (chunk) {

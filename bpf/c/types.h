@@ -148,8 +148,7 @@ struct pod_address {
 };
 _Static_assert(sizeof(struct pod_address) == 24, "pod_address");
 
-/* link_addresses: what a link of the node stands for toward backends, when clients outside asked it for an address that is
- * not the node's. By interface index. */
+/* link_addresses: what a link of the node stands for toward backends, when clients outside asked by it. By interface index. */
 struct link_address {
 	__be32 addr4;    /* 0: none */
 	__be32 addr6[4]; /* all 0: none */
