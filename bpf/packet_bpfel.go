@@ -38,7 +38,7 @@ type packetAffinityKey struct {
 
 type packetAnswer struct {
 	_    structs.HostLayout
-	Word [24]uint32
+	Word [27]uint32
 }
 
 type packetFlow struct {

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"net/netip"
@@ -83,6 +84,10 @@ func refusal(t *testing.T, name string, of segment, out []byte) {
 		}
 		if code := out[at : at+2]; code[0] != 3 && code[0] != 1 || code[1] != 3+code[0]&1-code[0]>>1 && code[1] != 4 {
 			t.Errorf("%s: answered with type and code %v", name, code)
+		}
+		// SCTP does not believe an error that does not show its INIT's tag (RFC 9260, section 10).
+		if quote := out[2*at-14+8:]; of.proto == sctp && (len(quote) != 20 || !bytes.Equal(quote, of.transport()[:20])) {
+			t.Errorf("%s: quoted %x of %x", name, quote, of.transport())
 		}
 	}
 	if of.proto == sctp {

@@ -19,8 +19,10 @@
 #define ICMPV6_DEST_UNREACH 1
 #define ICMPV6_PORT_UNREACH 4
 
-/* What an error quotes: addresses and ports are enough for the sender to find its socket. */
+/* What an error quotes of what follows the IP header. Ports are enough for the sender to find its socket, but SCTP also
+ * wants to see the tag of its INIT (RFC 9260, section 10, ICMP6), else it takes the error for a forged one. */
 #define QUOTED_BYTES 8
+#define QUOTED_BYTES_SCTP 20
 
 struct icmp_error {
 	__u8 type;
@@ -42,7 +44,7 @@ struct reset {
 
 /* All of the answer, from the IP header on. */
 union answer {
-	__be32 word[24];
+	__be32 word[27];
 	struct {
 		struct iphdr ip;
 		union {
@@ -50,7 +52,7 @@ union answer {
 			struct {
 				struct icmp_error error;
 				struct iphdr about;
-				__u8 ports[QUOTED_BYTES];
+				__u8 quote[QUOTED_BYTES_SCTP];
 			};
 		};
 	} v4;
@@ -61,15 +63,16 @@ union answer {
 			struct {
 				struct icmp_error error;
 				struct ipv6hdr about;
-				__u8 ports[QUOTED_BYTES];
+				__u8 quote[QUOTED_BYTES_SCTP];
 			};
 		};
 	} v6;
 };
 
 #define RESET_BYTES sizeof(struct reset)
-#define ERROR_BYTES_V4 (sizeof(struct icmp_error) + sizeof(struct iphdr) + QUOTED_BYTES)
-#define ERROR_BYTES_V6 (sizeof(struct icmp_error) + sizeof(struct ipv6hdr) + QUOTED_BYTES)
+/* An error with the longest quote. What a shorter one leaves of it is zeros, and nothing to a sum. */
+#define ERROR_BYTES_V4 (sizeof(struct icmp_error) + sizeof(struct iphdr) + QUOTED_BYTES_SCTP)
+#define ERROR_BYTES_V6 (sizeof(struct icmp_error) + sizeof(struct ipv6hdr) + QUOTED_BYTES_SCTP)
 
 static __always_inline __u16 fold_sum(__u64 sum)
 {
@@ -128,43 +131,57 @@ static __always_inline void fill_v6(const struct packet *p, struct ipv6hdr *ip, 
 	__builtin_memcpy(&ip->daddr, p->net.saddr, 16);
 }
 
+/* The result is the quote's length, 0: the packet is shorter. */
+static __always_inline __u32 fill_quote(struct __sk_buff *skb, const struct packet *p, __u8 *quote)
+{
+	if (p->tuple.proto == IPPROTO_SCTP)
+		return bpf_skb_load_bytes(skb, p->net.l4, quote, QUOTED_BYTES_SCTP) ? 0 : QUOTED_BYTES_SCTP;
+	return bpf_skb_load_bytes(skb, p->net.l4, quote, QUOTED_BYTES) ? 0 : QUOTED_BYTES;
+}
+
 /* The result is the answer's length, 0: none. What is quoted is the packet as if it had no options and were whole, because
  * they would part the addresses from the ports. */
 static __always_inline __u32 answer_v4(struct __sk_buff *skb, const struct packet *p, union answer *a)
 {
+	__u32 bytes;
+
 	if (p->tuple.proto == IPPROTO_TCP) {
 		fill_v4(p, &a->v4.ip, IPPROTO_TCP, RESET_BYTES);
 		return fill_reset(skb, p, &a->v4.reset) ? sizeof(a->v4.ip) + RESET_BYTES : 0;
 	}
-	if (bpf_skb_load_bytes(skb, p->net.at, &a->v4.about, sizeof(a->v4.about)) ||
-	    bpf_skb_load_bytes(skb, p->net.l4, a->v4.ports, QUOTED_BYTES))
+	bytes = fill_quote(skb, p, a->v4.quote);
+	if (!bytes || bpf_skb_load_bytes(skb, p->net.at, &a->v4.about, sizeof(a->v4.about)))
 		return 0;
+	bytes += sizeof(a->v4.error) + sizeof(a->v4.about);
 	a->v4.about.ihl = sizeof(a->v4.about) / 4;
 	a->v4.error.type = ICMP_DEST_UNREACH;
 	a->v4.error.code = ICMP_PORT_UNREACH;
 	a->v4.error.check = ~sum_of(&a->v4.error, ERROR_BYTES_V4);
-	fill_v4(p, &a->v4.ip, IPPROTO_ICMP, ERROR_BYTES_V4);
-	return sizeof(a->v4.ip) + ERROR_BYTES_V4;
+	fill_v4(p, &a->v4.ip, IPPROTO_ICMP, bytes);
+	return sizeof(a->v4.ip) + bytes;
 }
 
 static __always_inline __u32 answer_v6(struct __sk_buff *skb, const struct packet *p, union answer *a)
 {
-	__u16 pseudo = pseudo_sum(p, IPPROTO_ICMPV6, ERROR_BYTES_V6);
+	__u32 bytes;
+	__u16 pseudo;
 
 	if (p->tuple.proto == IPPROTO_TCP) {
 		fill_v6(p, &a->v6.ip, IPPROTO_TCP, RESET_BYTES);
 		return fill_reset(skb, p, &a->v6.reset) ? sizeof(a->v6.ip) + RESET_BYTES : 0;
 	}
-	if (bpf_skb_load_bytes(skb, p->net.at, &a->v6.about, sizeof(a->v6.about)) ||
-	    bpf_skb_load_bytes(skb, p->net.l4, a->v6.ports, QUOTED_BYTES))
+	bytes = fill_quote(skb, p, a->v6.quote);
+	if (!bytes || bpf_skb_load_bytes(skb, p->net.at, &a->v6.about, sizeof(a->v6.about)))
 		return 0;
+	bytes += sizeof(a->v6.error) + sizeof(a->v6.about);
+	pseudo = pseudo_sum(p, IPPROTO_ICMPV6, bytes);
 	a->v6.about.nexthdr = p->net.proto;
 	a->v6.error.type = ICMPV6_DEST_UNREACH;
 	a->v6.error.code = ICMPV6_PORT_UNREACH;
 	a->v6.error.unused[1] = pseudo;
 	a->v6.error.check = ~fold_sum((__u64)sum_of(&a->v6.error, ERROR_BYTES_V6) + pseudo);
-	fill_v6(p, &a->v6.ip, IPPROTO_ICMPV6, ERROR_BYTES_V6);
-	return sizeof(a->v6.ip) + ERROR_BYTES_V6;
+	fill_v6(p, &a->v6.ip, IPPROTO_ICMPV6, bytes);
+	return sizeof(a->v6.ip) + bytes;
 }
 
 static __always_inline bool turn_frame(struct __sk_buff *skb)
