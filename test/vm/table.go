@@ -115,6 +115,13 @@ var features = []feature{
 	{"programs on links", []string{"bpf.TestAttachLink"}},
 	{"marks of pods' packets", []string{"bpf.TestPodMark"}},
 	{"NodePort and hostPort from outside", []string{"bpf.TestFromOutside", "bpf.TestOnlySYNOpens", "bpf.TestClaims", "bpf.TestKeptPort"}},
+	{"Services over SCTP", []string{"bpf.TestServicesOverSCTP"}},
+	{"Services at addresses that no link has", []string{"bpf.TestAddressesFromOutside"}},
+	{"Services by packets, for pods and the node", []string{
+		"bpf.TestPodByPackets", "bpf.TestPodByPacketsPoolENI", "bpf.TestPodByPacketsExclusive", "bpf.TestNodeByPackets",
+	}},
+	{"refusals by packets", []string{"bpf.TestRefusalFrames", "bpf.TestRefusedNodePort"}},
+	{"packets of any shape are translated", []string{"bpf.TestTranslation"}},
 	{"NodePort and hostPort at sockets", []string{"bpf.TestWildcardSocket", "bpf.TestHostPortAddress"}},
 	{"ICMP errors of translated flows", []string{"bpf.TestErrorsOutside"}},
 	{"ways between pods of a node", []string{"bpf.TestWays", "bpf.TestLeavePod"}},
