@@ -42,7 +42,7 @@ type without struct {
 
 var packages = []testPackage{
 	{dir: "test/vm/parts", seconds: 60},
-	{dir: "bpf", seconds: 300},
+	{dir: "bpf", seconds: 1200},
 	{dir: "cni", seconds: 300, without: []without{
 		{tests: "TestPlugin.*", why: "builds the plugin, and the guests have no Go"},
 	}},
