@@ -73,40 +73,53 @@ const (
 // externalSetMarkChain. While connections drain the forwarding chain stays, and so it does for good where FORWARD drops
 // what nothing accepts: removing it could cut whoever has come to rely on it.
 func planRemoval(t ruleset, draining bool) removal {
-	kept := map[string]bool{}
-	for name, c := range t.chains {
-		if c.base || isOwn(t.name, name) {
-			continue
-		}
-		for _, j := range c.jumped {
-			if isOwn(t.name, j.to) {
-				t.keep(j.to, kept)
-			}
-		}
-	}
-	if _, there := t.chains[masqueradeChain]; there && kept[markChain] {
-		t.keep(masqueradeChain, kept)
-	}
+	kept := t.wanted()
 	stays := func(name string) bool {
 		return name == forwardChain && (draining || t.chains["FORWARD"].drops) || name == masqueradeChain && kept[name]
 	}
 	r := removal{table: t, rules: map[string][]jump{}}
 	for name, c := range t.chains {
-		if isOwn(t.name, name) {
+		switch {
+		case isOwn(t.name, name):
 			if !kept[name] && !stays(name) {
 				r.chains = append(r.chains, name)
 			}
-			continue
-		}
-		for _, j := range c.jumped {
-			if c.base && isOwn(t.name, j.to) && !stays(j.to) {
-				r.rules[name] = append(r.rules[name], j)
+		case c.base:
+			goes := func(j jump) bool { return isOwn(t.name, j.to) && !stays(j.to) }
+			if rules := only(c.jumped, goes); len(rules) > 0 {
+				r.rules[name] = rules
 			}
 		}
 	}
 	slices.Sort(r.chains)
 	r.kept = slices.Sorted(maps.Keys(kept))
 	return r
+}
+
+func only(jumps []jump, that func(jump) bool) (out []jump) {
+	for _, j := range jumps {
+		if that(j) {
+			out = append(out, j)
+		}
+	}
+	return out
+}
+
+// wanted are kube-proxy's chains that others' chains lead to, with what these lead to.
+func (t ruleset) wanted() map[string]bool {
+	kept := map[string]bool{}
+	for name, c := range t.chains {
+		if c.base || isOwn(t.name, name) {
+			continue
+		}
+		for _, j := range only(c.jumped, func(j jump) bool { return isOwn(t.name, j.to) }) {
+			t.keep(j.to, kept)
+		}
+	}
+	if _, there := t.chains[masqueradeChain]; there && kept[markChain] {
+		t.keep(masqueradeChain, kept)
+	}
+	return kept
 }
 
 // keep marks a chain and what it leads to.

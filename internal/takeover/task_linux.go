@@ -239,15 +239,8 @@ func (t *Task) look(ctx context.Context) error {
 	if len(nft)+len(legacy)+len(l.nft.native) == 0 {
 		return t.drain(ctx, l)
 	}
-	if t.cfg.Unserved != nil {
-		if why := t.cfg.Unserved(); why != nil {
-			first, _, more := strings.Cut(why.Error(), "\n")
-			if more {
-				first += ", and more"
-			}
-			t.warn(ReasonLeft, "kube-proxy's rules stay until nearpath serves every Service: "+first)
-			return nil
-		}
+	if !t.served() {
+		return nil
 	}
 	if err := t.remove(ctx, l.nft.native, nft, legacy); err != nil {
 		return err
@@ -256,6 +249,23 @@ func (t *Task) look(ctx context.Context) error {
 		return err
 	}
 	return t.drain(ctx, l)
+}
+
+// served reports whether nearpath serves every Service, and tells when it does not.
+func (t *Task) served() bool {
+	if t.cfg.Unserved == nil {
+		return true
+	}
+	why := t.cfg.Unserved()
+	if why == nil {
+		return true
+	}
+	first, _, more := strings.Cut(why.Error(), "\n")
+	if more {
+		first += ", and more"
+	}
+	t.warn(ReasonLeft, "kube-proxy's rules stay until nearpath serves every Service: "+first)
+	return false
 }
 
 // gone reports whether kube-proxy has not been seen for long enough. When it is there, a take-over that was before is over:
@@ -387,30 +397,32 @@ func (t *Task) reconcile() error {
 	if t.cfg.Serves == nil || len(t.old) == 0 {
 		return nil
 	}
-	var errs []error
 	serves := t.cfg.Serves()
-	for _, v6 := range []bool{false, true} {
-		started := time.Now()
-		gone := map[connection]bool{}
-		for c := range t.old {
-			if c.protocol == unix.IPPROTO_UDP && c.frontend.Addr().Is6() == v6 && !serves(c.frontend, c.backend) {
-				gone[c] = true
-			}
-		}
-		n, err := forget(gone)
-		if err == nil {
-			maps.DeleteFunc(t.old, func(c connection, _ bool) bool { return gone[c] })
-		}
-		if t.cfg.Reconciled != nil {
-			t.cfg.Reconciled(v6, time.Since(started), n)
-		}
-		if n > 0 {
-			t.cfg.Log.Info("flows of datagrams to endpoints that are gone were ended", "flows", n)
-		}
-		errs = append(errs, err)
-	}
-	if err := errors.Join(errs...); err != nil {
+	err := errors.Join(t.endDatagrams(serves, false), t.endDatagrams(serves, true))
+	if err != nil {
 		return fmt.Errorf("reconcile conntrack: %w", err)
 	}
 	return nil
+}
+
+// endDatagrams is reconcile for one family.
+func (t *Task) endDatagrams(serves func(frontend, backend netip.AddrPort) bool, v6 bool) error {
+	started := time.Now()
+	gone := map[connection]bool{}
+	for c := range t.old {
+		if c.protocol == unix.IPPROTO_UDP && c.frontend.Addr().Is6() == v6 && !serves(c.frontend, c.backend) {
+			gone[c] = true
+		}
+	}
+	n, err := forget(gone)
+	if err == nil {
+		maps.DeleteFunc(t.old, func(c connection, _ bool) bool { return gone[c] })
+	}
+	if t.cfg.Reconciled != nil {
+		t.cfg.Reconciled(v6, time.Since(started), n)
+	}
+	if n > 0 {
+		t.cfg.Log.Info("flows of datagrams to endpoints that are gone were ended", "flows", n)
+	}
+	return err
 }
