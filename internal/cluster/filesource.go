@@ -144,12 +144,10 @@ func (s *FileSource) Refused() error {
 }
 
 func (s *FileSource) load() {
-	states, err := manifestStates(s.config.Dir)
+	states, all, err := readUnchanged(s.config.Dir, func(states []fileState) (Objects, error) {
+		return readManifests(s.config.Dir, newManifestSet(s.config.NodeName, s.config.Publish), states)
+	})
 	s.seen = states
-	var all Objects
-	if err == nil {
-		all, err = readManifests(s.config.Dir, newManifestSet(s.config.NodeName, s.config.Publish), states)
-	}
 	if err != nil {
 		s.refused.Store(&err)
 		s.refuse(err)
@@ -172,6 +170,24 @@ func (s *FileSource) load() {
 	s.failure = ""
 	s.metrics.stale.Set(0)
 	s.metrics.lastGood.SetToCurrentTime()
+}
+
+// mostReads is how often a directory that changes while it is read is read; after that it is taken as it is.
+const mostReads = 3
+
+// readUnchanged reads a directory as it was at one moment. One that lists a file less and has another one mended since would
+// otherwise look as if an object had gone that is there.
+func readUnchanged(dir string, read func([]fileState) (Objects, error)) (states []fileState, all Objects, err error) {
+	for range mostReads {
+		if states, err = manifestStates(dir); err != nil {
+			return states, all, err
+		}
+		all, err = read(states)
+		if now, listErr := manifestStates(dir); listErr == nil && slices.Equal(now, states) {
+			break
+		}
+	}
+	return states, all, err
 }
 
 // refuseSome says what of a directory is not served as it stands there.

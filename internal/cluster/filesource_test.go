@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -242,4 +243,25 @@ func TestFileSourcePolls(t *testing.T) {
 	}
 	write(t, dir, "b.yaml", serviceManifest("b"))
 	waitFor(t, f.store, "the directory made again", has("b"))
+}
+
+// A file that comes while the directory is read counts, and a directory that never rests is read all the same.
+func TestReadUnchanged(t *testing.T) {
+	t.Parallel()
+	for name, changes := range map[string]int{"never": 0, "once": 1, "always": 1 << 10} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, reads := t.TempDir(), 0
+			states, _, err := readUnchanged(dir, func([]fileState) (Objects, error) {
+				if reads++; reads <= changes {
+					write(t, dir, fmt.Sprintf("%d.yaml", reads), "")
+				}
+				return Objects{}, nil
+			})
+			want := min(changes+1, mostReads)
+			if err != nil || reads != want || len(states) != want-1 {
+				t.Errorf("read %d times, the last time %d files, %v; want %d times and %d files", reads, len(states), err, want, want-1)
+			}
+		})
+	}
 }
