@@ -75,7 +75,8 @@ func (s *sick) now() (view, error) {
 	return v, err
 }
 
-// flushRules does what a network daemon does when it starts: rules that it does not know go.
+// flushRules does what a network daemon does when it starts: rules that it does not know go. Those of the machine's second
+// ENI are its own.
 func (s *sick) flushRules() error {
 	return s.n1.NetNS().Do(func() error {
 		for _, f := range netlinkFamilies {
@@ -84,7 +85,7 @@ func (s *sick) flushRules() error {
 				return err
 			}
 			for _, r := range rules {
-				if r.Protocol == unix.RTPROT_KERNEL {
+				if r.Protocol != hostnet.Protocol {
 					continue
 				}
 				if err := netlink.RuleDel(&r); err != nil {
