@@ -177,7 +177,7 @@ func echo(t *testing.T, addr, name string) netip.AddrPort {
 
 func greet(t *testing.T, addr string) (string, error) {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", addr, 2*time.Second)
+	c, err := net.DialTimeout("tcp", addr, patience)
 	if err != nil {
 		return "", err
 	}
@@ -311,7 +311,7 @@ func exchange(t *testing.T, c *net.UDPConn, to *netip.AddrPort, want netip.AddrP
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 100)

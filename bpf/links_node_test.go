@@ -51,7 +51,7 @@ func attached(t *testing.T, d *Datapath, role Role, sender, index int, want bool
 	}
 	before := runs(t, program)
 	sendFrame(t, sender, ipv4Frame("10.9.0.1"))
-	for deadline := time.Now().Add(time.Second); want && runs(t, program) == before; runtime.Gosched() {
+	for deadline := time.Now().Add(patience); want && runs(t, program) == before; runtime.Gosched() {
 		if time.Now().After(deadline) {
 			t.Fatal("the program does not see a frame")
 		}

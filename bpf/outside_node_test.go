@@ -41,6 +41,10 @@ func newNetns(t *testing.T) *netns {
 	n := &netns{}
 	err := in(func() error { return unix.Unshare(unix.CLONE_NEWNET) }, func() (err error) {
 		n.file, err = os.Open("/proc/thread-self/ns/net")
+		// Else a link asks nobody for a MAC until its own address has been found to be nobody else's, which takes seconds.
+		for _, links := range []string{"all", "default"} {
+			err = errors.Join(err, os.WriteFile("/proc/sys/net/ipv6/conf/"+links+"/accept_dad", []byte("0"), 0))
+		}
 		return errors.Join(err, netlink.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo"}}))
 	})
 	if err != nil {
@@ -203,6 +207,16 @@ func newWorld(t *testing.T, cfg Config) *world {
 	w.client.address(t, "eth0", clientAddrs[0]+"/24", clientAddrs[1]+"/64")
 	w.remote.address(t, "eth0", remoteAddrs[0]+"/24", remoteAddrs[1]+"/64")
 	w.node.address(t, "eth0", nodeAddrs[0]+"/24", nodeAddrs[1]+"/64")
+	// Nobody has to ask for a MAC. What waits for an answer is lost when it is late.
+	for _, n := range []*netns{w.client, w.remote, w.node} {
+		for i := range nodeAddrs {
+			for a, peer := range map[string]*netns{clientAddrs[i]: w.client, remoteAddrs[i]: w.remote, nodeAddrs[i]: w.node} {
+				if peer != n {
+					n.neighbour(t, "eth0", a, peer.mac(t, "eth0"))
+				}
+			}
+		}
+	}
 	w.node.sysctl(t, "ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1")
 	w.podLink, _ = w.node.plug(t, "pod", w.pod, "eth0")
 	w.pod.address(t, "eth0", podAddrs[0]+"/32", podAddrs[1]+"/128")
@@ -344,8 +358,9 @@ func ask(conn net.Conn, within time.Duration) (name string, seen netip.AddrPort,
 	return name, netip.AddrPortFrom(seen.Addr().Unmap(), seen.Port()), err
 }
 
+// patience bounds the wait for what must come, silence for what must not. The former is paid by tests that fail only.
 const (
-	patience = 2 * time.Second
+	patience = 30 * time.Second
 	silence  = 300 * time.Millisecond
 )
 

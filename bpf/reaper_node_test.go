@@ -329,7 +329,7 @@ func TestReaperApp(t *testing.T) {
 		_, err := c.Read(make([]byte, 100))
 		failed <- err
 	}()
-	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	wantReaped(t, r, 1)

@@ -191,7 +191,7 @@ func (c *cluster) overSCTP(t *testing.T, i int, refusals bool) {
 		}
 		t.Run(name+", "+vip.Addr().String(), func(t *testing.T) {
 			c.offer(t, Frontend{Addr: tt.frontend, Protocol: sctp}, tt.kind, tt.block)
-			to, within := tt.frontend, 5*patience
+			to, within := tt.frontend, patience
 			if tt.kind == NodePort {
 				to = at(nodeAddrs[i], 30080)
 			}

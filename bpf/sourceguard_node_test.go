@@ -69,7 +69,7 @@ func TestSourceGuard(t *testing.T) {
 		if tt.drop {
 			want++
 		}
-		for deadline := time.Now().Add(time.Second); dropped() < want && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(patience); dropped() < want && time.Now().Before(deadline); {
 			runtime.Gosched()
 		}
 		if got := dropped(); got != want {
@@ -81,7 +81,7 @@ func TestSourceGuard(t *testing.T) {
 	}
 	before := dropped()
 	sendFrame(t, sender.Attrs().Index, ipv4Frame("10.9.0.1"))
-	for deadline := time.Now().Add(time.Second); dropped() == before; runtime.Gosched() {
+	for deadline := time.Now().Add(patience); dropped() == before; runtime.Gosched() {
 		if time.Now().After(deadline) {
 			t.Fatal("a denied address still passes")
 		}

@@ -109,7 +109,7 @@ func running(t *testing.T, n *netlab.NetNS, enis ...ENI) *Host {
 	})
 	select {
 	case <-h.Ready():
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("not ready")
 	}
 	return h
@@ -119,7 +119,7 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func mustEnsure(t *testing.T, h *Host, e ENI) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := h.EnsureENI(ctx, e); err != nil {
 		t.Fatal(err)
@@ -149,12 +149,15 @@ func asWanted(t *testing.T, n *netlab.NetNS, wanted Wanted) []Step {
 	return ops
 }
 
+// patience bounds every wait for what must come.
+const patience = time.Minute
+
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(patience)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 5 seconds", what)
+			t.Fatalf("%s: not within %v", what, patience)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
