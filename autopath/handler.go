@@ -33,6 +33,12 @@ type Event struct {
 // Config configures a [Handler].
 type Config struct {
 	Scopes Scopes
+	// Told says that Forget is called whenever names of the cluster come into being or go. What is not there is then taken
+	// for so until it is, within 30 s, and not just as long as negative answers say.
+	Told bool
+	// Left is called, unless nil, with names that clients of the Scope ask for next as they are, because their search has failed
+	// here. Who keeps answers to searches that begin with one of them must not give them to these clients for a minute.
+	Left func(Scope, []string)
 	// Observe is called after every question, unless nil. It must be quick and safe for concurrent use.
 	Observe func(context.Context, Event)
 }
@@ -55,8 +61,8 @@ func New(c Config) *Handler {
 // Name implements plugin.Handler.
 func (h *Handler) Name() string { return "autopath" }
 
-// Forget drops what is remembered of searches, all of which is at most 30 s old. Call it when names have come into being
-// and must be found at once.
+// Forget drops what is remembered of searches, all of which is at most a minute old. Call it when names have come into being
+// and must be found at once, after the plugins behind answer so.
 func (h *Handler) Forget() { h.memory.clear() }
 
 // ServeDNS implements plugin.Handler.
@@ -64,12 +70,19 @@ func (h *Handler) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	if reason := Searchable(r); reason != NoReason {
 		return h.pass(ctx, w, r, reason)
 	}
-	var scope Scope
-	state := request.Request{W: w, Req: r}
-	if client, err := netip.ParseAddr(state.IP()); err == nil {
-		scope, _ = h.config.Scopes.Scope(ctx, client.Unmap().WithZone(""))
+	return h.ServeScope(ctx, w, r, h.scope(ctx, request.Request{W: w, Req: r}))
+}
+
+func (h *Handler) scope(ctx context.Context, state request.Request) Scope {
+	if scope, ok := scopeFrom(ctx); ok {
+		return scope
 	}
-	return h.ServeScope(ctx, w, r, scope)
+	client, err := netip.ParseAddr(state.IP())
+	if err != nil {
+		return Scope{}
+	}
+	scope, _ := h.config.Scopes.Scope(ctx, client.Unmap().WithZone(""))
+	return scope
 }
 
 // ServeScope serves a question of a client whose Scope the caller knows; the zero Scope is one that nobody knows.
@@ -87,17 +100,26 @@ func (h *Handler) ServeScope(ctx context.Context, w dns.ResponseWriter, r *dns.M
 	if reason != NoReason {
 		return h.pass(ctx, w, r, reason)
 	}
-	s := &session{h: h, w: w, r: r, asked: newAsked(ctx, w, r), plan: plan, of: searched{scope, lower(plan.Base)}}
+	s := &session{h: h, w: w, r: r, asked: newAsked(ctx, w, r), plan: plan, of: searched{scope, lower(plan.Base)}, clears: h.memory.cleared()}
 	s.replies = make([][2]reply, len(plan.Candidates))
-	choice, ttl := s.search(ctx)
+	choice, holds, ttl := s.search(ctx)
 	h.observe(ctx, Event{Outcome: choice.Outcome, Elsewhere: choice.Candidate > 0})
+	if h.memory.cleared() != s.clears { // it may have seen what is no longer true
+		holds = 0
+	}
+	takeNote(ctx, noteOf(choice, scope, holds))
 	return s.write(ctx, choice, ttl)
 }
 
-// leave remembers what a client will ask for that goes on with a search for base.
+// leave remembers what a client will ask for that goes on with a search for base. It does so for longer than anybody may
+// keep the end of that search, and answer in our place.
 func (h *Handler) leave(scope Scope, base string, now time.Time) {
-	for _, name := range scope.s.continuations(base) {
-		h.memory.keep(searched{scope, name}, asAsked, now, maxTTL)
+	names := scope.s.continuations(base)
+	for _, name := range names {
+		h.memory.keep(searched{scope, name}, asAsked, now, 2*maxTTL, h.memory.cleared())
+	}
+	if h.config.Left != nil && len(names) > 0 {
+		h.config.Left(scope, names)
 	}
 }
 
@@ -149,30 +171,29 @@ type session struct {
 	asked asked // for lookups, which may outlive the session
 	plan  Plan
 	of    searched
+	// clears is how often the Handler was told to forget before the search began.
+	clears uint64
 	// replies has one place for each candidate and type. A lookup writes its own and nobody reads it before Choose has
 	// taken its status.
 	replies [][2]reply
 }
 
-// search returns the end of the search and how long it holds.
-func (s *session) search(ctx context.Context) (Choice, time.Duration) {
+// search returns the end of the search, how long it may be remembered, and how long clients may take it for known.
+func (s *session) search(ctx context.Context) (choice Choice, holds, ttl time.Duration) {
 	now := time.Now()
 	if choice, ttl, ok := s.recall(ctx, now); ok {
-		return choice, ttl
+		return choice, ttl, ttl
 	}
-	choice := s.plan.Choose(ctx, s.lookup, s.h.spawn)
+	choice = s.plan.Choose(ctx, s.lookup, s.h.spawn)
 	if choice.Outcome != Found {
 		s.h.leave(s.of.scope, s.plan.Base, now)
 	}
-	if choice.Candidate == 0 {
-		return choice, 0
-	}
-	holds, ttl := s.holds(choice)
+	holds, ttl = s.holds(choice)
 	// An empty candidate ends the search for both types only where nothing follows.
-	if choice.Outcome != Empty || choice.Candidate == len(s.plan.Candidates)-1 {
-		s.h.memory.keep(s.of, choice.Candidate, now, holds)
+	if choice.Candidate > 0 && (choice.Outcome != Empty || choice.Candidate == len(s.plan.Candidates)-1) {
+		s.h.memory.keep(s.of, choice.Candidate, now, holds, s.clears)
 	}
-	return choice, ttl
+	return choice, holds, ttl
 }
 
 // recall ends the search where it ended before, when the name there still exists.
@@ -195,9 +216,19 @@ func (s *session) recall(ctx context.Context, now time.Time) (Choice, time.Durat
 // may take it for known.
 func (s *session) holds(c Choice) (remember, ttl time.Duration) {
 	remember, ttl = maxTTL, maxTTL
-	for i, both := range s.replies[:c.Candidate+1] {
+	upTo := c.Candidate + 1
+	switch c.Outcome {
+	case Undecided: // lookups may still be under way
+		return 0, 0
+	case Empty, Nothing:
+		upTo = len(s.replies)
+	}
+	for i, both := range s.replies[:upTo] {
 		for _, r := range both {
 			if r.msg == nil {
+				continue
+			}
+			if s.h.config.Told && i != c.Candidate && s.plan.Candidates[i].Local {
 				continue
 			}
 			l := lifetime(r.msg)

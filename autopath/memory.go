@@ -12,9 +12,10 @@ const maxRemembered = 10_000
 // one name, and which names clients ask for after searches that failed. It never holds longer than the negative replies a search passed over may be cached: a client that walked
 // through a cache would see the same.
 type memory struct {
-	mu    sync.Mutex // guards ends
-	ends  map[searched]end
-	limit int
+	mu     sync.Mutex // guards what follows
+	ends   map[searched]end
+	clears uint64 // how often it was cleared
+	limit  int
 }
 
 // searched is what a search was for. Clients of one Scope share it.
@@ -47,12 +48,14 @@ func (m *memory) recall(of searched, now time.Time) (candidate int, ttl time.Dur
 	return e.candidate, e.until.Sub(now), true
 }
 
-func (m *memory) keep(of searched, candidate int, now time.Time, ttl time.Duration) {
-	if ttl <= 0 {
-		return
-	}
+// keep remembers an end that was found out when clears were as many. If there are more, what was seen may be no longer
+// true.
+func (m *memory) keep(of searched, candidate int, now time.Time, ttl time.Duration, clears uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.clears != clears || ttl <= 0 {
+		return
+	}
 	if m.ends == nil {
 		m.ends = make(map[searched]end)
 	}
@@ -93,4 +96,11 @@ func (m *memory) clear() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.ends)
+	m.clears++
+}
+
+func (m *memory) cleared() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.clears
 }

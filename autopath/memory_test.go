@@ -52,7 +52,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	m := memory{limit: 10}
 	now := time.Now()
 	for i := range 1000 {
-		m.keep(searched{name: strings.Repeat("x", i)}, 1, now.Add(time.Duration(i)*time.Second), 20*time.Second)
+		m.keep(searched{name: strings.Repeat("x", i)}, 1, now.Add(time.Duration(i)*time.Second), 20*time.Second, 0)
 		if len(m.ends) > 10 {
 			t.Fatalf("%d entries", len(m.ends))
 		}

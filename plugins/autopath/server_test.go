@@ -300,6 +300,7 @@ func TestServerRefuses(t *testing.T) {
 		"a domain that is not known":    {".:0 {\n bind 127.0.0.1\n autopath @hosts\n hosts\n}\n", "domain is not known"},
 		"a plugin without AutoPath":     {".:0 {\n bind 127.0.0.1\n autopath @hosts {\n index plugin\n}\n hosts\n}\n", "does not implement the AutoPather interface"},
 		"a kubeconfig that is missing":  {".:0 {\n bind 127.0.0.1\n autopath c.test @hosts {\n index pods /nonexistent\n}\n hosts\n}\n", "/nonexistent"},
+		"a node that nobody is":         {".:0 {\n bind 127.0.0.1\n autopath @hosts {\n index node\n}\n hosts\n}\n", "does not know its clients"},
 		"a resolv.conf that is missing": {".:0 {\n bind 127.0.0.1\n autopath kubernetes\n}\n", "open kubernetes:"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package autopath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -43,6 +44,7 @@ const (
 	indexDefault indexKind = iota
 	indexPods              // we do
 	indexPlugin            // the plugin does
+	indexNode              // the program around us does
 )
 
 func setup(c *caddy.Controller) error {
@@ -54,15 +56,34 @@ func setup(c *caddy.Controller) error {
 	if err != nil {
 		return plugin.Error(name, err)
 	}
-	server := dnsserver.GetConfig(c)
 	a := &Autopath{Zones: cfg.zones}
+	if err := a.build(c, cfg, metrics); err != nil {
+		return plugin.Error(name, err)
+	}
+	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
+		a.Next, a.search.Next = next, next
+		return a
+	})
+	return nil
+}
+
+// build makes the search and what knows the clients.
+func (a *Autopath) build(c *caddy.Controller, cfg config, metrics *counters) error {
 	scopes := new(latescopes)
-	a.search = autopath.New(autopath.Config{Scopes: scopes, Observe: metrics.observe})
-	if cfg.file != "" {
+	search := autopath.Config{Scopes: scopes, Observe: metrics.observe}
+	node, err := cfg.node()
+	switch {
+	case err != nil:
+		return err
+	case node != nil:
+		scopes.Scopes = node.Scopes
+		search.Told, search.Left = true, node.Left
+	case cfg.file != "":
 		if scopes.Scopes, err = fileScope(cfg); err != nil {
-			return plugin.Error(name, err)
+			return err
 		}
-	} else {
+	default:
+		server := dnsserver.GetConfig(c)
 		// Only at startup are the plugins behind us there.
 		c.OnStartup(func() error {
 			if err := connect(c, a, cfg, server.Handler(cfg.plugin), scopes, metrics); err != nil {
@@ -71,11 +92,21 @@ func setup(c *caddy.Controller) error {
 			return nil
 		})
 	}
-	server.AddPlugin(func(next plugin.Handler) plugin.Handler {
-		a.Next, a.search.Next = next, next
-		return a
-	})
+	a.search = autopath.New(search)
+	live.follow(c, a.search)
 	return nil
+}
+
+// node returns who knows the clients when that is the program around us, or nil.
+func (cfg *config) node() (*Node, error) {
+	n := provided.Load()
+	switch {
+	case cfg.index == indexNode && n == nil:
+		return nil, errors.New("index node: this program does not know its clients")
+	case cfg.file == "" && (cfg.index == indexNode || cfg.index == indexDefault):
+		return n, nil
+	}
+	return nil, nil
 }
 
 // latescopes are Scopes that are set before the server serves.
@@ -184,6 +215,8 @@ func (cfg *config) property(c *caddy.Controller) error {
 	switch {
 	case property == "index" && len(args) == 1 && args[0] == "plugin":
 		cfg.index = indexPlugin
+	case property == "index" && len(args) == 1 && args[0] == "node":
+		cfg.index = indexNode
 	case property == "index" && len(args) >= 1 && len(args) <= 2 && args[0] == "pods":
 		cfg.index = indexPods
 		if len(args) == 2 {

@@ -30,6 +30,7 @@ func TestParse(t *testing.T) {
 		"own index":        {in: "autopath @k8s {\n index pods\n}", want: config{plugin: "k8s", index: indexPods}},
 		"own index of":     {in: "autopath @k8s {\n index pods /k\n}", want: config{plugin: "k8s", index: indexPods, kubeconfig: new("/k")}},
 		"ndots":            {in: "autopath @kubernetes {\n ndots 2\n}", want: config{plugin: "kubernetes", ndots: 2}},
+		"the node's index": {in: "autopath @nearpath {\n index node\n}", want: config{plugin: "nearpath", index: indexNode}},
 		"search":           {in: "autopath @kubernetes {\n search a.test b.test\n}", want: config{plugin: "kubernetes", search: []string{"a.test", "b.test"}, searchSet: true}},
 		"search nothing":   {in: "autopath @kubernetes {\n search\n}", want: config{plugin: "kubernetes", searchSet: true}},
 		"domain":           {in: "autopath @kubernetes {\n domain Cluster.local.\n}", want: config{plugin: "kubernetes", domain: "cluster.local"}},
