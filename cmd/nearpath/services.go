@@ -26,7 +26,7 @@ func (a *agent) newServices() (*service.Reconciler, error) {
 		Maps: a.datapath.Services, Changes: subscription, Log: a.log, Metrics: a.metrics,
 		Node:      node,
 		CIDRs:     sortedPrefixes(c.CIDRs),
-		Served:    func(s *cluster.Snapshot) { a.served.Store(s) },
+		Served:    func(c cluster.Change) { a.served.Store(c.Snapshot) },
 		Withdrawn: func() { a.reaper.Withdrawn() },
 		Synced:    a.kubeProxy.synced,
 		Networks:  a.setServiceNetworks,

@@ -269,7 +269,7 @@ func reconcileWith(t *testing.T, store *cluster.Store, m *fakeMaps, change func(
 	snapshots := make(chan *cluster.Snapshot, 100)
 	c := Config{
 		Maps: m, Changes: sub, Node: thisNode, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
-		Served: func(s *cluster.Snapshot) { snapshots <- s },
+		Served: func(c cluster.Change) { snapshots <- c.Snapshot },
 	}
 	change(&c)
 	r, err := New(c)

@@ -54,8 +54,9 @@ type Config struct {
 	// CIDRs are what Services get cluster IPs from; empty: what Snapshots say.
 	CIDRs []netip.Prefix
 	// Served is called for each Change after everything new in it is served and before anything is taken away. DNS
-	// publishes the Snapshot there: a name never leads to an address that does not forward.
-	Served func(*cluster.Snapshot)
+	// publishes it there: a name never leads to an address that does not forward. A try that failed before that point has
+	// not called it; the next one is Full.
+	Served func(cluster.Change)
 	// Withdrawn is called after UDP backends may have stopped to serve; nil: nobody wants to know. It must not wait.
 	Withdrawn func()
 	// Networks is told what Services get cluster IPs from, and which addresses there are another proxy's, when it changes. It
@@ -118,7 +119,7 @@ func New(cfg Config) (*Reconciler, error) {
 
 func (c *Config) setDefaults() {
 	if c.Served == nil {
-		c.Served = func(*cluster.Snapshot) {}
+		c.Served = func(cluster.Change) {}
 	}
 	if c.Withdrawn == nil {
 		c.Withdrawn = func() {}
@@ -275,7 +276,7 @@ func (r *Reconciler) change(change *cluster.Change) (o outcome) {
 		}
 	}
 	r.followNetworks(*change)
-	r.cfg.Served(change.Snapshot)
+	r.cfg.Served(*change)
 	r.pods, r.stale = nil, r.stale && !change.Full
 	o.err = r.apply(plan.Shrink)
 	r.somethingUsed()

@@ -46,7 +46,7 @@ type agent struct {
 }
 
 // startAgent starts one and waits until it serves. It calls served after each change that is in the kernel.
-func startAgent(t *testing.T, n *netlab.Node, store *cluster.Store, served func(*cluster.Snapshot)) *agent {
+func startAgent(t *testing.T, n *netlab.Node, store *cluster.Store, served func(cluster.Change)) *agent {
 	t.Helper()
 	a := &agent{store: store, metrics: prometheus.NewRegistry()}
 	var cookie uint64
@@ -156,12 +156,12 @@ func (c *control) toggle(service uint32) {
 	c.store.Update(func(e *cluster.Edit) { e.PutSlice(slice) })
 }
 
-// note is called when a Snapshot is in the kernel.
-func (c *control) note(s *cluster.Snapshot) {
+// note is called when a Change is in the kernel.
+func (c *control) note(change cluster.Change) {
 	at := now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, slice := range s.Slices(name(0)) {
+	for _, slice := range change.Snapshot.Slices(name(0)) {
 		for len(c.served) < c.index[slice] {
 			c.served = append(c.served, time.Duration(at-c.due[0]))
 			c.due = c.due[1:]
