@@ -138,6 +138,9 @@ func FuzzPlan(f *testing.F) {
 		}
 		labels := wireLabels(wire[:end])
 		p, reason := scope.Plan(name, dns.TypeA)
+		if scope.Searches(name, dns.TypeA) != (reason == NoReason) {
+			t.Fatalf("%q of %v is planned with reason %v, and searched: %v", name, scope, reason, scope.Searches(name, dns.TypeA))
+		}
 		if labels == nil || reason != NoReason {
 			return
 		}

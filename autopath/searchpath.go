@@ -96,6 +96,15 @@ func (s Scope) Plan(name string, qtype uint16) (Plan, Reason) {
 	return p, NoReason
 }
 
+// Searches reports whether a question may be the first of a search: whether Plan has one for it.
+func (s Scope) Searches(name string, qtype uint16) bool {
+	if s.s == nil || qtype != dns.TypeA && qtype != dns.TypeAAAA {
+		return false
+	}
+	_, reason := s.s.base(name)
+	return reason == NoReason
+}
+
 func (p *Plan) add(e element, disputed bool) {
 	name := p.Base + "."
 	if e.domain != "." {

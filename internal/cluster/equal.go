@@ -32,5 +32,6 @@ func (p *Pod) equal(o *Pod) bool {
 	return p.Name == o.Name && p.UID == o.UID && p.Node == o.Node && p.Created.Equal(o.Created) &&
 		slices.Equal(p.Addrs, o.Addrs) && p.HostNetwork == o.HostNetwork && p.Owner == o.Owner &&
 		maps.Equal(p.Labels, o.Labels) && maps.Equal(p.Annotations, o.Annotations) &&
-		p.RuntimeClass == o.RuntimeClass && slices.Equal(p.Containers, o.Containers) && p.NetAdmin == o.NetAdmin && p.Phase == o.Phase && p.Terminating == o.Terminating && p.Ready == o.Ready
+		p.RuntimeClass == o.RuntimeClass && slices.Equal(p.Containers, o.Containers) && p.NetAdmin == o.NetAdmin &&
+		p.DNS.equal(o.DNS) && p.Phase == o.Phase && p.Terminating == o.Terminating && p.Ready == o.Ready
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 )
 
 // A Pod is the part of a v1.Pod of this node that the node acts on, or, for publishing, of any pod. It is immutable once
@@ -34,11 +36,46 @@ type Pod struct {
 	// NetAdmin says that a container may change the network it is in: it is privileged or has the capability
 	// NET_ADMIN. Not read for publishing.
 	NetAdmin bool
-	Phase    PodPhase
+	// DNS is what the pod asks of its resolver, nil for the cluster's default; not read for publishing.
+	DNS   *PodDNS
+	Phase PodPhase
 	// Terminating says that the pod has been deleted and may still run out its grace period.
 	Terminating bool
 	// Ready is the condition of that name. It is read for publishing only, else false.
 	Ready bool
+}
+
+// A PodDNS is dnsPolicy and what is read of dnsConfig. It is immutable.
+type PodDNS struct {
+	// Policy is one of "ClusterFirst", "ClusterFirstWithHostNet", "Default" and "None".
+	Policy string
+	Search []string
+	// Ndots is the option as it is written, nil if there is none.
+	Ndots *string
+}
+
+func (d *PodDNS) equal(o *PodDNS) bool {
+	if d == nil || o == nil {
+		return d == o
+	}
+	return d.Policy == o.Policy && slices.Equal(d.Search, o.Search) && ptr.Equal(d.Ndots, o.Ndots)
+}
+
+// podDNS is nil where nothing is asked for.
+func podDNS(spec *corev1.PodSpec) *PodDNS {
+	d := PodDNS{Policy: intern(string(cmp.Or(spec.DNSPolicy, corev1.DNSClusterFirst)))}
+	if c := spec.DNSConfig; c != nil {
+		d.Search = slices.Clone(c.Searches)
+		for _, option := range c.Options {
+			if option.Name == "ndots" {
+				d.Ndots = ptr.To(ptr.Deref(option.Value, ""))
+			}
+		}
+	}
+	if d.Policy == string(corev1.DNSClusterFirst) && len(d.Search) == 0 && d.Ndots == nil {
+		return nil
+	}
+	return &d
 }
 
 // An Owner is the controller of a pod, the zero value for none.
@@ -100,6 +137,7 @@ func PodFrom(in *corev1.Pod) (*Pod, error) {
 		Terminating: in.DeletionTimestamp != nil,
 		NetAdmin:    hasNetAdmin(&in.Spec),
 		Containers:  containerNames(&in.Spec),
+		DNS:         podDNS(&in.Spec),
 	}
 	pod.RuntimeClass = intern(orEmpty(in.Spec.RuntimeClassName))
 	if owner := metav1.GetControllerOfNoCopy(in); owner != nil {

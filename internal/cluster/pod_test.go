@@ -54,6 +54,17 @@ func TestPodFrom(t *testing.T) {
 				RuntimeClass: "runv", Containers: []string{"istio-init", "app", "istio-proxy"}, Phase: PodRunning, Terminating: true,
 			},
 		},
+		"what is asked of the resolver": {
+			in: corev1.Pod{Spec: corev1.PodSpec{DNSPolicy: corev1.DNSNone, DNSConfig: &corev1.PodDNSConfig{
+				Searches: []string{"a.test"}, Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: new("2")}, {Name: "rotate"}},
+			}}},
+			want: Pod{DNS: &PodDNS{Policy: "None", Search: []string{"a.test"}, Ndots: new("2")}},
+		},
+		"nothing that concerns searching": {
+			in: corev1.Pod{Spec: corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirst, DNSConfig: &corev1.PodDNSConfig{
+				Options: []corev1.PodDNSConfigOption{{Name: "single-request"}},
+			}}},
+		},
 		"podIP alone": {
 			in:   corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodSucceeded, PodIP: "10.0.0.5"}},
 			want: Pod{Phase: PodSucceeded, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.5")}},

@@ -51,9 +51,9 @@ func podIndex(cfg config, h plugin.Handler, m *counters) (*follower, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure the Kubernetes client for %s: %w", rest.Host, err)
 	}
-	search := clusterSearch{domain: domain, host: hostSearch(cfg, domain), ndots: autopath.ClusterNdots}
+	search := autopath.Cluster{Domain: domain, Host: hostSearch(cfg, domain), Ndots: autopath.ClusterNdots}
 	if cfg.ndots >= 0 {
-		search.ndots = cfg.ndots
+		search.Ndots = cfg.ndots
 	}
 	return newFollower(api.CoreV1().Pods(metav1.NamespaceAll), search, m.pods.WithLabelValues(domain)), nil
 }

@@ -37,7 +37,7 @@ type claim struct {
 
 const chunkSize = 1024
 
-func newIndex(c clusterSearch) *index {
+func newIndex(c autopath.Cluster) *index {
 	x := &index{seed: maphash.MakeSeed(), scopes: scopes{cluster: c, byKey: make(map[string]uint32)}}
 	x.byUID.hashOf = func(ref uint32) uint64 { return x.claim(ref).uid }
 	x.byAddr.hashOf = func(ref uint32) uint64 { return x.hashAddr(x.claim(ref / 2).addrs[ref%2]) }

@@ -14,10 +14,10 @@ import (
 	"github.com/nearpath/nearpath/autopath"
 )
 
-var testCluster = clusterSearch{domain: "cluster.local", host: []string{"corp.test"}, ndots: 5}
+var testCluster = autopath.Cluster{Domain: "cluster.local", Host: []string{"corp.test"}, Ndots: 5}
 
 func plainPod(uid, namespace string, since time.Time, addrs ...string) pod {
-	p := pod{uid: uid, namespace: namespace, since: since, search: podSearch{ndots: -1}}
+	p := pod{uid: uid, namespace: namespace, since: since, search: autopath.Own{Ndots: -1}}
 	for _, addr := range addrs {
 		p.addrs = append(p.addrs, netip.MustParseAddr(addr))
 	}
@@ -124,13 +124,13 @@ func TestCustomSearch(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	x := newIndex(testCluster)
 	p := plainPod("a", "shop", now, "10.0.0.1")
-	p.search = podSearch{search: []string{"own.test", "corp.test"}, ndots: 2}
+	p.search = autopath.Own{Search: []string{"own.test", "corp.test"}, Ndots: 2}
 	put(t, x, p)
 	p = plainPod("b", "shop", now, "10.0.0.2")
-	p.search = podSearch{none: true, search: []string{"own.test"}, ndots: -1}
+	p.search = autopath.Own{None: true, Search: []string{"own.test"}, Ndots: -1}
 	put(t, x, p)
 	p = plainPod("c", "shop", now, "10.0.0.3")
-	p.search = podSearch{none: true, ndots: -1}
+	p.search = autopath.Own{None: true, Ndots: -1}
 	put(t, x, p)
 	for addr, want := range map[string]string{
 		"10.0.0.1": "search shop.svc.cluster.local.(local) svc.cluster.local.(local) cluster.local.(local) corp.test. own.test. ndots 2",
@@ -141,7 +141,7 @@ func TestCustomSearch(t *testing.T) {
 			t.Errorf("%s: %s, want %s", addr, scope, want)
 		}
 	}
-	p.search.search = []string{"a..b"}
+	p.search.Search = []string{"a..b"}
 	if err := x.put(p); err == nil || firstOf(x, "10.0.0.3", now) != "" {
 		t.Errorf("a search that cannot be: %v", err)
 	}
@@ -223,7 +223,7 @@ func bytesPerPod(t *testing.T, pods, families int) int64 {
 			uid:       fmt.Sprintf("6ba7b810-9dad-11d1-80b4-%012d", i),
 			namespace: fmt.Sprintf("namespace-%d", i%200),
 			since:     time.Unix(1_000_000, 0),
-			search:    podSearch{ndots: -1},
+			search:    autopath.Own{Ndots: -1},
 			addrs:     []netip.Addr{netip.AddrFrom4([4]byte(v6[12:])), netip.AddrFrom16(v6)}[:families],
 		}
 		put(t, x, p)
@@ -240,7 +240,7 @@ func BenchmarkScope(b *testing.B) {
 	x := newIndex(testCluster)
 	for i := range 100_000 {
 		addr := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
-		if err := x.put(pod{uid: fmt.Sprint(i), namespace: "shop", addrs: []netip.Addr{addr}, search: podSearch{ndots: -1}}); err != nil {
+		if err := x.put(pod{uid: fmt.Sprint(i), namespace: "shop", addrs: []netip.Addr{addr}, search: autopath.Own{Ndots: -1}}); err != nil {
 			b.Fatal(err)
 		}
 	}

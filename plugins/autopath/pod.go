@@ -20,7 +20,7 @@ type pod struct {
 	uid, namespace string
 	addrs          []netip.Addr // at most one per family; none: it claims nothing
 	since          time.Time
-	search         podSearch
+	search         autopath.Own
 }
 
 // podFrom reads a pod of the API. One whose questions do not come from its own addresses, do not come to the cluster's
@@ -33,14 +33,14 @@ func podFrom(in *corev1.Pod) pod {
 	}
 	p.addrs = podAddrs(in.Status)
 	p.since = begins(in).Add(settle)
-	p.search = podSearch{none: in.Spec.DNSPolicy == corev1.DNSNone, ndots: -1}
+	p.search = autopath.Own{None: in.Spec.DNSPolicy == corev1.DNSNone, Ndots: -1}
 	if c := in.Spec.DNSConfig; c != nil {
 		for _, domain := range c.Searches {
-			p.search.search = append(p.search.search, strings.Clone(domain))
+			p.search.Search = append(p.search.Search, strings.Clone(domain))
 		}
 		for _, option := range c.Options {
 			if option.Name == "ndots" {
-				p.search.ndots = autopath.ParseNdots(ptr.Deref(option.Value, ""))
+				p.search.Ndots = autopath.ParseNdots(ptr.Deref(option.Value, ""))
 			}
 		}
 	}

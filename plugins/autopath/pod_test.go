@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nearpath/nearpath/autopath"
 )
 
 var podStart = time.Unix(1_000_000, 0)
@@ -37,8 +39,8 @@ func TestPodFrom(t *testing.T) {
 	waiting := corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{}}
 	now := metav1.NewTime(podStart.Add(time.Minute))
 	both := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}
-	plain := pod{uid: "a", namespace: "shop", addrs: both, since: podStart.Add(settle), search: podSearch{ndots: -1}}
-	searching := func(s podSearch) pod { p := plain; p.search = s; return p }
+	plain := pod{uid: "a", namespace: "shop", addrs: both, since: podStart.Add(settle), search: autopath.Own{Ndots: -1}}
+	searching := func(s autopath.Own) pod { p := plain; p.search = s; return p }
 	none := pod{uid: "a", namespace: "shop"}
 	value := func(s string) *string { return &s }
 	for name, tt := range map[string]struct {
@@ -90,19 +92,19 @@ func TestPodFrom(t *testing.T) {
 		"own DNS": {func(p *corev1.Pod) {
 			p.Spec.DNSPolicy = corev1.DNSNone
 			p.Spec.DNSConfig = &corev1.PodDNSConfig{Searches: []string{"own.test"}}
-		}, searching(podSearch{none: true, search: []string{"own.test"}, ndots: -1})},
+		}, searching(autopath.Own{None: true, Search: []string{"own.test"}, Ndots: -1})},
 		"own options": {func(p *corev1.Pod) {
 			p.Spec.DNSConfig = &corev1.PodDNSConfig{Options: []corev1.PodDNSConfigOption{{Name: "edns0"}, {Name: "ndots", Value: value("2")}}}
-		}, searching(podSearch{ndots: 2})},
+		}, searching(autopath.Own{Ndots: 2})},
 		"ndots without value": {func(p *corev1.Pod) {
 			p.Spec.DNSConfig = &corev1.PodDNSConfig{Options: []corev1.PodDNSConfigOption{{Name: "ndots"}}}
-		}, searching(podSearch{ndots: 0})},
+		}, searching(autopath.Own{Ndots: 0})},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			in := running("a", "shop", "10.0.0.1", "fd00::1")
 			tt.change(in)
-			diff := cmp.Diff(tt.want, podFrom(in), cmp.AllowUnexported(pod{}, podSearch{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }))
+			diff := cmp.Diff(tt.want, podFrom(in), cmp.AllowUnexported(pod{}, autopath.Own{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }))
 			if diff != "" {
 				t.Error(diff)
 			}

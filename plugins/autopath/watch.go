@@ -51,7 +51,7 @@ type podAPI interface {
 // It is a task: Run once, Ready is closed when all pods have been listed once.
 type follower struct {
 	api     podAPI
-	cluster clusterSearch
+	cluster autopath.Cluster
 	pods    prometheus.Gauge
 
 	index atomic.Pointer[index]
@@ -59,7 +59,7 @@ type follower struct {
 	ready chan struct{}
 }
 
-func newFollower(api podAPI, c clusterSearch, pods prometheus.Gauge) *follower {
+func newFollower(api podAPI, c autopath.Cluster, pods prometheus.Gauge) *follower {
 	f := &follower{api: api, cluster: c, pods: pods, ready: make(chan struct{})}
 	f.index.Store(newIndex(c))
 	return f
