@@ -24,10 +24,20 @@ type Config struct {
 	// Listen are the addresses to serve, each on UDP and TCP; at least one.
 	Listen []netip.AddrPort
 	// Upstreams answer what the cluster does not: "address", "address:port" or the absolute path of a resolv.conf.
-	// They are asked over TCP connections that stay open. Without any, such names are SERVFAIL.
+	// Without any, such names are SERVFAIL.
 	Upstreams []string
+	// Stubs are domains that have upstreams of their own, by longest suffix.
+	Stubs []Stub
 	// CacheSize is how many of their answers are kept, and again how many negative ones; 0 means 10000.
 	CacheSize int
+	// Directives are lines of a user, which go into the block of the root as they are.
+	Directives string
+}
+
+// A Stub is a domain with upstreams of its own, written as those of Config are.
+type Stub struct {
+	Domain    string
+	Upstreams []string
 }
 
 // Corefile writes the Corefile for [NewServer]. Errors name the field.
@@ -55,6 +65,7 @@ func (c Config) ports() []uint16 {
 	return slices.Compact(ports)
 }
 
+// writeBlock writes the lines in the order in which the plugins see a query.
 func (c Config) writeBlock(b *strings.Builder, port uint16) {
 	fmt.Fprintf(b, ".:%d {\n\tbind", port)
 	for _, at := range c.Listen {
@@ -62,20 +73,48 @@ func (c Config) writeBlock(b *strings.Builder, port uint16) {
 			fmt.Fprintf(b, " %s", at.Addr())
 		}
 	}
-	fmt.Fprintf(b, "\n\terrors\n\tloadbalance\n\tnearpath %s in-addr.arpa ip6.arpa {\n\t\tttl %d\n\t}\n", c.Domain, c.TTL)
+	b.WriteString("\n\tmetadata\n\terrors\n\tloadbalance\n")
+	fmt.Fprintf(b, "\tnearpath %s in-addr.arpa ip6.arpa {\n\t\tttl %d\n\t}\n", c.Domain, c.TTL)
+	if len(c.Upstreams)+len(c.Stubs) > 0 {
+		c.writeCache(b)
+	}
+	for _, stub := range c.longestFirst() {
+		writeForward(b, strings.TrimSuffix(stub.Domain, "."), stub.Upstreams)
+	}
 	if len(c.Upstreams) > 0 {
-		fmt.Fprintf(b, "\tcache {\n\t\tsuccess %d\n\t\tdenial %d\n\t\tservfail 5s\n\t}\n", c.CacheSize, c.CacheSize)
-		fmt.Fprintf(b, "\tforward . %s {\n\t\tforce_tcp\n\t\texpire 30s\n\t}\n", strings.Join(c.Upstreams, " "))
+		writeForward(b, ".", c.Upstreams)
+	}
+	for line := range strings.Lines(c.Directives) {
+		fmt.Fprintf(b, "\t%s\n", strings.TrimRight(line, "\r\n"))
 	}
 	b.WriteString("}\n")
+}
+
+// longestFirst are the stubs in the order in which they are to be asked: the plugin takes the first that has the name.
+func (c Config) longestFirst() []Stub {
+	labels := func(s Stub) int { return strings.Count(strings.TrimSuffix(s.Domain, "."), ".") }
+	return slices.SortedStableFunc(slices.Values(c.Stubs), func(a, b Stub) int { return labels(b) - labels(a) })
+}
+
+// writeCache keeps answers for an hour after their time (RFC 8767), for when nobody upstream answers: a client waits for
+// 1.8 s at most, then it gets the old answer with a TTL of 30 s, and for 5 s so does whoever asks next, at once.
+func (c Config) writeCache(b *strings.Builder) {
+	fmt.Fprintf(b, "\tcache {\n\t\tsuccess %d\n\t\tdenial %d\n\t\tservfail 5s\n", c.CacheSize, c.CacheSize)
+	b.WriteString("\t\tprefetch 1 1h 20%\n\t\tserve_stale 1h verify 1.8s 30s 5s\n\t\tserve_stale_policy prefer_positive\n\t}\n")
+}
+
+func writeForward(b *strings.Builder, domain string, upstreams []string) {
+	fmt.Fprintf(b, "\tforward %s %s {\n\t\tforce_tcp\n\t\texpire 30s\n\t}\n", domain, strings.Join(upstreams, " "))
 }
 
 // domainPattern keeps anything out of the Corefile that means something in it.
 var domainPattern = regexp.MustCompile(`^[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*$`)
 
+func isDomain(s string) bool { return domainPattern.MatchString(s) && len(s) <= 200 }
+
 func (c Config) validate() error {
 	switch {
-	case !domainPattern.MatchString(c.Domain) || len(c.Domain) > 200:
+	case !isDomain(c.Domain):
 		return fmt.Errorf("domain: %q is not a domain name", c.Domain)
 	case c.TTL > maxTTL:
 		return fmt.Errorf("ttl: %d is above %d", c.TTL, maxTTL)
@@ -91,7 +130,29 @@ func (c Config) validate() error {
 	}
 	for _, upstream := range c.Upstreams {
 		if err := c.validateUpstream(upstream); err != nil {
-			return err
+			return fmt.Errorf("upstreams: %w", err)
+		}
+	}
+	return c.validateStubs()
+}
+
+func (c Config) validateStubs() error {
+	seen := map[string]bool{}
+	for _, stub := range c.Stubs {
+		domain := strings.ToLower(strings.TrimSuffix(stub.Domain, "."))
+		switch {
+		case !isDomain(domain):
+			return fmt.Errorf("stub domains: %q is not a domain name", stub.Domain)
+		case seen[domain]:
+			return fmt.Errorf("stub domains: %s is there twice", domain)
+		case len(stub.Upstreams) == 0:
+			return fmt.Errorf("stub domains: %s has no upstream", domain)
+		}
+		seen[domain] = true
+		for _, upstream := range stub.Upstreams {
+			if err := c.validateUpstream(upstream); err != nil {
+				return fmt.Errorf("stub domains: %s: %w", domain, err)
+			}
 		}
 	}
 	return nil
@@ -105,12 +166,12 @@ func (c Config) validateUpstream(upstream string) error {
 	if err != nil {
 		addr, err := netip.ParseAddr(upstream)
 		if err != nil {
-			return fmt.Errorf("upstreams: %q is not an address or an absolute path", upstream)
+			return fmt.Errorf("%q is not an address or an absolute path", upstream)
 		}
 		at = netip.AddrPortFrom(addr, 53)
 	}
 	if slices.Contains(c.Listen, at) {
-		return fmt.Errorf("upstreams: %s is our own listener", at)
+		return fmt.Errorf("%s is our own listener", at)
 	}
 	return nil
 }

@@ -23,7 +23,8 @@ func TestCorefile(t *testing.T) {
 		TTL:       7,
 		Listen:    listen("169.254.20.10:53", "127.0.0.1:5353", "[fd00::a]:53"),
 		Upstreams: []string{"100.100.2.136", "[fd00::1]:5353", "/etc/resolv.conf"},
-		CacheSize: 2000,
+		Stubs:     []Stub{{"example", []string{"10.0.0.1"}}, {"a.example.", []string{"10.0.0.2:5300", "10.0.0.3"}}},
+		CacheSize: 2000, Directives: "rewrite name x y\nhosts {\n\tfallthrough\n}",
 	}.Corefile()
 	if err != nil {
 		t.Fatal(err)
@@ -31,6 +32,7 @@ func TestCorefile(t *testing.T) {
 	block := func(port, addrs string) string {
 		return ".:" + port + ` {
 	bind ` + addrs + `
+	metadata
 	errors
 	loadbalance
 	nearpath example.org in-addr.arpa ip6.arpa {
@@ -40,10 +42,25 @@ func TestCorefile(t *testing.T) {
 		success 2000
 		denial 2000
 		servfail 5s
+		prefetch 1 1h 20%
+		serve_stale 1h verify 1.8s 30s 5s
+		serve_stale_policy prefer_positive
+	}
+	forward a.example 10.0.0.2:5300 10.0.0.3 {
+		force_tcp
+		expire 30s
+	}
+	forward example 10.0.0.1 {
+		force_tcp
+		expire 30s
 	}
 	forward . 100.100.2.136 [fd00::1]:5353 /etc/resolv.conf {
 		force_tcp
 		expire 30s
+	}
+	rewrite name x y
+	hosts {
+		fallthrough
 	}
 }
 `
@@ -79,6 +96,12 @@ func TestCorefileErrorsNameTheField(t *testing.T) {
 		"cache":                 {func(c *Config) { c.CacheSize = -1 }, "cache size: -1"},
 		"upstream by name":      {func(c *Config) { c.Upstreams = []string{"dns.example"} }, `upstreams: "dns.example"`},
 		"upstream of two lines": {func(c *Config) { c.Upstreams = []string{"/a\n}"} }, "upstreams: "},
+		"stub without upstream": {func(c *Config) { c.Stubs = []Stub{{"a.example", nil}} }, "stub domains: a.example has no upstream"},
+		"stub twice": {func(c *Config) {
+			c.Stubs = []Stub{{"a.example", []string{"10.0.0.1"}}, {"A.example.", []string{"10.0.0.1"}}}
+		}, "stub domains: a.example is there twice"},
+		"stub of a brace":       {func(c *Config) { c.Stubs = []Stub{{"{", []string{"10.0.0.1"}}} }, `stub domains: "{"`},
+		"stub's upstream is us": {func(c *Config) { c.Stubs = []Stub{{"a", []string{"127.0.0.1:53"}}} }, "stub domains: a: 127.0.0.1:53 is our own"},
 		"upstream is us":        {func(c *Config) { c.Upstreams = []string{"127.0.0.1"} }, "upstreams: 127.0.0.1:53 is our own listener"},
 	} {
 		t.Run(name, func(t *testing.T) {

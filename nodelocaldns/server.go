@@ -1,32 +1,63 @@
 package nodelocaldns
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/miekg/dns"
 )
 
 // stopTimeout bounds how long queries in flight may hold up the end of the process: kernel answers and fail-over to
 // cluster DNS go on without it.
 const stopTimeout = 2 * time.Second
 
+// awaitTimeout is how long a listener may take to answer that was bound before.
+const awaitTimeout = 2 * time.Second
+
+// defaultEvery is how often a Server compares its Corefile.
+const defaultEvery = 5 * time.Second
+
+// ServerConfig is what a Server needs.
+type ServerConfig struct {
+	// Corefile is the configuration as it should be now, one that [Config.Corefile] wrote or a user's own. It is asked at the
+	// start and every so often.
+	Corefile func() ([]byte, error)
+	// Required are the addresses that the Corefile must listen on, on UDP and TCP.
+	Required []netip.AddrPort
+	// Refused is told why a Corefile is not served, and nil when the one that should be is.
+	Refused func(error)
+	// Every is how often the Corefile is compared, and how long a start that failed is put off; 0 means 5 s.
+	Every time.Duration
+	Log   *slog.Logger
+}
+
 // A Server runs CoreDNS in this process. The settings of CoreDNS belong to the whole process, so run one at a time.
+// Besides those that its caller registers by importing them, the plugins are those in stock.go.
 //
 // It is a task: Run once, Ready is closed when every listener is bound.
 type Server struct {
-	corefile []byte
-	log      *slog.Logger
-	ready    chan struct{}
+	cfg   ServerConfig
+	seen  []byte // the Corefile that was tried last
+	ready chan struct{}
+	live  atomic.Pointer[caddy.Instance]
+	told  error
 }
 
-// NewServer returns a Server for a Corefile, one that [Config.Corefile] wrote or a user's own. Besides `nearpath`, which
-// its caller registers by importing plugins/nearpath, the plugins are those in stock.go.
-func NewServer(corefile []byte, log *slog.Logger) *Server {
-	return &Server{corefile: corefile, log: log, ready: make(chan struct{})}
+// NewServer returns a Server.
+func NewServer(cfg ServerConfig) *Server {
+	if cfg.Every == 0 {
+		cfg.Every = defaultEvery
+	}
+	return &Server{cfg: cfg, ready: make(chan struct{})}
 }
 
 // Ready is closed when every listener is bound.
@@ -34,25 +65,115 @@ func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 func (s *Server) String() string { return "node DNS" }
 
-// Run serves until ctx ends, then lets queries in flight finish for 2 s at most and returns nil. An error in the Corefile
-// names its line, a listener that cannot be bound its address.
+// Run serves until ctx ends, then lets queries in flight finish for 2 s at most and returns nil. A Corefile with a fault is
+// refused, whole, and the last good one goes on; before there was one, Run tries again. Errors name the line of the
+// Corefile, or the address that cannot be listened on.
 func (s *Server) Run(ctx context.Context) error {
 	dnsserver.Quiet, caddy.Quiet = true, true // no banner on standard output
-	instance, err := caddy.Start(caddy.CaddyfileInput{
-		Contents:       s.corefile,
-		Filepath:       "Corefile",
-		ServerTypeName: "dns",
-	})
+	tick := time.NewTicker(s.cfg.Every)
+	defer tick.Stop()
+	for {
+		s.tell(s.follow())
+		select {
+		case <-ctx.Done():
+			if instance := s.live.Load(); instance != nil {
+				s.stop(instance)
+			}
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// tell reports what has changed.
+func (s *Server) tell(err error) {
+	if (err == nil && s.told == nil) || (err != nil && s.told != nil && err.Error() == s.told.Error()) {
+		return
+	}
+	s.told = err
+	if s.cfg.Refused != nil {
+		s.cfg.Refused(err)
+	}
+}
+
+// follow serves by the Corefile as it should be now. What was refused is not tried again before it changes, unless nothing
+// serves yet: then what was in the way may have gone.
+func (s *Server) follow() error {
+	corefile, err := s.cfg.Corefile()
 	if err != nil {
-		instance.ShutdownCallbacks() // plugins may have started before the error
+		return err
+	}
+	running := s.live.Load()
+	if running != nil && bytes.Equal(corefile, s.seen) {
+		return s.told
+	}
+	s.seen = corefile
+	if running == nil {
+		return s.start(corefile)
+	}
+	return s.reload(running, corefile)
+}
+
+func input(corefile []byte) caddy.Input {
+	return caddy.CaddyfileInput{Contents: corefile, Filepath: "Corefile", ServerTypeName: "dns"}
+}
+
+func (s *Server) start(corefile []byte) error {
+	if err := checkBound(corefile, s.cfg.Required); err != nil {
 		return fmt.Errorf("start node DNS: %w", err)
 	}
+	instance, err := caddy.Start(input(corefile))
+	if err != nil {
+		_ = instance.Stop()
+		instance.ShutdownCallbacks() // plugins may have started before the error
+		closeForgotten()
+		return fmt.Errorf("start node DNS: %w", err)
+	}
+	s.live.Store(instance)
+	s.await(instance)
 	close(s.ready)
-	s.log.Info("node DNS serves", "listeners", listeners(instance))
-	<-ctx.Done()
-	s.stop(instance)
+	s.cfg.Log.Info("node DNS serves", "listeners", listeners(instance))
 	return nil
 }
+
+// reload changes to another Corefile. Listeners that both have stay open, so no query is lost; the caches of plugins begin
+// anew.
+func (s *Server) reload(running *caddy.Instance, corefile []byte) error {
+	if err := checkBound(corefile, s.cfg.Required); err != nil {
+		return fmt.Errorf("change node DNS: %w", err)
+	}
+	next, err := running.Restart(input(corefile))
+	if err != nil {
+		closeForgotten()
+		return fmt.Errorf("change node DNS: %w", err)
+	}
+	s.live.Store(next)
+	s.await(next)
+	s.cfg.Log.Info("node DNS serves by another Corefile", "listeners", listeners(next))
+	return nil
+}
+
+// await waits until every listener answers. caddy returns before its servers run, and one that is stopped before it runs goes
+// on for ever. A question of class CHAOS is refused before it gets to plugins.
+func (s *Server) await(instance *caddy.Instance) {
+	question := new(dns.Msg).SetQuestion(".", dns.TypeTXT)
+	question.Question[0].Qclass = dns.ClassCHAOS
+	for _, l := range instance.Servers() {
+		for _, addr := range []net.Addr{l.Addr(), l.LocalAddr()} {
+			if addr == nil {
+				continue
+			}
+			client := dns.Client{Net: addr.Network(), Timeout: awaitTimeout}
+			if _, _, err := client.Exchange(question, addr.String()); err != nil {
+				s.cfg.Log.Debug("a listener of node DNS does not answer DNS", "listener", addr.String(), "err", err)
+			}
+		}
+	}
+}
+
+// closeForgotten closes listeners that a failed start has bound: caddy forgets them, and a socket that nobody reads would
+// get its share of the queries.
+func closeForgotten() { runtime.GC() }
 
 // stop ends the listeners first: plugins must outlive the queries in flight.
 func (s *Server) stop(instance *caddy.Instance) {
@@ -60,10 +181,10 @@ func (s *Server) stop(instance *caddy.Instance) {
 	go func() {
 		defer close(stopped)
 		if err := instance.Stop(); err != nil {
-			s.log.Warn("node DNS did not stop cleanly", "err", err)
+			s.cfg.Log.Warn("node DNS did not stop cleanly", "err", err)
 		}
 		for _, err := range instance.ShutdownCallbacks() {
-			s.log.Warn("node DNS did not stop cleanly", "err", err)
+			s.cfg.Log.Warn("node DNS did not stop cleanly", "err", err)
 		}
 		instance.Wait()
 	}()
@@ -72,7 +193,7 @@ func (s *Server) stop(instance *caddy.Instance) {
 	select {
 	case <-stopped:
 	case <-timeout.C:
-		s.log.Warn("node DNS left queries unanswered", "waited", stopTimeout)
+		s.cfg.Log.Warn("node DNS left queries unanswered", "waited", stopTimeout)
 	}
 }
 

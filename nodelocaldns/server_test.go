@@ -1,7 +1,9 @@
 package nodelocaldns_test
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -144,17 +146,43 @@ func startServer(t *testing.T, store *cluster.Store, upstreams ...string) (addr 
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := nodelocaldns.NewServer(corefile, slog.New(slog.DiscardHandler))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- server.Run(ctx) }()
-	select {
-	case <-server.Ready():
-	case err := <-done:
-		cancel()
+	s := run(t, corefile, at)
+	if err := s.outcome(); err != nil {
 		t.Fatal(err)
 	}
-	stop = sync.OnceValue(func() time.Duration {
+	return at.String(), s.stop
+}
+
+// A running is a Server that runs until the test ends.
+type running struct {
+	*nodelocaldns.Server
+	corefile atomic.Pointer[[]byte]
+	refused  chan error
+	stop     func() time.Duration
+}
+
+// outcome waits until the Server is ready, or tells why it is not.
+func (r *running) outcome() error {
+	select {
+	case <-r.Ready():
+		return nil
+	case err := <-r.refused:
+		return err
+	}
+}
+
+func run(t *testing.T, corefile []byte, required ...netip.AddrPort) *running {
+	t.Helper()
+	r := &running{refused: make(chan error, 100)}
+	r.corefile.Store(&corefile)
+	r.Server = nodelocaldns.NewServer(nodelocaldns.ServerConfig{
+		Corefile: func() ([]byte, error) { return *r.corefile.Load(), nil }, Required: required,
+		Refused: func(err error) { r.refused <- err }, Every: 10 * time.Millisecond, Log: slog.New(slog.DiscardHandler),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	r.stop = sync.OnceValue(func() time.Duration {
 		start := time.Now()
 		cancel()
 		if err := <-done; err != nil {
@@ -162,8 +190,8 @@ func startServer(t *testing.T, store *cluster.Store, upstreams ...string) (addr 
 		}
 		return time.Since(start)
 	})
-	t.Cleanup(func() { stop() })
-	return at.String(), stop
+	t.Cleanup(func() { r.stop() })
+	return r
 }
 
 // ask returns the status and the answers, without their TTL, as one line.
@@ -303,20 +331,78 @@ func TestServerNamesTheAddressItCannotBind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := nodelocaldns.NewServer(corefile, slog.New(slog.DiscardHandler))
-	if err := server.Run(t.Context()); err == nil || !strings.Contains(err.Error(), at.String()) {
+	s := run(t, corefile, at)
+	if err := s.outcome(); err == nil || !strings.Contains(err.Error(), at.String()) {
 		t.Errorf("error %v, want one that names %s", err, at)
 	}
-	select {
-	case <-server.Ready():
-		t.Error("ready without a listener")
-	default:
+	// It is served once nothing is in the way.
+	_, _ = udp.Close(), tcp.Close()
+	if err := s.outcome(); err != nil {
+		t.Error(err)
 	}
 }
 
 func TestServerNamesTheLineOfABadCorefile(t *testing.T) {
-	server := nodelocaldns.NewServer([]byte(".:5300 {\n\tnearpath cluster.local {\n\t\tttl forever\n\t}\n}\n"), slog.New(slog.DiscardHandler))
-	if err := server.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "Corefile:3") {
+	s := run(t, []byte(".:5300 {\n\tnearpath cluster.local {\n\t\tttl forever\n\t}\n}\n"))
+	if err := s.outcome(); err == nil || !strings.Contains(err.Error(), "Corefile:3") {
 		t.Errorf("error %v, want one that names line 3", err)
 	}
 }
+
+// TestServerChangesItsCorefile asks all the while: no change costs an answer, and a bad one changes nothing.
+func TestServerChangesItsCorefile(t *testing.T) {
+	at := freeAddr(t)
+	host := func(addr string) []byte {
+		return fmt.Appendf(nil, ".:%d {\n\tbind 127.0.0.1\n\thosts {\n\t\t%s a.example\n\t}\n}\n", at.Port(), addr)
+	}
+	s := run(t, host("192.0.2.1"), at)
+	if err := s.outcome(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var asking sync.WaitGroup
+	var asked atomic.Int32
+	for range 4 {
+		asking.Go(func() {
+			client := dns.Client{Net: "udp", Timeout: deadline}
+			for ctx.Err() == nil {
+				reply, _, err := client.Exchange(new(dns.Msg).SetQuestion("a.example.", dns.TypeA), at.String())
+				if err != nil || len(reply.Answer) != 1 {
+					t.Errorf("no answer: %v", err)
+				}
+				asked.Add(1)
+			}
+		})
+	}
+	defer func() { cancel(); asking.Wait() }()
+	await := func(addr string) {
+		t.Helper()
+		for start := time.Now(); ask(t, "udp", at.String(), "a.example.", dns.TypeA) != "NOERROR A "+addr; {
+			if time.Since(start) > deadline {
+				t.Fatalf("%s is not served", addr)
+			}
+		}
+	}
+	for i := range 5 {
+		next := fmt.Sprintf("192.0.2.%d", 10+i)
+		s.set(host(next))
+		await(next)
+	}
+	for _, bad := range [][]byte{
+		[]byte(".:53 {\n\tno_such_plugin\n}\n"),
+		bytes.ReplaceAll(host("192.0.2.66"), []byte("bind 127.0.0.1"), []byte("bind 127.0.0.2")),
+	} {
+		s.set(bad)
+		if err := <-s.refused; err == nil {
+			t.Error("served")
+		}
+		await("192.0.2.14")
+		s.set(host("192.0.2.14"))
+		if err := <-s.refused; err != nil {
+			t.Error(err)
+		}
+	}
+	t.Logf("%d answers meanwhile", asked.Load())
+}
+
+func (r *running) set(corefile []byte) { r.corefile.Store(&corefile) }

@@ -1,5 +1,5 @@
 // Command coredns is CoreDNS for the cluster's central DNS, with the plugins of this project built in. Its flags and its
-// Corefile are those of CoreDNS; docs/node-dns.md and docs/autopath.md say what the plugins `nearpath` and `autopath` add.
+// Corefile are those of CoreDNS; docs/dns.md and docs/autopath.md say what the plugins `nearpath` and `autopath` add.
 package main
 
 import (

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/nearpath/nearpath/bpf"
@@ -101,8 +102,10 @@ type agent struct {
 	synced    <-chan struct{}                  // closed when the first Snapshot is served
 	attached  <-chan struct{}                  // closed when the socket programs are in place
 	served    atomic.Pointer[cluster.Snapshot] // what DNS answers from
-	tasks     tasks
-	forADD    tasks // what must be ready before a pod may be wired
+	// noResolver says once that the node has none.
+	noResolver sync.Once
+	tasks      tasks
+	forADD     tasks // what must be ready before a pod may be wired
 }
 
 func newAgentOf(cfg config, level *slog.LevelVar, log *slog.Logger) *agent {

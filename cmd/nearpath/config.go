@@ -123,17 +123,6 @@ type egressConfig struct {
 	Exempt []netip.Prefix `json:"exempt"`
 }
 
-type dnsConfig struct {
-	// Address is the node's DNS listener, on port 53.
-	Address netip.Addr `json:"address"`
-	// Service is the cluster's DNS, "namespace/name": what pods have as their nameserver.
-	Service string `json:"service"`
-	// Upstreams get what is not of the cluster, over TCP; empty means the node's own resolvers.
-	Upstreams []string `json:"upstreams"`
-	// Corefile replaces the generated configuration; a path.
-	Corefile string `json:"corefile"`
-}
-
 // A duration is written as time.ParseDuration reads it, such as 30s.
 type duration time.Duration
 

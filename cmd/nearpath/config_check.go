@@ -79,15 +79,6 @@ func (c egressConfig) check() []strict.Rule {
 	return rules
 }
 
-func (c dnsConfig) check() []strict.Rule {
-	_, serviceErr := parseName(c.Service)
-	return []strict.Rule{
-		{OK: c.Address.Is4(), Path: "dns.address", Value: c.Address, Fix: "use an IPv4 address, such as the link-local 169.254.20.10"},
-		{OK: serviceErr == nil, Path: "dns.service", Value: c.Service, Fix: `write it as "namespace/name"`},
-		{OK: !slices.ContainsFunc(c.Upstreams, notAddress), Path: "dns.upstreams", Value: c.Upstreams, Fix: "use addresses, with or without a port"},
-	}
-}
-
 func atLeast(path string, value, least int) strict.Rule {
 	return strict.Rule{OK: value >= least, Path: path, Value: value, Fix: fmt.Sprintf("use a number of at least %d", least)}
 }
@@ -132,10 +123,4 @@ func valuesOf(m map[string]int) (out []int) {
 		out = append(out, v)
 	}
 	return out
-}
-
-func notAddress(s string) bool {
-	_, err := netip.ParseAddr(s)
-	_, errPort := netip.ParseAddrPort(s)
-	return err != nil && errPort != nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/miekg/dns"
@@ -17,52 +18,69 @@ import (
 const resolvConf = "/etc/resolv.conf"
 
 func (a *agent) buildDNS(context.Context) error {
-	corefile, err := a.corefile()
-	if err != nil {
-		return err
-	}
 	nearpath.Provide(a.served.Load)
+	var required []netip.AddrPort
+	for _, addr := range a.cfg.DNS.addresses() {
+		required = append(required, netip.AddrPortFrom(addr, 53))
+	}
+	server := nodelocaldns.NewServer(nodelocaldns.ServerConfig{
+		Corefile: func() ([]byte, error) { return a.corefile(a.live.Load().DNS) }, Required: required, Refused: a.corefileRefused, Log: a.log,
+	})
 	// The listener's address is the host network's work. And the moment it listens it is asked: before the first
 	// Snapshot the cluster's DNS has the better answers.
 	a.tasks = append(a.tasks, &delayed{
-		task:  &steeredDNS{server: nodelocaldns.NewServer(corefile, a.log), hold: a.datapath.HoldDNS, ready: make(chan struct{})},
+		task:  &steeredDNS{server: server, hold: a.datapath.HoldDNS, ready: make(chan struct{})},
 		first: []<-chan struct{}{a.host.Ready(), a.synced},
 	})
 	return nil
 }
 
-func (a *agent) corefile() ([]byte, error) {
-	if a.cfg.DNS.Corefile != "" {
-		text, err := os.ReadFile(a.cfg.DNS.Corefile)
+// corefileRefused makes an event of what a user can put right. Until there is a good Corefile the cluster's DNS serves.
+func (a *agent) corefileRefused(err error) {
+	if err == nil {
+		a.log.Info("the node's DNS is as configured")
+		return
+	}
+	a.log.Error("the node's DNS is not as configured", "err", err)
+	a.warnNode("NodeDNSNotAsConfigured", err.Error())
+}
+
+// corefile is the Corefile of a configuration. Where the node listens does not change while the agent runs.
+func (a *agent) corefile(c dnsConfig) ([]byte, error) {
+	if c.Corefile != "" {
+		text, err := os.ReadFile(c.Corefile)
 		if err != nil {
 			return nil, fmt.Errorf("dns.corefile: %w", err)
 		}
 		return text, nil
 	}
-	upstreams := a.cfg.DNS.Upstreams
-	if len(upstreams) == 0 {
-		upstreams = a.nodeResolvers(resolvConf)
+	conf := nodelocaldns.Config{
+		Domain: a.cfg.ClusterDomain, TTL: clusterTTL, Upstreams: c.Upstreams, Stubs: c.stubs(), CacheSize: c.CacheSize, Directives: c.Directives,
 	}
-	return nodelocaldns.Config{
-		Domain: a.cfg.ClusterDomain, TTL: clusterTTL, Upstreams: upstreams,
-		Listen: []netip.AddrPort{netip.AddrPortFrom(a.cfg.DNS.Address, 53)},
-	}.Corefile()
+	if len(conf.Upstreams) == 0 {
+		conf.Upstreams = a.nodeResolvers(resolvConf)
+	}
+	for _, addr := range a.cfg.DNS.addresses() {
+		conf.Listen = append(conf.Listen, netip.AddrPortFrom(addr, 53))
+	}
+	return conf.Corefile()
 }
 
 // nodeResolvers are the resolvers of the node but for this one. A node without any still has the cluster's names.
 func (a *agent) nodeResolvers(path string) (upstreams []string) {
 	conf, err := dns.ClientConfigFromFile(path)
-	if err != nil {
-		a.log.Warn("the node's resolvers are unknown: names outside the cluster will not resolve", "err", err)
-		return nil
-	}
-	for _, server := range conf.Servers {
-		if server != a.cfg.DNS.Address.String() {
-			upstreams = append(upstreams, server)
+	if err == nil {
+		for _, server := range conf.Servers {
+			addr, err := netip.ParseAddr(server)
+			if err == nil && !slices.Contains(a.cfg.DNS.addresses(), addr) {
+				upstreams = append(upstreams, server)
+			}
 		}
 	}
 	if len(upstreams) == 0 {
-		a.log.Warn("the node has no resolver: names outside the cluster will not resolve", "file", path)
+		a.noResolver.Do(func() {
+			a.log.Warn("the node has no resolver that is known: names outside the cluster will not resolve", "file", path, "err", err)
+		})
 	}
 	return upstreams
 }

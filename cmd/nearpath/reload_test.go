@@ -94,8 +94,8 @@ func TestReload(t *testing.T) {
 func TestChangedKeys(t *testing.T) {
 	t.Parallel()
 	a, b := defaultConfig(), defaultConfig()
-	b.Listen, b.Pool.Stack, b.Pool.MinIdle, b.DNS.Upstreams, b.Cloud.STSEndpoint = a.Listen, "dual", 7, []string{"10.0.0.1"}, "sts"
-	if got := changedKeys("", fixed(a), fixed(b)); !slices.Equal(got, []string{"cloud.stsEndpoint", "dns.upstreams", "pool.stack"}) {
+	b.Listen, b.Pool.Stack, b.Pool.MinIdle, b.DNS.Upstreams, b.DNS.Service, b.Cloud.STSEndpoint = a.Listen, "dual", 7, []string{"10.0.0.1"}, "a/b", "sts"
+	if got := changedKeys("", fixed(a), fixed(b)); !slices.Equal(got, []string{"cloud.stsEndpoint", "dns.service", "pool.stack"}) {
 		t.Errorf("changed keys %v", got)
 	}
 }

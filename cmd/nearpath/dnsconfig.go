@@ -1,0 +1,79 @@
+package main
+
+import (
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"slices"
+
+	"github.com/nearpath/nearpath/internal/strict"
+	"github.com/nearpath/nearpath/nodelocaldns"
+)
+
+type dnsConfig struct {
+	// Address is the node's DNS listener, on port 53.
+	Address netip.Addr `json:"address"`
+	// Service is the cluster's DNS, "namespace/name": what pods have as their nameserver.
+	Service string `json:"service"`
+	// Upstreams get what is not of the cluster; empty means the node's own resolvers.
+	Upstreams []string `json:"upstreams"`
+	// StubDomains have upstreams of their own, by longest suffix.
+	StubDomains map[string][]string `json:"stubDomains"`
+	// CacheSize is how many answers are kept, and again how many negative ones; 0 means the default.
+	CacheSize int `json:"cacheSize"`
+	// Directives are lines for the generated Corefile's block, such as hosts and rewrite.
+	Directives string `json:"directives"`
+	// Corefile replaces the generated configuration; a path.
+	Corefile string `json:"corefile"`
+}
+
+// addresses are where the node's DNS listens.
+func (c dnsConfig) addresses() []netip.Addr {
+	return slices.DeleteFunc([]netip.Addr{c.Address}, func(a netip.Addr) bool { return !a.IsValid() })
+}
+
+func (c dnsConfig) check() []strict.Rule {
+	_, serviceErr := parseName(c.Service)
+	rules := []strict.Rule{
+		{OK: c.Address.Is4(), Path: "dns.address", Value: c.Address, Fix: "use an IPv4 address, such as the link-local 169.254.20.10"},
+		{OK: serviceErr == nil, Path: "dns.service", Value: c.Service, Fix: `write it as "namespace/name"`},
+		{OK: !slices.ContainsFunc(c.Upstreams, notAddress), Path: "dns.upstreams", Value: c.Upstreams, Fix: "use addresses, with or without a port"},
+		atLeast("dns.cacheSize", c.CacheSize, 0),
+		{OK: c.Corefile == "" || filepath.IsAbs(c.Corefile), Path: "dns.corefile", Value: c.Corefile, Fix: "use an absolute path"},
+	}
+	for _, key := range []struct {
+		path string
+		used bool
+	}{
+		{"dns.upstreams", len(c.Upstreams) > 0}, {"dns.stubDomains", len(c.StubDomains) > 0}, {"dns.cacheSize", c.CacheSize != 0},
+		{"dns.directives", c.Directives != ""},
+	} {
+		rules = append(rules, strict.Rule{
+			OK: c.Corefile == "" || !key.used, Path: key.path, Value: "set",
+			Fix: "remove it, or dns.corefile, which replaces what it would be part of",
+		})
+	}
+	return append(rules, c.checkStubs())
+}
+
+func (c dnsConfig) checkStubs() strict.Rule {
+	conf := nodelocaldns.Config{Listen: []netip.AddrPort{netip.AddrPortFrom(c.Address, 53)}, Stubs: c.stubs()}
+	_, err := conf.Corefile()
+	if err == nil || !c.Address.IsValid() || c.CacheSize < 0 {
+		return strict.Rule{OK: true}
+	}
+	return strict.Rule{Path: "dns.stubDomains", Value: err, Fix: "use domains, each with the addresses of its resolvers"}
+}
+
+func (c dnsConfig) stubs() (stubs []nodelocaldns.Stub) {
+	for _, domain := range slices.Sorted(maps.Keys(c.StubDomains)) {
+		stubs = append(stubs, nodelocaldns.Stub{Domain: domain, Upstreams: c.StubDomains[domain]})
+	}
+	return stubs
+}
+
+func notAddress(s string) bool {
+	_, err := netip.ParseAddr(s)
+	_, errPort := netip.ParseAddrPort(s)
+	return err != nil && errPort != nil
+}
