@@ -68,7 +68,7 @@ type publisher struct {
 // runPublisher builds the parts and runs them. What can be wrong with the configuration is a usageError; nothing else ends
 // it but its context.
 func runPublisher(ctx context.Context, cfg publisherConfig, log *slog.Logger) error {
-	p := &publisher{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), store: cluster.NewStore(), events: cluster.NoEvents{}}
+	p := &publisher{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), store: cluster.NewNameStore(), events: cluster.NoEvents{}}
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 	defer func() {
 		for _, f := range slices.Backward(p.closers) {
