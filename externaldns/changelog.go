@@ -9,6 +9,8 @@ import (
 const (
 	// logLag is how late an entry may come into a change log.
 	logLag = 2 * time.Minute
+	// skew is how far the cloud's clock may be from ours: it refuses requests that are signed earlier or later.
+	skew = 15 * time.Minute
 	// ownFor is for how long an own write is expected in the log.
 	ownFor = 10 * time.Minute
 )
@@ -17,6 +19,7 @@ const (
 type changeLog struct {
 	first  time.Time // entries from before are in the first listing
 	newest time.Time // by the cloud's clock
+	read   time.Time // when the last reading began that came to its end
 	seen   map[aliyun.ZoneChange]struct{}
 	// Writes of ours that the log has not told of: the present ones and those from before the last turn.
 	recent, earlier credits
@@ -37,15 +40,19 @@ func newCredits() credits { return credits{map[int64]int{}, map[Place]int{}, 0} 
 
 // begin is called with the beginning of the first listing. Clocks may differ by a second.
 func (l *changeLog) begin(started time.Time) {
-	*l = changeLog{first: started.Add(-time.Second), newest: started, flying: map[Place]int{}, ahead: map[Place]int{}}
+	*l = changeLog{first: started.Add(-time.Second), newest: started, read: started, flying: map[Place]int{}, ahead: map[Place]int{}}
 }
 
-// since is from when on the log is to be read.
+// since is from when on the log is to be read: from before what may still come in late. What came long before the last
+// reading is not read again, so that a burst of changes, with nothing after it, does not cost its pages for ever.
 func (l *changeLog) since() time.Time {
-	if since := l.newest.Add(-logLag); since.After(l.first) {
-		return since
+	since := l.first
+	for _, t := range []time.Time{l.newest.Add(-logLag), l.read.Add(-logLag - skew)} {
+		if t.After(since) {
+			since = t
+		}
 	}
-	return l.first
+	return since
 }
 
 // fly notes that a write of ours begins.

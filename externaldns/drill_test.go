@@ -218,30 +218,6 @@ func TestTruncatedListing(t *testing.T) {
 	})
 }
 
-// TestIdleCost counts calls when nothing happens (2 a minute are allowed).
-func TestIdleCost(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		cloud := newFakeCloud(bound("z-1", "corp"), bound("z-2", "10.in-addr.arpa"))
-		cloud.seed("z-1", "me", "web", 10_000)
-		start(t, cloud, desire(10_000, "web"))
-		wait(30 * time.Second)
-		before := cloud.count()
-		wait(3 * time.Hour)
-		if n := cloud.count() - before; n > 2*180+1 {
-			t.Errorf("%d calls in 180 minutes: %v", n, cloud.acted())
-		}
-		before = cloud.acted()["DescribeZoneRecords"]
-		wait(2 * time.Hour) // the audit
-		if n := cloud.acted()["DescribeZoneRecords"] - before; n != 101 {
-			t.Errorf("%d calls for an audit of 10,000 records and an empty zone", n)
-		}
-		if n := cloud.writes(); n > 0 {
-			t.Errorf("%d writes", n)
-		}
-	})
-}
-
 // TestAuditFindsWhatTheLogLacks loses the log of an edit.
 func TestAuditFindsWhatTheLogLacks(t *testing.T) {
 	t.Parallel()

@@ -24,6 +24,7 @@ type fakeCloud struct {
 	mu      sync.Mutex // guards what follows
 	zones   map[string]*aliyun.Zone
 	records map[int64]aliyun.ZoneRecord
+	ids     []int64 // of records, sorted
 	log     []aliyun.ZoneChange
 	next    int64
 	tokens  map[string]int64
@@ -109,10 +110,29 @@ func (c *fakeCloud) DescribeZones(ctx context.Context) (list []aliyun.Zone, err 
 	return list, err
 }
 
-func (c *fakeCloud) in(zoneID string) []aliyun.ZoneRecord {
-	list := slices.DeleteFunc(slices.Collect(maps.Values(c.records)), func(r aliyun.ZoneRecord) bool { return r.ZoneID != zoneID })
-	slices.SortFunc(list, func(a, b aliyun.ZoneRecord) int { return cmp.Compare(a.ID, b.ID) })
+// in lists the records of a zone by ID.
+func (c *fakeCloud) in(zoneID string) (list []aliyun.ZoneRecord) {
+	for _, id := range c.ids {
+		if r := c.records[id]; r.ZoneID == zoneID {
+			list = append(list, r)
+		}
+	}
 	return list
+}
+
+// put adds a record or replaces it.
+func (c *fakeCloud) put(r aliyun.ZoneRecord) {
+	if at, found := slices.BinarySearch(c.ids, r.ID); !found {
+		c.ids = slices.Insert(c.ids, at, r.ID)
+	}
+	c.records[r.ID] = r
+}
+
+func (c *fakeCloud) drop(id int64) {
+	if at, found := slices.BinarySearch(c.ids, id); found {
+		c.ids = slices.Delete(c.ids, at, at+1)
+	}
+	delete(c.records, id)
 }
 
 func (c *fakeCloud) DescribeRecords(ctx context.Context, zoneID string, page, size int) (list []aliyun.ZoneRecord, total int, err error) {
@@ -133,7 +153,11 @@ func (c *fakeCloud) FindRecords(ctx context.Context, zoneID, rr string) (list []
 		if c.zones[zoneID] == nil {
 			return aliyun.ErrZoneGone
 		}
-		list = slices.DeleteFunc(c.in(zoneID), func(r aliyun.ZoneRecord) bool { return !strings.EqualFold(r.RR, rr) })
+		for _, id := range c.ids {
+			if r := c.records[id]; r.ZoneID == zoneID && strings.EqualFold(r.RR, rr) {
+				list = append(list, r)
+			}
+		}
 		return nil
 	})
 	return list, err
@@ -173,9 +197,10 @@ func (c *fakeCloud) store(id int64, n *aliyun.ZoneRecord, action string) {
 	r := c.records[id]
 	if n != nil {
 		r = *n
-		c.records[id] = r
+		r.ID = id
+		c.put(r)
 	} else {
-		delete(c.records, id)
+		c.drop(id)
 	}
 	now := time.Now()
 	c.log = append(c.log, aliyun.ZoneChange{ZoneID: r.ZoneID, RecordID: id, RR: r.RR, Type: r.Type, Action: action, At: now})
@@ -319,7 +344,7 @@ func (c *fakeCloud) seed(zoneID string, owner Owner, name string, n int) {
 		}
 		c.next++
 		r.ID = c.next
-		c.records[r.ID] = r
+		c.put(r)
 	}
 }
 

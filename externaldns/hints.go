@@ -11,6 +11,7 @@ import (
 // poll reads the change log of a zone.
 func (s *Syncer) poll(id string, z *zoneWatch, since time.Time) job {
 	return func(ctx context.Context) {
+		started := time.Now()
 		limited, cancel := context.WithTimeout(ctx, callTimeout)
 		changes, err := s.read.Changes(limited, id, since)
 		cancel()
@@ -26,6 +27,7 @@ func (s *Syncer) poll(id string, z *zoneWatch, since time.Time) job {
 			s.log.Warn("change log is not read", "zone", id, "err", err)
 			return // the next round tries again
 		}
+		z.log.read = started
 		s.hints(id, z, z.log.news(changes, now, func(c aliyun.ZoneChange) Place {
 			if places := s.placesOf(id, c); len(places) > 0 {
 				return places[0]

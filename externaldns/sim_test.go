@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http/httptest"
-	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -26,12 +25,18 @@ type simCloud struct {
 	url string
 }
 
-func newSim(t *testing.T, change func(*sim.Config)) *simCloud {
-	t.Helper()
+// simConfig has one zone, at a multiple of the goals' pace.
+func simConfig(times int) sim.Config {
 	cfg := sim.DefaultConfig()
 	cfg.PrivateZone.Zones = []sim.NewZone{{ID: simZone, Name: "corp", VPCs: []string{cfg.VPCID}}}
-	cfg.RateLimits = sim.PrivateZoneLimits(20*speedup, 0)
-	cfg.Latencies = sim.PrivateZoneLatencies(sim.Fixed(50 * time.Millisecond / speedup))
+	cfg.RateLimits = sim.PrivateZoneLimits(20*float64(times), 0)
+	cfg.Latencies = sim.PrivateZoneLatencies(sim.Fixed(50 * time.Millisecond / time.Duration(times)))
+	return cfg
+}
+
+func newSim(t *testing.T, change func(*sim.Config)) *simCloud {
+	t.Helper()
+	cfg := simConfig(speedup)
 	if change != nil {
 		change(&cfg)
 	}
@@ -125,129 +130,6 @@ func until(t *testing.T, what string, done func() bool) time.Duration {
 		time.Sleep(time.Millisecond)
 	}
 	return time.Since(started)
-}
-
-// idle waits until the Syncer has nothing to do.
-func idle(t *testing.T, rigs ...*rig) {
-	t.Helper()
-	until(t, "nothing to do", func() bool {
-		for _, r := range rigs {
-			if r.Status().Pending != [lanes]int{} {
-				return false
-			}
-		}
-		return true
-	})
-}
-
-// TestGoalsOnTheSimulator shows what changes cost and how long they take, at 10,000 records.
-func TestGoalsOnTheSimulator(t *testing.T) {
-	const records = 10_000
-	cloud := newSim(t, nil)
-	cloud.fill(t, records)
-	desired := desire(records, "web")
-	runtime.GC()
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	started := time.Now()
-	r := cloud.start(t, desired, func(c *Config) { c.Poll = time.Hour })
-	<-r.Ready()
-	idle(t, r)
-	n, all, _ := cloud.calls(0)
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	t.Logf("cold start: %v at %dx pace, %v, %d MiB of heap for the syncer", time.Since(started), speedup, n, (after.HeapAlloc-before.HeapAlloc)>>20)
-	if want := records/pageSize + 1; all != want {
-		t.Errorf("a converged start took %d calls, want %d: %v", all, want, n)
-	}
-
-	var took []time.Duration
-	for _, c := range []struct {
-		what, value string
-		action      string
-	}{{"create", "10.99.0.1", "AddZoneRecord"}, {"change", "10.99.0.2", "UpdateZoneRecord"}, {"delete", "", "DeleteZoneRecord"}} {
-		mark := cloud.last()
-		for i := range 20 {
-			rr := fmt.Sprint("fresh-", i)
-			if c.value == "" {
-				r.want(rr)
-				until(t, c.what, func() bool { return !cloud.resolves(rr+".corp", "10.99.0.2") })
-				continue
-			}
-			r.want(rr, "A "+c.value)
-			took = append(took, until(t, c.what, func() bool { return cloud.resolves(rr+".corp", c.value) }))
-		}
-		idle(t, r)
-		if n, all, _ := cloud.calls(mark); all != 20 || n[c.action] != 20 {
-			t.Errorf("20 times %s took %v", c.what, n)
-		}
-	}
-	creates := took[:20]
-	slices.Sort(creates)
-	t.Logf("create to answer: p50 %v, the slowest %v at %dx pace", creates[10], creates[19], speedup)
-}
-
-func TestManyServicesOnTheSimulator(t *testing.T) {
-	const services = 500
-	cloud := newSim(t, nil)
-	desired := &fakeDesired{}
-	r := cloud.start(t, desired)
-	<-r.Ready()
-	mark := cloud.last()
-	var names []string
-	for i := range services {
-		rr := fmt.Sprint("web-", i)
-		desired.set(rr+".corp", wantsFor(rr, "A "+address(i)))
-		names = append(names, rr+".corp")
-	}
-	started := time.Now()
-	r.Touch(names...)
-	until(t, "all services", func() bool { return len(cloud.PrivateZone().Records(simZone)) == services })
-	n, all, throttled := cloud.calls(mark)
-	floor := time.Duration(services) * time.Second / 20 / speedup
-	t.Logf("%d services: %v, %.2f of the floor, %d throttled, %v", services, time.Since(started), float64(time.Since(started))/float64(floor), throttled, n)
-	if adds := n["AddZoneRecord"] - throttled; adds > services || all-throttled > services+10 {
-		t.Errorf("%d calls for %d services: %v", all, services, n)
-	}
-}
-
-func TestTwoInstancesOnTheSimulator(t *testing.T) {
-	const changes = 500
-	cloud := newSim(t, nil)
-	desired := &fakeDesired{}
-	a, b := cloud.start(t, desired), cloud.start(t, desired)
-	<-a.Ready()
-	<-b.Ready()
-	var names []string
-	for i := range changes {
-		rr := fmt.Sprint("web-", i)
-		desired.set(rr+".corp", wantsFor(rr, "A "+address(i)))
-		names = append(names, rr+".corp")
-	}
-	mark := cloud.last()
-	a.Touch(names...)
-	b.Touch(names...)
-	until(t, "all records", func() bool { return len(cloud.PrivateZone().Records(simZone)) == changes })
-	idle(t, a, b)
-	n, all, throttled := cloud.calls(mark)
-	t.Logf("%d changes by two: %d calls, of which %d throttled, %v", changes, all, throttled, n)
-	if effective := all - throttled; effective > changes*13/10 {
-		t.Errorf("%d calls for %d changes: %v", effective, changes, n)
-	}
-}
-
-func TestForeignDeleteIsRepairedOnTheSimulator(t *testing.T) {
-	cloud := newSim(t, nil)
-	r := cloud.start(t, desire(200, "web"), func(c *Config) { c.Poll = time.Second })
-	until(t, "all records", func() bool { return len(cloud.PrivateZone().Records(simZone)) == 200 })
-	idle(t, r)
-	for _, record := range cloud.PrivateZone().Records(simZone)[:3] {
-		if err := cloud.PrivateZone().Remove(record.ID); err != nil {
-			t.Fatal(err)
-		}
-	}
-	took := until(t, "the repair", func() bool { return len(cloud.PrivateZone().Records(simZone)) == 200 })
-	t.Logf("repaired after %v with polls every second", took)
 }
 
 // TestSwitchesOfTheSimulator has everything the vendor leaves open both ways, with answers lost, calls done twice and late,
