@@ -114,7 +114,8 @@ func (h *Handler) ServeScope(ctx context.Context, w dns.ResponseWriter, r *dns.M
 // leave remembers what a client will ask for that goes on with a search for base. It does so for longer than anybody may
 // keep the end of that search, and answer in our place.
 func (h *Handler) leave(scope Scope, base string, now time.Time) {
-	names := scope.s.continuations(base)
+	v := scope.value()
+	names := v.continuations(base)
 	for _, name := range names {
 		h.memory.keep(searched{scope, name}, asAsked, now, 2*maxTTL, h.memory.cleared())
 	}
@@ -181,8 +182,10 @@ type session struct {
 // search returns the end of the search, how long it may be remembered, and how long clients may take it for known.
 func (s *session) search(ctx context.Context) (choice Choice, holds, ttl time.Duration) {
 	now := time.Now()
-	if choice, ttl, ok := s.recall(ctx, now); ok {
-		return choice, ttl, ttl
+	if _, afresh := scopeFrom(ctx); !afresh {
+		if choice, ttl, ok := s.recall(ctx, now); ok {
+			return choice, ttl, ttl
+		}
 	}
 	choice = s.plan.Choose(ctx, s.lookup, s.h.spawn)
 	if choice.Outcome != Found {

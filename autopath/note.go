@@ -56,7 +56,8 @@ func takeNote(ctx context.Context, n Note) {
 	}
 }
 
-// WithScope returns a context of a question that no client asks: it is searched for as clients of the Scope would.
+// WithScope returns a context of a question that no client asks: it is searched for as clients of the Scope would,
+// and afresh, so that the answer holds as long as one can.
 func WithScope(ctx context.Context, s Scope) context.Context {
 	return context.WithValue(ctx, scopeKey{}, s)
 }

@@ -12,10 +12,15 @@ import (
 	"github.com/miekg/dns"
 )
 
-// noted asks a Handler that nobody's address tells anything, and returns what it says of its answer at the time of writing.
-func noted(t *testing.T, h *Handler, scope Scope, name string, qtype uint16) Note {
+// noted asks a Handler and returns what it says of its answer at the time of writing.
+func noted(t *testing.T, h *Handler, name string, qtype uint16) Note {
 	t.Helper()
-	ctx, n := WithNote(WithScope(context.Background(), scope))
+	return notedIn(context.Background(), t, h, name, qtype)
+}
+
+func notedIn(ctx context.Context, t *testing.T, h *Handler, name string, qtype uint16) Note {
+	t.Helper()
+	ctx, n := WithNote(ctx)
 	var written Note
 	w := &writing{ResponseWriter: &test.ResponseWriter{}, do: func() { written = *n }}
 	if _, err := h.ServeDNS(ctx, w, new(dns.Msg).SetQuestion(name, qtype)); err != nil {
@@ -57,10 +62,10 @@ func TestNote(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := New(Config{})
+			h := New(Config{Scopes: scopeOf{scope}})
 			h.Next = shop()
 			for range 2 { // the second time from memory
-				if got := noted(t, h, scope, tt.name, tt.qtype); got.Keep != tt.want.Keep || got.Scope != tt.want.Scope || got.TTL > tt.want.TTL || got.TTL < tt.want.TTL-time.Second {
+				if got := noted(t, h, tt.name, tt.qtype); got.Keep != tt.want.Keep || got.Scope != tt.want.Scope || got.TTL > tt.want.TTL || got.TTL < tt.want.TTL-time.Second {
 					t.Errorf("%+v, want %+v", got, tt.want)
 				}
 			}
@@ -73,21 +78,20 @@ func TestTold(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		z := shop()
-		h := New(Config{Told: true})
+		h := New(Config{Scopes: scopeOf{shopScope(t)}, Told: true})
 		h.Next = &longer{z}
-		scope := shopScope(t)
 		const name = "www.example.test.shop.svc.cluster.local."
-		if got := noted(t, h, scope, name, dns.TypeA); got.TTL != maxTTL {
+		if got := noted(t, h, name, dns.TypeA); got.TTL != maxTTL {
 			t.Errorf("%+v", got)
 		}
 		z.takeAsked()
 		time.Sleep(maxTTL - time.Second)
-		if noted(t, h, scope, name, dns.TypeA); len(z.takeAsked()) != 1 {
+		if noted(t, h, name, dns.TypeA); len(z.takeAsked()) != 1 {
 			t.Error("asked again for what the cluster does not have")
 		}
 		z.names["www.example.test.svc.cluster.local."] = entry{a: Data, aaaa: Data}
 		h.Forget()
-		if noted(t, h, scope, name, dns.TypeA); !slices.Contains(z.takeAsked(), "A www.example.test.svc.cluster.local.") {
+		if noted(t, h, name, dns.TypeA); !slices.Contains(z.takeAsked(), "A www.example.test.svc.cluster.local.") {
 			t.Error("a new name is not asked for")
 		}
 	})
@@ -109,16 +113,15 @@ func (l *longer) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg)
 func TestForgetDuringASearch(t *testing.T) {
 	t.Parallel()
 	z := shop()
-	h := New(Config{Told: true})
-	h.Next = z
+	h := New(Config{Scopes: scopeOf{shopScope(t)}, Told: true})
 	h.Next = interrupted{z, h.Forget}
 	const name = "www.example.test.shop.svc.cluster.local."
-	if got := noted(t, h, shopScope(t), name, dns.TypeA); got != (Note{Keep: KeepNot}) {
+	if got := noted(t, h, name, dns.TypeA); got != (Note{Keep: KeepNot}) {
 		t.Errorf("%+v", got)
 	}
 	h.Next = z
 	z.takeAsked()
-	if noted(t, h, shopScope(t), name, dns.TypeA); len(z.takeAsked()) == 1 {
+	if noted(t, h, name, dns.TypeA); len(z.takeAsked()) == 1 {
 		t.Error("the end of the search was remembered")
 	}
 }
@@ -137,7 +140,7 @@ func (i interrupted) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.
 func TestLeft(t *testing.T) {
 	t.Parallel()
 	var left []string
-	h := New(Config{Left: func(_ Scope, names []string) { left = append(left, names...) }})
+	h := New(Config{Scopes: scopeOf{shopScope(t)}, Left: func(_ Scope, names []string) { left = append(left, names...) }})
 	h.Next = shop()
 	for _, tt := range []struct {
 		name string
@@ -148,9 +151,26 @@ func TestLeft(t *testing.T) {
 		{"a.b.c.d.e.shop", []string{"a.b.c.d.e.shop.svc.cluster.local."}},
 	} {
 		left = nil
-		noted(t, h, shopScope(t), tt.name+".shop.svc.cluster.local.", dns.TypeA)
+		noted(t, h, tt.name+".shop.svc.cluster.local.", dns.TypeA)
 		if !slices.Equal(left, tt.want) {
 			t.Errorf("after %s: left %q, want %q", tt.name, left, tt.want)
 		}
 	}
+}
+
+// A question without a client is searched for as one of its Scope would search, and as if nobody had before.
+func TestWithScope(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := New(Config{Scopes: scopeOf{}})
+		h.Next = shop()
+		ctx := WithScope(t.Context(), shopScope(t))
+		const name = "www.example.test.shop.svc.cluster.local."
+		for range 2 {
+			if got := notedIn(ctx, t, h, name, dns.TypeA); got != (Note{KeepForScope, shopScope(t), 7 * time.Second}) {
+				t.Errorf("%+v", got)
+			}
+			time.Sleep(time.Second)
+		}
+	})
 }

@@ -21,15 +21,21 @@ const (
 
 // A Scope is how a client searches: what resolv.conf(5) calls `search` and `ndots`. It is immutable, small and
 // comparable: two Scopes are equal when the same searches come of them. The zero value searches nothing.
-type Scope struct {
-	of unique.Handle[string] // what makes it equal
-	s  *scope
+type Scope struct{ of unique.Handle[scope] }
+
+// A scope is as comparable as a Scope is to be.
+type scope struct {
+	list  [maxSearch]element
+	count int // of the list
+	ndots int
 }
 
-type scope struct {
-	elements []element
-	ndots    int
-}
+func (s *scope) elements() []element { return s.list[:s.count] }
+
+// value is that of a Scope that is not zero.
+func (s Scope) value() scope { return s.of.Value() }
+
+func (s Scope) zero() bool { return s == Scope{} }
 
 // An element is a domain of the search list.
 type element struct {
@@ -43,7 +49,7 @@ type element struct {
 //
 // Elements that say the same twice, and empty ones, are dropped. Errors name the element.
 func NewScope(search []string, ndots int, domain string) (Scope, error) {
-	s := &scope{ndots: min(max(ndots, 0), maxNdots)}
+	s := scope{ndots: min(max(ndots, 0), maxNdots)}
 	var err error
 	if domain != "" {
 		if domain, err = canonical(domain); err != nil {
@@ -58,35 +64,42 @@ func NewScope(search []string, ndots int, domain string) (Scope, error) {
 		if err != nil {
 			return Scope{}, fmt.Errorf("search: %w", err)
 		}
-		s.add(name, domain)
+		if !s.add(name, domain) {
+			return Scope{}, fmt.Errorf("search: more than %d domains", maxSearch)
+		}
 	}
-	if len(s.elements) > maxSearch {
-		return Scope{}, fmt.Errorf("search: %d domains are more than %d", len(s.elements), maxSearch)
-	}
-	if len(s.elements) == 0 {
+	if s.count == 0 {
 		return Scope{}, nil
 	}
-	return Scope{of: unique.Make(s.String()), s: s}, nil
+	return Scope{unique.Make(s)}, nil
 }
 
-func (s *scope) add(name, domain string) {
-	if slices.ContainsFunc(s.elements, func(e element) bool { return e.domain == name }) {
-		return
+// add returns false if there is no room.
+
+func (s *scope) add(name, domain string) bool {
+	if slices.ContainsFunc(s.elements(), func(e element) bool { return e.domain == name }) {
+		return true
+	}
+	if s.count == maxSearch {
+		return false
 	}
 	local := domain != "" && below(name, domain)
 	if domain == "" {
-		local = name != "." && (len(s.elements) == 0 || below(s.elements[0].domain, name))
+		local = name != "." && (s.count == 0 || below(s.list[0].domain, name))
 	}
-	s.elements = append(s.elements, element{name, local})
+	s.list[s.count] = element{name, local}
+	s.count++
+	return true
 }
 
 // Search returns the domains, in order, in lower case, with final dots.
 func (s Scope) Search() []string {
-	if s.s == nil {
+	if s.zero() {
 		return nil
 	}
-	domains := make([]string, len(s.s.elements))
-	for i, e := range s.s.elements {
+	v := s.value()
+	domains := make([]string, v.count)
+	for i, e := range v.elements() {
 		domains[i] = e.domain
 	}
 	return domains
@@ -94,23 +107,20 @@ func (s Scope) Search() []string {
 
 // Ndots returns how many dots make a name be asked as it is first.
 func (s Scope) Ndots() int {
-	if s.s == nil {
+	if s.zero() {
 		return 0
 	}
-	return s.s.ndots
+	return s.value().ndots
 }
 
 func (s Scope) String() string {
-	if s.s == nil {
+	if s.zero() {
 		return "no search"
 	}
-	return s.s.String()
-}
-
-func (s *scope) String() string {
+	v := s.value()
 	var b strings.Builder
 	b.WriteString("search")
-	for _, e := range s.elements {
+	for _, e := range v.elements() {
 		b.WriteByte(' ')
 		b.WriteString(e.domain)
 		if e.local {
@@ -118,7 +128,7 @@ func (s *scope) String() string {
 		}
 	}
 	b.WriteString(" ndots ")
-	b.WriteString(strconv.Itoa(s.ndots))
+	b.WriteString(strconv.Itoa(v.ndots))
 	return b.String()
 }
 

@@ -57,7 +57,7 @@ func TestNewScope(t *testing.T) {
 	for c := range 33 {
 		many = append(many, string(rune('a'+c%26))+strings.Repeat("x", c)+".test")
 	}
-	if _, err := NewScope(many, 5, ""); err == nil || !strings.Contains(err.Error(), "33") {
+	if _, err := NewScope(many, 5, ""); err == nil || !strings.Contains(err.Error(), "more than 32") {
 		t.Errorf("33 domains: %v", err)
 	}
 }
@@ -65,10 +65,10 @@ func TestNewScope(t *testing.T) {
 func TestScopesOfOneSearchAreEqual(t *testing.T) {
 	t.Parallel()
 	a, b := newScope(t, 5, "test", "a.test", "b.test"), newScope(t, 5, "TEST.", "A.test.", "b.test")
-	if a.of != b.of {
+	if a != b {
 		t.Errorf("%v is not %v", a, b)
 	}
-	if c := newScope(t, 4, "test", "a.test", "b.test"); a.of == c.of {
+	if c := newScope(t, 4, "test", "a.test", "b.test"); a == c {
 		t.Errorf("%v is %v", a, c)
 	}
 }

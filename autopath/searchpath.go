@@ -69,24 +69,25 @@ func (s Scope) Plan(name string, qtype uint16) (Plan, Reason) {
 	if qtype != dns.TypeA && qtype != dns.TypeAAAA {
 		return Plan{}, NotAddress
 	}
-	if s.s == nil {
+	if s.zero() {
 		return Plan{}, NoScope
 	}
-	base, reason := s.s.base(name)
+	v := s.value()
+	base, reason := v.base(name)
 	if reason == EnoughDots {
 		return Plan{Base: base}, reason
 	}
 	if reason != NoReason {
 		return Plan{}, reason
 	}
-	p := Plan{Base: base, Type: qtype, Candidates: make([]Candidate, 0, len(s.s.elements)+1)}
+	p := Plan{Base: base, Type: qtype, Candidates: make([]Candidate, 0, v.count+1)}
 	dotted := strings.Contains(base, ".")
-	p.Candidates = append(p.Candidates, Candidate{Name: name, Local: s.s.elements[0].local})
-	for i, e := range s.s.elements[1:] {
+	p.Candidates = append(p.Candidates, Candidate{Name: name, Local: v.list[0].local})
+	for i, e := range v.elements()[1:] {
 		if !dotted && !e.local {
 			return p, NoReason
 		}
-		if last := i == len(s.s.elements)-2; e.domain != "." || !last { // the root is at the end of every search
+		if last := i == v.count-2; e.domain != "." || !last { // the root is at the end of every search
 			p.add(e, e.domain == ".")
 		}
 	}
@@ -98,11 +99,26 @@ func (s Scope) Plan(name string, qtype uint16) (Plan, Reason) {
 
 // Searches reports whether a question may be the first of a search: whether Plan has one for it.
 func (s Scope) Searches(name string, qtype uint16) bool {
-	if s.s == nil || qtype != dns.TypeA && qtype != dns.TypeAAAA {
+	if s.zero() || qtype != dns.TypeA && qtype != dns.TypeAAAA {
 		return false
 	}
-	_, reason := s.s.base(name)
+	v := s.value()
+	_, reason := v.base(name)
 	return reason == NoReason
+}
+
+// Passes returns the names on which the answer to a question of a client depends: those of its search, folded, or the
+// name alone.
+func (s Scope) Passes(name string) []string {
+	p, reason := s.Plan(name, dns.TypeA)
+	if reason != NoReason {
+		return []string{lower(name)}
+	}
+	names := make([]string, len(p.Candidates))
+	for i, c := range p.Candidates {
+		names[i] = lower(c.Name)
+	}
+	return names
 }
 
 func (p *Plan) add(e element, disputed bool) {
@@ -116,7 +132,7 @@ func (p *Plan) add(e element, disputed bool) {
 // continuations returns the names of a search for base, after the first one, that look like the beginning of another.
 func (s *scope) continuations(base string) []string {
 	var names []string
-	for _, e := range s.elements[1:] {
+	for _, e := range s.elements()[1:] {
 		name := base + "."
 		if e.domain != "." {
 			name += e.domain
@@ -133,11 +149,11 @@ func (s *scope) continuations(base string) []string {
 
 // base returns what is left of the first element.
 func (s *scope) base(name string) (string, Reason) {
-	folded, first := lower(name), s.elements[0].domain
+	folded, first := lower(name), s.list[0].domain
 	if first == "." || folded == first || !below(folded, first) {
 		return "", NotSearched
 	}
-	for _, e := range s.elements[1:] {
+	for _, e := range s.elements()[1:] {
 		if below(e.domain, first) && below(folded, e.domain) {
 			return "", Ambiguous
 		}
