@@ -17,7 +17,7 @@ import (
 
 // layoutVersion names the pin directory. It changes when the meaning of a map does, so that programs and maps of two
 // layouts never meet.
-const layoutVersion = "v1"
+const layoutVersion = "v2"
 
 // Config says where the datapath lives. The zero value of a size means the default of bpf/c/consts.h.
 type Config struct {
@@ -40,6 +40,7 @@ type Datapath struct {
 	Pods     *Pods
 	Flows    *Flows
 	Affinity *Affinity
+	Answers  *Answers
 
 	objs     sockObjects
 	packet   packetPrograms
@@ -77,13 +78,16 @@ func Load(cfg Config) (*Datapath, error) {
 		return nil, errors.Join(err, d.objs.Close())
 	}
 	d.Flows = &Flows{flows: d.objs.Flows, counts: d.objs.PacketCounts, pods: d.objs.PodAddresses, gone: map[[4]uint32]bool{}}
-	d.Pods = &Pods{byCookie: d.objs.Pods, byAddress: d.objs.PodAddresses, flows: d.Flows}
+	d.Pods = &Pods{byCookie: d.objs.Pods, byAddress: d.objs.PodAddresses, flows: d.Flows, counts: d.objs.DnsCounts}
 	if d.Services, err = newServices(d.objs.Frontends, d.objs.Records, d.objs.Blocks, d.objs.SourceRanges); err != nil {
 		return nil, errors.Join(err, d.packet.Close(), d.objs.Close())
 	}
 	d.Affinity = &Affinity{entries: d.objs.Affinity, counts: d.objs.PacketCounts, services: d.Services}
 	if d.lifeline, err = mapWords(d.objs.Lifelines); err != nil {
 		return nil, errors.Join(fmt.Errorf("map lifelines: %w", err), d.Services.close(), d.packet.Close(), d.objs.Close())
+	}
+	if d.Answers, err = newAnswers(&d.objs.sockMaps); err != nil {
+		return nil, errors.Join(err, unmapWords(d.lifeline), d.Services.close(), d.packet.Close(), d.objs.Close())
 	}
 	return d, nil
 }
@@ -154,6 +158,8 @@ func (d *Datapath) loadPacket() error {
 		packetMapPods: o.Pods, packetMapLinkAddresses: o.LinkAddresses, packetMapPodAddresses: o.PodAddresses, packetMapNodeAddresses: o.NodeAddresses, packetMapHostNetworks: o.HostNetworks,
 		packetMapFlows: o.Flows, packetMapPacketCounts: o.PacketCounts, packetMapFragments: o.Fragments,
 		packetMapAffinity: o.Affinity, packetMapSourceRanges: o.SourceRanges,
+		packetMapDnsAnswers: o.DnsAnswers, packetMapDnsLarge: o.DnsLarge, packetMapDnsZone: o.DnsZone, packetMapDnsCounts: o.DnsCounts,
+		packetMapDnsEvents: o.DnsEvents,
 	}}
 	if err := spec.LoadAndAssign(&d.packet, opts); err != nil {
 		return fmt.Errorf("load the packet path: %w", err)
@@ -181,5 +187,5 @@ func haveSetRetval() (uint8, error) {
 
 // Close gives up the handles of this process. Pinned maps and attached programs stay.
 func (d *Datapath) Close() error {
-	return errors.Join(d.Services.close(), unmapWords(d.lifeline), d.packet.Close(), d.objs.Close())
+	return errors.Join(d.Answers.close(), d.Services.close(), unmapWords(d.lifeline), d.packet.Close(), d.objs.Close())
 }

@@ -41,6 +41,118 @@ type packetAnswer struct {
 	Word [27]uint32
 }
 
+type packetAnswerFlags uint32
+
+const (
+	packetAnswerFlagsNAME_ASK_A     packetAnswerFlags = 1
+	packetAnswerFlagsNAME_ASK_AAAA  packetAnswerFlags = 2
+	packetAnswerFlagsNAME_ASK_SRV   packetAnswerFlags = 4
+	packetAnswerFlagsNAME_ASK_ALL   packetAnswerFlags = 8
+	packetAnswerFlagsNAME_ASK_BELOW packetAnswerFlags = 16
+	packetAnswerFlagsNAME_ADDRESSES packetAnswerFlags = 32
+	packetAnswerFlagsANSWER_AGED    packetAnswerFlags = 64
+	packetAnswerFlagsANSWER_LARGE   packetAnswerFlags = 128
+)
+
+type packetAnswerKey struct {
+	_     structs.HostLayout
+	Hash  [2]uint64
+	Type  uint16
+	Pad   uint16
+	Scope uint32
+}
+
+type packetDnsCounts struct {
+	_     structs.HostLayout
+	Count [5]uint64
+}
+
+type packetDnsEvent struct {
+	_         structs.HostLayout
+	Client    [4]uint32
+	Type      uint16
+	Rcode     uint8
+	Outcome   uint8
+	NameBytes uint32
+	Name      [128]uint8
+}
+
+type packetDnsOutcome uint32
+
+const (
+	packetDnsOutcomeDNS_HIT      packetDnsOutcome = 0
+	packetDnsOutcomeDNS_NEGATIVE packetDnsOutcome = 1
+	packetDnsOutcomeDNS_MISS     packetDnsOutcome = 2
+	packetDnsOutcomeDNS_PUNT     packetDnsOutcome = 3
+	packetDnsOutcomeDNS_EXPIRED  packetDnsOutcome = 4
+	packetDnsOutcomeDNS_OUTCOMES packetDnsOutcome = 5
+)
+
+type packetDnsQuestion struct {
+	_        structs.HostLayout
+	Datagram [1536]uint8
+	Name     [34]uint64
+	Label    [128]uint8
+	Key      packetAnswerKey
+	EndHash  [2]uint64
+	Head     struct {
+		_           structs.HostLayout
+		Stamp       uint64
+		Born        uint64
+		Expires     uint64
+		Hits        uint32
+		Scope       uint32
+		Type        uint16
+		Header      uint16
+		Bytes       uint16
+		RotateAt    uint16
+		Flags       uint8
+		NameBytes   uint8
+		Ttls        uint8
+		Count       [3]uint8
+		RotateBytes uint8
+		RotateCount uint8
+		TtlStep     [16]uint8
+	}
+	Records   [224]uint64
+	Event     packetDnsEvent
+	Server    [4]uint32
+	L4        uint32
+	Bytes     uint32
+	NameBytes uint32
+	Labels    uint32
+	Room      uint32
+	Pseudo    uint32
+	Now       uint64
+	Type      uint16
+	Edns      uint8
+	Sum       uint8
+	_         [4]byte
+}
+
+type packetDnsZone struct {
+	_       structs.HostLayout
+	Secret  [4]uint64
+	Alive   uint64
+	Current uint32
+	Pad     uint32
+	View    [2]struct {
+		_            structs.HostLayout
+		Hash         [2]uint64
+		Soa          [16]uint64
+		Server       [8][4]uint32
+		Servers      uint32
+		Sample       uint32
+		DomainBytes  uint16
+		DomainLabels uint8
+		Complete     uint8
+		SoaBytes     uint8
+		SoaNsAt      uint8
+		SoaMailboxAt uint8
+		Pad          uint8
+	}
+}
+
 type packetFlow struct {
 	_         structs.HostLayout
 	Saddr     [4]uint32
@@ -110,6 +222,31 @@ type packetFrontendKey struct {
 	Port  uint16
 	Proto uint8
 	Pad   uint8
+}
+
+type packetLargeAnswer struct {
+	_    structs.HostLayout
+	Head struct {
+		_           structs.HostLayout
+		Stamp       uint64
+		Born        uint64
+		Expires     uint64
+		Hits        uint32
+		Scope       uint32
+		Type        uint16
+		Header      uint16
+		Bytes       uint16
+		RotateAt    uint16
+		Flags       uint8
+		NameBytes   uint8
+		Ttls        uint8
+		Count       [3]uint8
+		RotateBytes uint8
+		RotateCount uint8
+		TtlStep     [16]uint8
+	}
+	Data  [110]uint64
+	Stamp uint64
 }
 
 type packetLifeline struct {
@@ -227,8 +364,10 @@ type packetPodAddress struct {
 	Link        uint32
 	Side        uint32
 	Slot        uint16
-	Pad         uint16
+	Number      uint16
 	Parent      uint32
+	Scope       uint32
+	Pad         uint32
 }
 
 type packetPodKey struct {
@@ -240,6 +379,31 @@ type packetRecord struct {
 	_        structs.HostLayout
 	Block    uint32
 	Sequence uint32
+}
+
+type packetSmallAnswer struct {
+	_    structs.HostLayout
+	Head struct {
+		_           structs.HostLayout
+		Stamp       uint64
+		Born        uint64
+		Expires     uint64
+		Hits        uint32
+		Scope       uint32
+		Type        uint16
+		Header      uint16
+		Bytes       uint16
+		RotateAt    uint16
+		Flags       uint8
+		NameBytes   uint8
+		Ttls        uint8
+		Count       [3]uint8
+		RotateBytes uint8
+		RotateCount uint8
+		TtlStep     [16]uint8
+	}
+	Data  [14]uint64
+	Stamp uint64
 }
 
 type packetSourceRange struct {
@@ -264,6 +428,12 @@ const (
 	packetMapAffinity           = "affinity"
 	packetMapAnswer             = "answer"
 	packetMapBlocks             = "blocks"
+	packetMapDnsAnswers         = "dns_answers"
+	packetMapDnsCounts          = "dns_counts"
+	packetMapDnsEvents          = "dns_events"
+	packetMapDnsLarge           = "dns_large"
+	packetMapDnsQuestions       = "dns_questions"
+	packetMapDnsZone            = "dns_zone"
 	packetMapFlows              = "flows"
 	packetMapFragments          = "fragments"
 	packetMapFrontends          = "frontends"
@@ -285,6 +455,9 @@ const (
 	packetProgToOutside         = "to_outside"
 	packetProgToPod             = "to_pod"
 	packetProgToVpc             = "to_vpc"
+	packetVarGoAnswerFlags      = "go_answer_flags"
+	packetVarGoDnsEvent         = "go_dns_event"
+	packetVarGoDnsOutcome       = "go_dns_outcome"
 	packetVarGoFlowFlags        = "go_flow_flags"
 	packetVarGoNodeAddressFlags = "go_node_address_flags"
 	packetVarGoPacketCount      = "go_packet_count"
@@ -350,6 +523,12 @@ type packetMapSpecs struct {
 	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
 	Answer        *ebpf.MapSpec `ebpf:"answer"`
 	Blocks        *ebpf.MapSpec `ebpf:"blocks"`
+	DnsAnswers    *ebpf.MapSpec `ebpf:"dns_answers"`
+	DnsCounts     *ebpf.MapSpec `ebpf:"dns_counts"`
+	DnsEvents     *ebpf.MapSpec `ebpf:"dns_events"`
+	DnsLarge      *ebpf.MapSpec `ebpf:"dns_large"`
+	DnsQuestions  *ebpf.MapSpec `ebpf:"dns_questions"`
+	DnsZone       *ebpf.MapSpec `ebpf:"dns_zone"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
@@ -370,6 +549,9 @@ type packetMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetVariableSpecs struct {
+	GoAnswerFlags      *ebpf.VariableSpec `ebpf:"go_answer_flags"`
+	GoDnsEvent         *ebpf.VariableSpec `ebpf:"go_dns_event"`
+	GoDnsOutcome       *ebpf.VariableSpec `ebpf:"go_dns_outcome"`
 	GoFlowFlags        *ebpf.VariableSpec `ebpf:"go_flow_flags"`
 	GoNodeAddressFlags *ebpf.VariableSpec `ebpf:"go_node_address_flags"`
 	GoPacketCount      *ebpf.VariableSpec `ebpf:"go_packet_count"`
@@ -400,6 +582,12 @@ type packetMaps struct {
 	Affinity      *ebpf.Map `ebpf:"affinity"`
 	Answer        *ebpf.Map `ebpf:"answer"`
 	Blocks        *ebpf.Map `ebpf:"blocks"`
+	DnsAnswers    *ebpf.Map `ebpf:"dns_answers"`
+	DnsCounts     *ebpf.Map `ebpf:"dns_counts"`
+	DnsEvents     *ebpf.Map `ebpf:"dns_events"`
+	DnsLarge      *ebpf.Map `ebpf:"dns_large"`
+	DnsQuestions  *ebpf.Map `ebpf:"dns_questions"`
+	DnsZone       *ebpf.Map `ebpf:"dns_zone"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
@@ -421,6 +609,12 @@ func (m *packetMaps) Close() error {
 		m.Affinity,
 		m.Answer,
 		m.Blocks,
+		m.DnsAnswers,
+		m.DnsCounts,
+		m.DnsEvents,
+		m.DnsLarge,
+		m.DnsQuestions,
+		m.DnsZone,
 		m.Flows,
 		m.Fragments,
 		m.Frontends,
@@ -442,6 +636,9 @@ func (m *packetMaps) Close() error {
 //
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetVariables struct {
+	GoAnswerFlags      *ebpf.Variable `ebpf:"go_answer_flags"`
+	GoDnsEvent         *ebpf.Variable `ebpf:"go_dns_event"`
+	GoDnsOutcome       *ebpf.Variable `ebpf:"go_dns_outcome"`
 	GoFlowFlags        *ebpf.Variable `ebpf:"go_flow_flags"`
 	GoNodeAddressFlags *ebpf.Variable `ebpf:"go_node_address_flags"`
 	GoPacketCount      *ebpf.Variable `ebpf:"go_packet_count"`

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -31,6 +33,8 @@ type Pod struct {
 	Side int
 	// Slot is that of the ENI that has the pod's addresses, 1 to 255: packets from Link are marked with it.
 	Slot int
+	// Scope is that of the pod's search list: it gets answers that were put under it. 0: none.
+	Scope uint32
 	// ByPackets leaves the pod's sockets alone: its connections to Services are translated packet by packet.
 	ByPackets bool
 }
@@ -38,8 +42,9 @@ type Pod struct {
 // Pods are the pods of this node, by network namespace and by address. Methods are safe for concurrent use as long
 // as no two of them name the same pod.
 type Pods struct {
-	byCookie, byAddress *ebpf.Map
-	flows               *Flows
+	byCookie, byAddress, counts *ebpf.Map
+	flows                       *Flows
+	numbersMu                   sync.Mutex // held while a pod gets its number
 }
 
 // Put adds a pod or replaces it. Connections of a pod that had one of its addresses before are forgotten first.
@@ -48,7 +53,10 @@ func (p *Pods) Put(pod Pod) error {
 		return fmt.Errorf("put pod %v: slot %d: at most %d", pod.Addrs, pod.Slot, maxSlot)
 	}
 	key := sockPodKey{NetnsCookie: pod.NetNSCookie}
-	value := sockPodAddress{NetnsCookie: pod.NetNSCookie, Link: uint32(pod.Link), Side: uint32(pod.Side), Slot: uint16(pod.Slot), Parent: uint32(pod.Parent)}
+	value := sockPodAddress{
+		NetnsCookie: pod.NetNSCookie, Link: uint32(pod.Link), Side: uint32(pod.Side), Slot: uint16(pod.Slot), Parent: uint32(pod.Parent),
+		Scope: pod.Scope,
+	}
 	if pod.NetNSCookie != 0 {
 		if err := p.byCookie.Update(key, podValue(pod), ebpf.UpdateAny); err != nil {
 			return fmt.Errorf("put pod %v: %w", pod.Addrs, full(err, p.byCookie))
@@ -57,12 +65,49 @@ func (p *Pods) Put(pod Pod) error {
 	if err := p.flows.forgetBefore(pod.Addrs); err != nil {
 		return fmt.Errorf("put pod %v: %w", pod.Addrs, err)
 	}
-	for _, a := range pod.Addrs {
+	if err := p.putAddresses(pod.Addrs, value); err != nil {
+		return fmt.Errorf("put pod %v: %w", pod.Addrs, full(err, p.byAddress))
+	}
+	return nil
+}
+
+func (p *Pods) putAddresses(addrs []netip.Addr, value sockPodAddress) (err error) {
+	p.numbersMu.Lock()
+	defer p.numbersMu.Unlock()
+	if value.Number, err = p.number(addrs, value.NetnsCookie); err != nil {
+		return err
+	}
+	for _, a := range addrs {
 		if err := p.byAddress.Update(sockAddress{Addr: words(a)}, value, ebpf.UpdateAny); err != nil {
-			return fmt.Errorf("put pod %v: %w", pod.Addrs, full(err, p.byAddress))
+			return err
 		}
 	}
 	return nil
+}
+
+// number returns the one that the pod has, or one that no other has and whose counts begin anew. 0: none is left, and the pod is
+// not counted.
+func (p *Pods) number(addrs []netip.Addr, cookie uint64) (uint16, error) {
+	var key sockAddress
+	var value sockPodAddress
+	taken := make(map[uint16]bool)
+	all := p.byAddress.Iterate()
+	for all.Next(&key, &value) {
+		if value.NetnsCookie == cookie && value.Number != 0 && slices.Contains(addrs, address(key.Addr)) {
+			return value.Number, nil
+		}
+		taken[value.Number] = true
+	}
+	if err := all.Err(); err != nil {
+		return 0, err
+	}
+	for n := uint16(1); uint32(n) < p.counts.MaxEntries(); n++ {
+		if !taken[n] {
+			none := make([]sockDnsCounts, ebpf.MustPossibleCPU())
+			return n, p.counts.Update(uint32(n), none, ebpf.UpdateAny)
+		}
+	}
+	return 0, nil
 }
 
 // PutHost says which addresses sockets of the node use unless they are bound to others; the zero Addr means that there is
@@ -140,7 +185,7 @@ func (p *Pods) Lookup(addr netip.Addr) (Pod, bool, error) {
 	return Pod{
 		Addrs: []netip.Addr{addr}, NetNSCookie: value.NetnsCookie, HostNSID: pod.HostNsid,
 		Link: int(value.Link), Side: int(value.Side), Slot: int(value.Slot), Parent: int(value.Parent),
-		ByPackets: pod.Flags&uint32(sockPodFlagsPOD_BY_PACKETS) != 0,
+		Scope: value.Scope, ByPackets: pod.Flags&uint32(sockPodFlagsPOD_BY_PACKETS) != 0,
 	}, true, nil
 }
 

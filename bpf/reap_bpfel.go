@@ -36,6 +36,42 @@ type reapAffinityKey struct {
 	Local  uint32
 }
 
+type reapAnswerKey struct {
+	_     structs.HostLayout
+	Hash  [2]uint64
+	Type  uint16
+	Pad   uint16
+	Scope uint32
+}
+
+type reapDnsCounts struct {
+	_     structs.HostLayout
+	Count [5]uint64
+}
+
+type reapDnsZone struct {
+	_       structs.HostLayout
+	Secret  [4]uint64
+	Alive   uint64
+	Current uint32
+	Pad     uint32
+	View    [2]struct {
+		_            structs.HostLayout
+		Hash         [2]uint64
+		Soa          [16]uint64
+		Server       [8][4]uint32
+		Servers      uint32
+		Sample       uint32
+		DomainBytes  uint16
+		DomainLabels uint8
+		Complete     uint8
+		SoaBytes     uint8
+		SoaNsAt      uint8
+		SoaMailboxAt uint8
+		Pad          uint8
+	}
+}
+
 type reapFlow struct {
 	_         structs.HostLayout
 	Saddr     [4]uint32
@@ -95,6 +131,31 @@ type reapFrontendKey struct {
 	Pad   uint8
 }
 
+type reapLargeAnswer struct {
+	_    structs.HostLayout
+	Head struct {
+		_           structs.HostLayout
+		Stamp       uint64
+		Born        uint64
+		Expires     uint64
+		Hits        uint32
+		Scope       uint32
+		Type        uint16
+		Header      uint16
+		Bytes       uint16
+		RotateAt    uint16
+		Flags       uint8
+		NameBytes   uint8
+		Ttls        uint8
+		Count       [3]uint8
+		RotateBytes uint8
+		RotateCount uint8
+		TtlStep     [16]uint8
+	}
+	Data  [110]uint64
+	Stamp uint64
+}
+
 type reapLifeline struct {
 	_      structs.HostLayout
 	Holder uint32
@@ -146,8 +207,10 @@ type reapPodAddress struct {
 	Link        uint32
 	Side        uint32
 	Slot        uint16
-	Pad         uint16
+	Number      uint16
 	Parent      uint32
+	Scope       uint32
+	Pad         uint32
 }
 
 type reapPodKey struct {
@@ -159,6 +222,31 @@ type reapRecord struct {
 	_        structs.HostLayout
 	Block    uint32
 	Sequence uint32
+}
+
+type reapSmallAnswer struct {
+	_    structs.HostLayout
+	Head struct {
+		_           structs.HostLayout
+		Stamp       uint64
+		Born        uint64
+		Expires     uint64
+		Hits        uint32
+		Scope       uint32
+		Type        uint16
+		Header      uint16
+		Bytes       uint16
+		RotateAt    uint16
+		Flags       uint8
+		NameBytes   uint8
+		Ttls        uint8
+		Count       [3]uint8
+		RotateBytes uint8
+		RotateCount uint8
+		TtlStep     [16]uint8
+	}
+	Data  [14]uint64
+	Stamp uint64
 }
 
 type reapSourceRange struct {
@@ -186,6 +274,11 @@ type reapStrandedSocket struct {
 const (
 	reapMapAffinity         = "affinity"
 	reapMapBlocks           = "blocks"
+	reapMapDnsAnswers       = "dns_answers"
+	reapMapDnsCounts        = "dns_counts"
+	reapMapDnsEvents        = "dns_events"
+	reapMapDnsLarge         = "dns_large"
+	reapMapDnsZone          = "dns_zone"
 	reapMapFlows            = "flows"
 	reapMapFragments        = "fragments"
 	reapMapFrontends        = "frontends"
@@ -255,6 +348,11 @@ type reapProgramSpecs struct {
 type reapMapSpecs struct {
 	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
 	Blocks        *ebpf.MapSpec `ebpf:"blocks"`
+	DnsAnswers    *ebpf.MapSpec `ebpf:"dns_answers"`
+	DnsCounts     *ebpf.MapSpec `ebpf:"dns_counts"`
+	DnsEvents     *ebpf.MapSpec `ebpf:"dns_events"`
+	DnsLarge      *ebpf.MapSpec `ebpf:"dns_large"`
+	DnsZone       *ebpf.MapSpec `ebpf:"dns_zone"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
@@ -300,6 +398,11 @@ func (o *reapObjects) Close() error {
 type reapMaps struct {
 	Affinity      *ebpf.Map `ebpf:"affinity"`
 	Blocks        *ebpf.Map `ebpf:"blocks"`
+	DnsAnswers    *ebpf.Map `ebpf:"dns_answers"`
+	DnsCounts     *ebpf.Map `ebpf:"dns_counts"`
+	DnsEvents     *ebpf.Map `ebpf:"dns_events"`
+	DnsLarge      *ebpf.Map `ebpf:"dns_large"`
+	DnsZone       *ebpf.Map `ebpf:"dns_zone"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
@@ -319,6 +422,11 @@ func (m *reapMaps) Close() error {
 	return _ReapClose(
 		m.Affinity,
 		m.Blocks,
+		m.DnsAnswers,
+		m.DnsCounts,
+		m.DnsEvents,
+		m.DnsLarge,
+		m.DnsZone,
 		m.Flows,
 		m.Fragments,
 		m.Frontends,

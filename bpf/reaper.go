@@ -56,6 +56,8 @@ func (d *Datapath) NewReaper(open func(inode uint64) (*os.File, error)) (_ *Reap
 	err = spec.LoadAndAssign(&r.objs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
 		reapMapFrontends: o.Frontends, reapMapRecords: o.Records, reapMapBlocks: o.Blocks,
 		reapMapNodeAddresses: o.NodeAddresses,
+		// Not used, but not to be made again.
+		reapMapDnsAnswers: o.DnsAnswers, reapMapDnsLarge: o.DnsLarge, reapMapDnsZone: o.DnsZone, reapMapDnsCounts: o.DnsCounts, reapMapDnsEvents: o.DnsEvents,
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("load the reaper: %w", err)

@@ -36,6 +36,14 @@ type sockAffinityKey struct {
 	Local  uint32
 }
 
+type sockAnswerKey struct {
+	_     structs.HostLayout
+	Hash  [2]uint64
+	Type  uint16
+	Pad   uint16
+	Scope uint32
+}
+
 type sockBackendCell struct {
 	_    structs.HostLayout
 	Addr uint32
@@ -74,6 +82,56 @@ type sockBlockPolicy struct {
 	LocalAt         uint16
 	BackendCells    uint8
 	Flags           uint8
+}
+
+type sockDnsAnswer struct {
+	_           structs.HostLayout
+	Stamp       uint64
+	Born        uint64
+	Expires     uint64
+	Hits        uint32
+	Scope       uint32
+	Type        uint16
+	Header      uint16
+	Bytes       uint16
+	RotateAt    uint16
+	Flags       uint8
+	NameBytes   uint8
+	Ttls        uint8
+	Count       [3]uint8
+	RotateBytes uint8
+	RotateCount uint8
+	TtlStep     [16]uint8
+}
+
+type sockDnsCounts struct {
+	_     structs.HostLayout
+	Count [5]uint64
+}
+
+type sockDnsView struct {
+	_            structs.HostLayout
+	Hash         [2]uint64
+	Soa          [16]uint64
+	Server       [8][4]uint32
+	Servers      uint32
+	Sample       uint32
+	DomainBytes  uint16
+	DomainLabels uint8
+	Complete     uint8
+	SoaBytes     uint8
+	SoaNsAt      uint8
+	SoaMailboxAt uint8
+	Pad          uint8
+}
+
+type sockDnsZone struct {
+	_       structs.HostLayout
+	Secret  [4]uint64
+	Alive   uint64
+	Current uint32
+	Pad     uint32
+	View    [2]sockDnsView
 }
 
 type sockFlow struct {
@@ -146,6 +204,13 @@ const (
 	sockFrontendKindFRONTEND_ADDRESS       sockFrontendKind = 6
 )
 
+type sockLargeAnswer struct {
+	_     structs.HostLayout
+	Head  sockDnsAnswer
+	Data  [110]uint64
+	Stamp uint64
+}
+
 type sockLifeline struct {
 	_      structs.HostLayout
 	Holder uint32
@@ -197,8 +262,10 @@ type sockPodAddress struct {
 	Link        uint32
 	Side        uint32
 	Slot        uint16
-	Pad         uint16
+	Number      uint16
 	Parent      uint32
+	Scope       uint32
+	Pad         uint32
 }
 
 type sockPodFlags uint32
@@ -218,6 +285,13 @@ type sockRecord struct {
 	Sequence uint32
 }
 
+type sockSmallAnswer struct {
+	_     structs.HostLayout
+	Head  sockDnsAnswer
+	Data  [14]uint64
+	Stamp uint64
+}
+
 type sockSourceRange struct {
 	_          structs.HostLayout
 	PrefixBits uint32
@@ -231,6 +305,11 @@ type sockSourceRange struct {
 const (
 	sockMapAffinity        = "affinity"
 	sockMapBlocks          = "blocks"
+	sockMapDnsAnswers      = "dns_answers"
+	sockMapDnsCounts       = "dns_counts"
+	sockMapDnsEvents       = "dns_events"
+	sockMapDnsLarge        = "dns_large"
+	sockMapDnsZone         = "dns_zone"
 	sockMapFlows           = "flows"
 	sockMapFragments       = "fragments"
 	sockMapFrontends       = "frontends"
@@ -257,6 +336,8 @@ const (
 	sockVarGoBlockHead     = "go_block_head"
 	sockVarGoBlockMore     = "go_block_more"
 	sockVarGoBlockPolicy   = "go_block_policy"
+	sockVarGoDnsAnswer     = "go_dns_answer"
+	sockVarGoDnsView       = "go_dns_view"
 	sockVarGoFrontendKind  = "go_frontend_kind"
 	sockVarGoPodFlags      = "go_pod_flags"
 	sockVarHaveSetRetval   = "have_set_retval"
@@ -322,6 +403,11 @@ type sockProgramSpecs struct {
 type sockMapSpecs struct {
 	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
 	Blocks        *ebpf.MapSpec `ebpf:"blocks"`
+	DnsAnswers    *ebpf.MapSpec `ebpf:"dns_answers"`
+	DnsCounts     *ebpf.MapSpec `ebpf:"dns_counts"`
+	DnsEvents     *ebpf.MapSpec `ebpf:"dns_events"`
+	DnsLarge      *ebpf.MapSpec `ebpf:"dns_large"`
+	DnsZone       *ebpf.MapSpec `ebpf:"dns_zone"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
@@ -346,6 +432,8 @@ type sockVariableSpecs struct {
 	GoBlockHead     *ebpf.VariableSpec `ebpf:"go_block_head"`
 	GoBlockMore     *ebpf.VariableSpec `ebpf:"go_block_more"`
 	GoBlockPolicy   *ebpf.VariableSpec `ebpf:"go_block_policy"`
+	GoDnsAnswer     *ebpf.VariableSpec `ebpf:"go_dns_answer"`
+	GoDnsView       *ebpf.VariableSpec `ebpf:"go_dns_view"`
 	GoFrontendKind  *ebpf.VariableSpec `ebpf:"go_frontend_kind"`
 	GoPodFlags      *ebpf.VariableSpec `ebpf:"go_pod_flags"`
 	HaveSetRetval   *ebpf.VariableSpec `ebpf:"have_set_retval"`
@@ -375,6 +463,11 @@ func (o *sockObjects) Close() error {
 type sockMaps struct {
 	Affinity      *ebpf.Map `ebpf:"affinity"`
 	Blocks        *ebpf.Map `ebpf:"blocks"`
+	DnsAnswers    *ebpf.Map `ebpf:"dns_answers"`
+	DnsCounts     *ebpf.Map `ebpf:"dns_counts"`
+	DnsEvents     *ebpf.Map `ebpf:"dns_events"`
+	DnsLarge      *ebpf.Map `ebpf:"dns_large"`
+	DnsZone       *ebpf.Map `ebpf:"dns_zone"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
@@ -394,6 +487,11 @@ func (m *sockMaps) Close() error {
 	return _SockClose(
 		m.Affinity,
 		m.Blocks,
+		m.DnsAnswers,
+		m.DnsCounts,
+		m.DnsEvents,
+		m.DnsLarge,
+		m.DnsZone,
 		m.Flows,
 		m.Fragments,
 		m.Frontends,
@@ -419,6 +517,8 @@ type sockVariables struct {
 	GoBlockHead     *ebpf.Variable `ebpf:"go_block_head"`
 	GoBlockMore     *ebpf.Variable `ebpf:"go_block_more"`
 	GoBlockPolicy   *ebpf.Variable `ebpf:"go_block_policy"`
+	GoDnsAnswer     *ebpf.Variable `ebpf:"go_dns_answer"`
+	GoDnsView       *ebpf.Variable `ebpf:"go_dns_view"`
 	GoFrontendKind  *ebpf.Variable `ebpf:"go_frontend_kind"`
 	GoPodFlags      *ebpf.Variable `ebpf:"go_pod_flags"`
 	HaveSetRetval   *ebpf.Variable `ebpf:"have_set_retval"`

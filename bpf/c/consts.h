@@ -36,6 +36,35 @@
 
 #define DNS_PORT 53
 
+/* Answers: at most so many, of which so many large. An element of dns_answers is 256 bytes with what the kernel adds, one of
+ * dns_large 1024, which is what the kernel would take for it anyway. */
+#define MAX_ANSWERS (1 << 17)
+#define MAX_LARGE_ANSWERS 8192
+#define ANSWER_BYTES 112
+#define LARGE_ANSWER_BYTES 880
+#define ANSWER_RECORDS 16
+
+/* Addresses that DNS is asked at. */
+#define MAX_DNS_SERVERS 8
+
+/* How long after its last sign of life the agent is believed: what it has published, and that there is nothing else. The
+ * cluster changes without an agent, too, and absence is what its clients would remember. */
+#define ANSWER_SECONDS 3600
+#define ABSENCE_SECONDS 30
+
+/* What a UDP datagram with a question may have at most, with its header. Questions that are longer are rare. */
+#define MAX_QUESTION_BYTES 512
+
+/* RFC 1035, 2.3.4, and what every link takes in one piece: https://dnsflagday.net/2020. */
+#define MAX_NAME_BYTES 255
+#define MAX_LABEL_BYTES 63
+#define MAX_LABELS 127
+#define PLAIN_ANSWER_BYTES 512
+#define EDNS_BYTES 1232
+
+#define DNS_EVENT_BYTES (1 << 18)
+#define DNS_EVENT_NAME_BYTES 128
+
 /* How long the fragments of a datagram may take to arrive: net.ipv4.ipfrag_time. */
 #define FRAGMENT_SECONDS 30
 

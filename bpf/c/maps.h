@@ -147,3 +147,45 @@ struct {
 	__type(value, struct lifeline);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } lifelines SEC(".maps");
+
+/* Not an LRU: who goes is decided by the agent, which knows what is asked for. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_ANSWERS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct answer_key);
+	__type(value, struct small_answer);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} dns_answers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LARGE_ANSWERS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct answer_key);
+	__type(value, struct large_answer);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} dns_large SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct dns_zone);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} dns_zone SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_PODS + 1);
+	__type(key, __u32);
+	__type(value, struct dns_counts);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} dns_counts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, DNS_EVENT_BYTES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} dns_events SEC(".maps");

@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
 
+#include "dns.h"
 #include "flow.h"
 #include "maps.h"
 #include "nat.h"
@@ -105,15 +106,23 @@ static __always_inline int to_node(struct __sk_buff *skb, const struct packet *p
 	return bpf_redirect(to->link, BPF_F_INGRESS);
 }
 
+/* Whether somebody is asked for names, and the answer may be at hand. */
+static __always_inline bool asks_names(const struct packet *p)
+{
+	return p->tuple.proto == IPPROTO_UDP && p->tuple.dport == bpf_htons(DNS_PORT) && p->net.part == WHOLE && !p->inner;
+}
+
 /* Ingress of the link that leads to a pod: what the pod sends. It may not send with the address of another pod. The mark
  * is the node's to give: by ipvlan, that of the pod's socket would come here. */
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
 	const struct pod_address *pod;
+	bool turned = skb->pkt_type == PACKET_OTHERHOST;
 	struct packet p = {};
 	struct flow to;
 	enum decision d;
+	int verdict;
 
 	if (!parse_network(skb, &p))
 		return TC_ACT_UNSPEC;
@@ -122,12 +131,17 @@ int from_pod(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (pod->link != skb->ifindex)
 		return TC_ACT_SHOT;
-	/* Frames that to_vpc and leave_pod turn around still have the gateway's MAC. */
-	if (skb->pkt_type == PACKET_OTHERHOST)
+	/* Frames that to_vpc and leave_pod turn around, when they have no answer, still have the gateway's MAC. */
+	if (turned)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	skb->mark = POD_MARK | (pod->slot & POD_MARK_SLOT);
 	if (!parse_pods(skb, &p))
 		return TC_ACT_UNSPEC;
+	if (asks_names(&p) && !turned) {
+		verdict = answer_dns(skb, pod->scope, pod->number, 0);
+		if (verdict != TC_ACT_UNSPEC)
+			return verdict;
+	}
 	d = find_or_begin(skb, &p, CLIENT_POD, pod, &to);
 	if (d != DECIDE_BACKEND)
 		return refuse(skb, &p, d, 0);
@@ -179,8 +193,14 @@ int to_vpc(struct __sk_buff *skb)
 	/* Somebody else's address; and what leaves the node by its stack is marked. */
 	if (pod->parent && pod->parent != skb->ifindex)
 		return TC_ACT_SHOT;
-	if (parse_pods(skb, &p))
+	if (parse_pods(skb, &p)) {
+		if (asks_names(&p)) {
+			verdict = answer_dns(skb, pod->scope, pod->number, BPF_F_INGRESS);
+			if (verdict != TC_ACT_UNSPEC)
+				return verdict;
+		}
 		d = find_or_begin(skb, &p, CLIENT_ENI_POD, pod, &to);
+	}
 	if (d == DECIDE_BACKEND) {
 		if (to.flags & FLOW_NODE) {
 			remember_fragment(&p); /* an answer to the node, that from_pod gives */
@@ -218,8 +238,14 @@ int leave_pod(struct __sk_buff *skb)
 	/* Somebody else's address: the filter has the namespace that it is in for its class, of which there are 16 bits. */
 	if (pod->netns_cookie && (__u16)pod->netns_cookie != (__u16)skb->tc_classid)
 		return TC_ACT_SHOT;
-	if (parse_pods(skb, &p))
+	if (parse_pods(skb, &p)) {
+		if (asks_names(&p)) {
+			verdict = answer_dns(skb, pod->scope, pod->number, BPF_F_INGRESS);
+			if (verdict != TC_ACT_UNSPEC)
+				return verdict;
+		}
 		d = find_or_begin(skb, &p, CLIENT_ENI_POD, pod, &to);
+	}
 	if (d == DECIDE_PASS)
 		return pod_at(p.net.daddr) || by_node(p.net.daddr) ? bpf_redirect(pod->side, 0) : TC_ACT_UNSPEC;
 	if (d != DECIDE_BACKEND)
@@ -237,5 +263,8 @@ const enum flow_flags *go_flow_flags __attribute__((unused));
 const enum way *go_way __attribute__((unused));
 const enum node_address_flags *go_node_address_flags __attribute__((unused));
 const enum packet_count *go_packet_count __attribute__((unused));
+const enum answer_flags *go_answer_flags __attribute__((unused));
+const enum dns_outcome *go_dns_outcome __attribute__((unused));
+const struct dns_event *go_dns_event __attribute__((unused));
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -478,5 +478,7 @@ const struct block_policy *go_block_policy __attribute__((unused));
 const struct block_more *go_block_more __attribute__((unused));
 const enum pod_flags *go_pod_flags __attribute__((unused));
 const struct backend_cell *go_backend_cell __attribute__((unused));
+const struct dns_answer *go_dns_answer __attribute__((unused));
+const struct dns_view *go_dns_view __attribute__((unused));
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -143,10 +143,12 @@ struct pod_address {
 	__u32 link;         /* on the node: the link that leads to the pod */
 	__u32 side;         /* in the pod's namespace: the link that leads to the node, for a pod with an ENI of its own */
 	__u16 slot;         /* of the ENI that has the address */
-	__u16 pad;
+	__u16 number;       /* of the pod, into dns_counts; 0: none */
 	__u32 parent; /* on the node: what the pod's packets come by first, its link or that one's ipvlan parent; 0: unknown */
+	__u32 scope;  /* the search list that its names may be answered by; 0: none */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct pod_address) == 24, "pod_address");
+_Static_assert(sizeof(struct pod_address) == 32, "pod_address");
 
 /* link_addresses: what a link of the node stands for toward backends, when clients outside asked by it. By interface index. */
 struct link_address {
@@ -245,6 +247,123 @@ struct lifeline {
 	__u32 pad;
 };
 _Static_assert(sizeof(struct lifeline) == 8, "lifeline");
+
+/* dns_answers: what the agent has published, by question. The hash is of the name as it is on the wire, with letters folded to
+ * lower case, and of a secret, so that nobody can choose names that meet. */
+struct answer_key {
+	__u64 hash[2];
+	__u16 type; /* in host order; 0: the entry is about the name itself */
+	__u16 pad;
+	__u32 scope;
+};
+_Static_assert(sizeof(struct answer_key) == 24, "answer_key");
+
+enum answer_flags {
+	/* Of a name (type 0): types that are not entered are punted, because userspace has more. All others have no data. */
+	NAME_ASK_A = 1 << 0,
+	NAME_ASK_AAAA = 1 << 1,
+	NAME_ASK_SRV = 1 << 2,
+	NAME_ASK_ALL = 1 << 3,
+	NAME_ASK_BELOW = 1 << 4, /* names below that are not entered are punted, too */
+	NAME_ADDRESSES = 1 << 5, /* it has A or AAAA */
+	/* Of any other. */
+	ANSWER_AGED = 1 << 6, /* TTLs count down */
+	/* Of both. */
+	ANSWER_LARGE = 1 << 7, /* the entry is in dns_large */
+};
+
+/* What an answer begins with. Behind it are the name, folded, up to a multiple of 8, and the records as they follow the
+ * question on the wire: names in them may point into it, or into them.
+ *
+ * The kernel may hand a deleted hash element to another key while a reader still looks at it, so the value repeats its key,
+ * and it begins and ends with the same stamp, which no other value has: a reader that finds two stamps has seen two values. */
+struct dns_answer {
+	__u64 stamp;
+	__u64 born;    /* CLOCK_MONOTONIC, nanoseconds: when the TTLs were as they are here */
+	__u64 expires; /* in the same time; 0: never */
+	__u32 hits;
+	__u32 scope; /* of the key */
+	__u16 type;  /* of the key */
+	__be16 header;     /* AA, RA and the status, where a DNS header has its flags */
+	__u16 bytes;	   /* of the records */
+	__u16 rotate_at;   /* where, in them, those begin that may have any order */
+	__u8 flags;	   /* enum answer_flags */
+	__u8 name_bytes;
+	__u8 ttls;	   /* how many TTLs there are to count down */
+	__u8 count[3];	   /* of the records: answer, authority, additional */
+	__u8 rotate_bytes; /* one of those that may have any order */
+	__u8 rotate_count; /* below 2: none may */
+	__u8 ttl_step[ANSWER_RECORDS]; /* where the TTLs are: how far from the records' begin, or from the TTL before */
+};
+_Static_assert(sizeof(struct dns_answer) == 64, "dns_answer");
+
+struct small_answer {
+	struct dns_answer head;
+	__u64 data[ANSWER_BYTES / 8];
+	__u64 stamp;
+};
+_Static_assert(sizeof(struct small_answer) == 184, "small_answer");
+
+struct large_answer {
+	struct dns_answer head;
+	__u64 data[LARGE_ANSWER_BYTES / 8];
+	__u64 stamp;
+};
+_Static_assert(sizeof(struct large_answer) == 952, "large_answer");
+
+#define SOA_BYTES 128
+
+/* What names the agent has all of, and who is asked for them. */
+struct dns_view {
+	__u64 hash[2]; /* of the domain, as of any name */
+	__u64 soa[SOA_BYTES / 8]; /* the record of negative answers. Three names in it end with the domain, so with a pointer */
+	__be32 server[MAX_DNS_SERVERS][4];
+	__u32 servers;
+	__u32 sample; /* one question of so many is an event; 0: none is */
+	__u16 domain_bytes; /* 0: no domain */
+	__u8 domain_labels;
+	__u8 complete; /* what has no entry does not exist */
+	__u8 soa_bytes;
+	__u8 soa_ns_at;	     /* where in the record the pointer of the name server's name is */
+	__u8 soa_mailbox_at; /* and that of the mailbox's */
+	__u8 pad;
+};
+_Static_assert(sizeof(struct dns_view) == 288, "dns_view");
+
+/* dns_zone: one element. The view that is not current is being written, or waits for programs that still read it. */
+struct dns_zone {
+	__u64 secret[4];  /* of the hashes: two to begin with, two odd ones to multiply with */
+	__u64 alive;	  /* CLOCK_MONOTONIC, nanoseconds: the agent's last sign of life */
+	__u32 current;	  /* 0 or 1 */
+	__u32 pad;
+	struct dns_view view[2];
+};
+_Static_assert(sizeof(struct dns_zone) == 624, "dns_zone");
+
+/* dns_counts: what became of a pod's questions, by pod and CPU. */
+enum dns_outcome {
+	DNS_HIT,      /* answered */
+	DNS_NEGATIVE, /* answered: there is no such name, or no such record */
+	DNS_MISS,     /* not entered */
+	DNS_PUNT,     /* not for a program to answer, or longer than the client takes */
+	DNS_EXPIRED,  /* entered, but too old */
+	DNS_OUTCOMES,
+};
+
+struct dns_counts {
+	__u64 count[DNS_OUTCOMES];
+};
+_Static_assert(sizeof(struct dns_counts) == 40, "dns_counts");
+
+struct dns_event {
+	__be32 client[4];
+	__u16 type; /* in host order */
+	__u8 rcode; /* of what was answered */
+	__u8 outcome; /* enum dns_outcome */
+	__u32 name_bytes;
+	__u8 name[DNS_EVENT_NAME_BYTES]; /* on the wire, folded: its begin */
+};
+_Static_assert(sizeof(struct dns_event) == 152, "dns_event");
 
 struct address {
 	__be32 addr[4];

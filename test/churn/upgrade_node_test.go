@@ -166,7 +166,7 @@ type loaded struct {
 
 func (h *host) connectProgram(t *testing.T) (l loaded) {
 	t.Helper()
-	pinned, err := link.LoadPinnedLink(h.node.MachinePath("/sys/fs/bpf/nearpath/v1/links/connect4"), nil)
+	pinned, err := link.LoadPinnedLink(h.node.MachinePath("/sys/fs/bpf/nearpath/v2/links/connect4"), nil)
 	ok(t, err)
 	defer pinned.Close()
 	about, err := pinned.Info()

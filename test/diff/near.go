@@ -83,7 +83,7 @@ func (p *nearProxy) load(n *network, cgroup, pins string) error {
 	if err := p.datapath.Attach(); err != nil {
 		return errors.Join(err, p.datapath.Close())
 	}
-	p.flows, err = ebpf.LoadPinnedMap(filepath.Join(pins, "v1", "flows"), nil)
+	p.flows, err = ebpf.LoadPinnedMap(filepath.Join(pins, "v2", "flows"), nil)
 	return err
 }
 

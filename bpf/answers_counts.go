@@ -1,0 +1,111 @@
+package bpf
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+)
+
+// DNSCounts are what became of a pod's questions. Hit and Negative were answered by programs, the latter with that there is no
+// such name or record. Miss were not entered, Expired were too long ago, and Punt are not for programs to answer.
+type DNSCounts struct{ Hit, Negative, Miss, Punt, Expired uint64 }
+
+// A DNSOutcome says what became of a question, see DNSCounts.
+type DNSOutcome uint8
+
+// What becomes of questions.
+const (
+	DNSHit      = DNSOutcome(packetDnsOutcomeDNS_HIT)
+	DNSNegative = DNSOutcome(packetDnsOutcomeDNS_NEGATIVE)
+	DNSMiss     = DNSOutcome(packetDnsOutcomeDNS_MISS)
+	DNSPunt     = DNSOutcome(packetDnsOutcomeDNS_PUNT)
+	DNSExpired  = DNSOutcome(packetDnsOutcomeDNS_EXPIRED)
+)
+
+// String is the name of the outcome in DNSCounts.
+func (o DNSOutcome) String() string {
+	names := [...]string{DNSHit: "hit", DNSNegative: "negative", DNSMiss: "miss", DNSPunt: "punt", DNSExpired: "expired"}
+	if int(o) < len(names) {
+		return names[o]
+	}
+	return fmt.Sprintf("outcome %d", uint8(o))
+}
+
+// Counts returns what became of the questions of each pod since it was put, by its first address.
+func (a *Answers) Counts() (map[netip.Addr]DNSCounts, error) {
+	first := map[uint16]netip.Addr{}
+	var key sockAddress
+	var pod sockPodAddress
+	for all := a.pods.Iterate(); all.Next(&key, &pod); {
+		addr := address(key.Addr)
+		if have, ok := first[pod.Number]; pod.Number != 0 && (!ok || addr.Less(have)) {
+			first[pod.Number] = addr
+		}
+	}
+	out := make(map[netip.Addr]DNSCounts, len(first))
+	for number, addr := range first {
+		var each []sockDnsCounts
+		if err := a.counts.Lookup(uint32(number), &each); err != nil {
+			return nil, fmt.Errorf("count the questions of %s: %w", addr, err)
+		}
+		var sum [5]uint64
+		for _, c := range each {
+			for i, n := range c.Count {
+				sum[i] += n
+			}
+		}
+		out[addr] = DNSCounts{Hit: sum[DNSHit], Negative: sum[DNSNegative], Miss: sum[DNSMiss], Punt: sum[DNSPunt], Expired: sum[DNSExpired]}
+	}
+	return out, nil
+}
+
+// A DNSEvent is a question, one of many: see SetSampling.
+type DNSEvent struct {
+	Pod     netip.Addr
+	Type    uint16 // 0: what was asked could not be read
+	Rcode   uint16 // of what a program answered
+	Outcome DNSOutcome
+	// Name is in the form of AnswerKey. Of a name longer than 128 bytes it is the begin.
+	Name string
+}
+
+// Events calls f for events until ctx ends, and returns nil then. One call at a time gets an event.
+func (a *Answers) Events(ctx context.Context, f func(DNSEvent)) error {
+	r, err := ringbuf.NewReader(a.events)
+	if err != nil {
+		return fmt.Errorf("read DNS events: %w", err)
+	}
+	defer r.Close()
+	stop := context.AfterFunc(ctx, func() { r.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var record ringbuf.Record
+	for ctx.Err() == nil {
+		err := r.ReadInto(&record)
+		if ctx.Err() != nil {
+			break
+		}
+		var e packetDnsEvent
+		if err == nil {
+			err = binary.Read(bytes.NewReader(record.RawSample), binary.NativeEndian, &e)
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("read DNS events: %w", err))
+		}
+		f(newEvent(e))
+	}
+	return nil
+}
+
+func newEvent(e packetDnsEvent) DNSEvent {
+	out := DNSEvent{Pod: address(e.Client), Type: e.Type, Rcode: uint16(e.Rcode), Outcome: DNSOutcome(e.Outcome)}
+	if e.Type != 0 {
+		out.Name = nameText(e.Name[:min(int(e.NameBytes), len(e.Name))])
+	}
+	return out
+}
