@@ -1,0 +1,190 @@
+package upstream
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	// linger is how long a reply is still given to who asks the same: they missed the cache before the reply reached it.
+	linger = 100 * time.Millisecond
+	// maxClients is how many times the questions in flight may wait for their replies.
+	maxClients = 8
+)
+
+var errTimeout = errors.New("no endpoint has replied in time")
+
+// A flight is a question on its way, for everybody who asks it.
+type flight struct {
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+	// Set before done is closed.
+	reply *dns.Msg
+	err   error
+
+	// Guarded by flights.mu.
+	clients int
+	place   *list.Element // in flights.order; nil when it has landed
+}
+
+// flights are the questions of an Upstream, one of each kind at a time.
+type flights struct {
+	max int
+
+	mu      sync.Mutex // guards what follows and the fields of each flight
+	byKey   map[key]*flight
+	order   *list.List // of *flight, the oldest first
+	clients int
+	closed  bool
+}
+
+func (f *flights) init(most int) {
+	f.max, f.byKey, f.order = most, make(map[key]*flight), list.New()
+}
+
+// Exchange asks for the first question of a message, and returns a reply that is the caller's own. The context ends the
+// wait, not the question when others wait for it, too.
+func (u *Upstream) Exchange(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+	q, err := newQuery(m)
+	if err != nil {
+		return nil, err
+	}
+	if u.Snapshot != nil {
+		u.follow()
+	}
+	f, err := u.join(q)
+	if err != nil {
+		return nil, err
+	}
+	defer u.leave(f)
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if f.err != nil {
+		return nil, f.err
+	}
+	return replyTo(m, f.reply), nil
+}
+
+// join finds the question's flight or starts it. Where there are too many, the oldest is dropped: who asked it is the
+// first to ask again or to give up.
+func (u *Upstream) join(q *query) (*flight, error) {
+	fs := &u.flights
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.closed {
+		return nil, errClosed
+	}
+	for fs.clients >= fs.max*maxClients && fs.drop() {
+		u.Metrics.dropped.Inc()
+	}
+	if f, ok := fs.byKey[q.key]; ok {
+		f.clients++
+		fs.clients++
+		u.Metrics.coalesced.Inc()
+		return f, nil
+	}
+	for fs.order.Len() >= fs.max && fs.drop() {
+		u.Metrics.dropped.Inc()
+	}
+	ctx, stop := context.WithTimeoutCause(u.life, u.Timeout, errTimeout)
+	ctx, cancel := context.WithCancelCause(ctx)
+	f := &flight{cancel: cancel, done: make(chan struct{}), clients: 1}
+	f.place = fs.order.PushBack(f)
+	fs.byKey[q.key] = f
+	fs.clients++
+	u.Metrics.waiting.Inc()
+	u.running.Go(func() {
+		defer stop()
+		defer cancel(nil)
+		f.reply, f.err = u.ask(ctx, q)
+		u.land(f, q.key)
+	})
+	return f, nil
+}
+
+// drop gives up the oldest flight. The caller holds mu.
+func (f *flights) drop() bool {
+	front := f.order.Front()
+	if front == nil {
+		return false
+	}
+	oldest := front.Value.(*flight)
+	f.order.Remove(front)
+	oldest.place = nil
+	f.clients -= oldest.clients
+	oldest.clients = 0
+	oldest.cancel(ErrDropped)
+	return true
+}
+
+// land gives the reply to who waits, and for a moment to who comes late, unless it may not be used twice.
+func (u *Upstream) land(f *flight, k key) {
+	fs := &u.flights
+	fs.mu.Lock()
+	dropped := f.place == nil
+	if !dropped {
+		fs.order.Remove(f.place)
+		f.place = nil
+	}
+	// A flight of the same question may have begun after this one was dropped.
+	mine := fs.byKey[k] == f
+	late := mine && !dropped && !errors.Is(f.err, errClosed) && (f.reply == nil || lasts(f.reply))
+	if mine && !late {
+		delete(fs.byKey, k)
+	}
+	close(f.done)
+	fs.mu.Unlock()
+	u.Metrics.waiting.Dec()
+	if f.err != nil && !dropped {
+		u.Metrics.failed.Inc()
+	}
+	if late {
+		time.AfterFunc(linger, func() { fs.forget(k, f) })
+	}
+}
+
+func (f *flights) forget(k key, landed *flight) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.byKey[k] == landed {
+		delete(f.byKey, k)
+	}
+}
+
+// close lets no flight begin any more.
+func (f *flights) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+}
+
+// leave takes a client off. A flight without any goes on: the reply tells how its endpoints are.
+func (u *Upstream) leave(f *flight) {
+	fs := &u.flights
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f.clients > 0 {
+		f.clients--
+		fs.clients--
+	}
+}
+
+// lasts is whether no record is for one transaction only (RFC 1035, 3.2.1).
+func lasts(m *dns.Msg) bool {
+	for _, section := range [][]dns.RR{m.Answer, m.Ns} {
+		for _, record := range section {
+			if record.Header().Ttl == 0 {
+				return false
+			}
+		}
+	}
+	return true
+}

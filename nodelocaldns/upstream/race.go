@@ -1,0 +1,276 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	// nearby is how much slower than twice the fastest endpoint another may be to count as near.
+	nearby = time.Millisecond
+	// A reply is late after the 95th percentile, and missing after four times that, within these bounds.
+	minLate, maxLate       = time.Millisecond, 500 * time.Millisecond
+	minMissing, maxMissing = 100 * time.Millisecond, time.Second
+	// grace is for those that lose a race: a reply within it proves that they live.
+	minGrace = 250 * time.Millisecond
+	// firstRound is how long to wait when every endpoint has failed, before all are asked again; each further round waits
+	// twice as long.
+	firstRound = 50 * time.Millisecond
+	maxRounds  = 6 // that make patience longer
+	// udpTries is how often a question is asked of an endpoint over UDP, before TCP is tried.
+	udpTries = 2
+)
+
+// A race is one question and everybody who is asked for it. One goroutine owns it.
+type race struct {
+	*Upstream
+	q       *query
+	runs    []*run
+	results chan outcome
+	running int
+	timer   *time.Timer
+	late    time.Time // when the last one asked is missing
+	stage   stage
+	rounds  int
+	bad     *dns.Msg // a reply that is only good when there is no other
+	bads    int
+	err     error
+}
+
+// A stage is what the timer stands for.
+type stage uint8
+
+const (
+	stageHedge stage = iota // the reply is late
+	stageRetry              // the reply is missing
+	stageRound              // all have failed a moment ago
+	stageNone               // nothing: only those asked can help
+)
+
+// A run is one of those asked.
+type run struct {
+	*member
+	start  time.Time
+	cancel context.CancelCauseFunc
+	over   bool
+}
+
+type outcome struct {
+	*run
+	reply []byte
+	err   error
+}
+
+// ask returns the first good reply. Without any it returns the first bad one, or why there is none.
+func (u *Upstream) ask(ctx context.Context, q *query) (*dns.Msg, error) {
+	r := &race{Upstream: u, q: q, results: make(chan outcome, u.attempts()), timer: time.NewTimer(u.Timeout)}
+	defer r.leave()
+	u.budget.earn()
+	r.start()
+	for r.running > 0 || r.stage == stageRound {
+		select {
+		case o := <-r.results:
+			if reply := r.judge(o); reply != nil {
+				return reply, nil
+			}
+		case <-r.timer.C:
+			r.impatient()
+		case <-ctx.Done():
+			return r.verdict(context.Cause(ctx))
+		}
+	}
+	return r.verdict(r.err)
+}
+
+// attempts bounds how often one question is asked: everybody twice at least, so that one that lives is found.
+func (u *Upstream) attempts() int { return max(4, 2*len(*u.members.Load())) }
+
+func (r *race) verdict(err error) (*dns.Msg, error) {
+	if r.bad != nil && !errors.Is(err, ErrDropped) {
+		return r.bad, nil
+	}
+	if errors.Is(err, errTimeout) && r.err != nil {
+		return nil, r.err
+	}
+	return nil, err
+}
+
+// start asks the most promising endpoint, and returns whether there is one.
+func (r *race) start() bool {
+	r.stage = stageNone
+	if len(r.runs) >= cap(r.results) {
+		return false
+	}
+	m := r.choose(r.asked)
+	if m == nil {
+		r.err = ErrNoEndpoint
+		if len(*r.members.Load()) > 0 {
+			r.err = ErrLooped
+		}
+		return false
+	}
+	ctx, cancel := context.WithTimeout(r.life, r.ReadTimeout)
+	ctx, cancelCause := context.WithCancelCause(ctx)
+	one := &run{member: m, start: time.Now(), cancel: cancelCause}
+	how := attempt{tcp: r.asked(m) >= udpTries, apart: r.asked(m) > 0}
+	r.runs = append(r.runs, one)
+	r.running++
+	r.Upstream.running.Go(func() {
+		defer cancel()
+		reply, err := m.exchange(ctx, r.q, how)
+		r.results <- outcome{one, reply, err}
+	})
+	p95 := m.p95()
+	patience := min(r.rounds, maxRounds)
+	late := min(max(p95, minLate), maxLate) << patience
+	r.late = one.start.Add(max(late, min(max(4*p95, minMissing), maxMissing)<<patience))
+	r.stage = stageHedge
+	r.timer.Reset(late)
+	return true
+}
+
+func (r *race) asked(m *member) (times int) {
+	for _, one := range r.runs {
+		if one.member == m {
+			times++
+		}
+	}
+	return times
+}
+
+// impatient asks somebody else. Late replies are usual, so only a share of questions may be asked twice for them; missing
+// ones are not.
+func (r *race) impatient() {
+	switch r.stage {
+	case stageHedge:
+		if !r.NoHedge && r.budget.spend() {
+			r.rounds++
+			if r.start() {
+				r.Metrics.hedged.Inc()
+			}
+			return
+		}
+		r.stage = stageRetry
+		r.timer.Reset(time.Until(r.late))
+	case stageRetry, stageRound:
+		r.rounds++
+		r.again()
+	}
+}
+
+func (r *race) again() {
+	if r.start() {
+		r.Metrics.retried.Inc()
+	}
+}
+
+// judge returns the reply if it is good. Else it sees to it that somebody else is asked.
+func (r *race) judge(o outcome) *dns.Msg {
+	r.running--
+	o.over = true
+	reply, err := r.open(o)
+	switch {
+	case err != nil:
+		r.err = err
+	case !slices.Contains(r.Failover, reply.Rcode) && reply.Rcode <= 15:
+		return reply
+	default:
+		r.bad = reply
+		r.bads++
+		if r.bads >= 2 || r.asked(r.choose(r.asked)) > 0 {
+			return r.bad // the others would say the same, or are asked already
+		}
+	}
+	r.replace()
+	return nil
+}
+
+// replace asks another endpoint at once. When all have been asked, those that still run may reply; when all have failed, they
+// are asked again in a moment.
+func (r *race) replace() {
+	next := r.choose(r.asked)
+	switch {
+	case next == nil || r.asked(next) == 0:
+		r.again()
+	case r.running == 0 && len(r.runs) < cap(r.results):
+		r.stage = stageRound
+		r.timer.Reset(firstRound << min(r.rounds, maxRounds))
+	}
+}
+
+// open reads a reply and takes out what is not part of it.
+func (r *race) open(o outcome) (*dns.Msg, error) {
+	if o.err != nil {
+		return nil, o.err
+	}
+	reply := new(dns.Msg)
+	if err := reply.Unpack(o.reply); err != nil {
+		o.metrics.mismatched.Inc()
+		return nil, err
+	}
+	r.Metrics.scrubbed.Add(float64(scrub(reply, r.q)))
+	return reply, nil
+}
+
+// leave lets the losers run on for a moment: their replies, or none, are news of their endpoints.
+func (r *race) leave() {
+	r.timer.Stop()
+	for _, one := range r.runs {
+		if one.over {
+			one.cancel(nil)
+			continue
+		}
+		grace := min(max(4*one.p95(), minGrace), r.ReadTimeout)
+		if left := time.Until(one.start.Add(grace)); left > 0 {
+			time.AfterFunc(left, func() { one.cancel(errLate) })
+		} else {
+			one.cancel(errLate)
+		}
+	}
+}
+
+// A budget lets one in ten questions be asked twice, and a few at once.
+type budget struct {
+	mu     sync.Mutex
+	tenths int
+}
+
+const maxBudget = 200 // tenths
+
+func (b *budget) earn() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tenths = min(b.tenths+1, maxBudget)
+}
+
+func (b *budget) spend() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.tenths < 10 {
+		return false
+	}
+	b.tenths -= 10
+	return true
+}
+
+// leastLoaded picks one of those with the least load by chance.
+func leastLoaded[T any](all []T, load func(T) int) T {
+	least, ties := all[0], 1
+	for _, one := range all[1:] {
+		switch l, have := load(one), load(least); {
+		case l < have:
+			least, ties = one, 1
+		case l == have:
+			if ties++; rand.IntN(ties) == 0 { //nolint:gosec // nobody gains by guessing
+				least = one
+			}
+		}
+	}
+	return least
+}
