@@ -1,5 +1,6 @@
 // Command coredns is CoreDNS for the cluster's central DNS, with the plugins of this project built in. Its flags and its
-// Corefile are those of CoreDNS; docs/dns.md and docs/autopath.md say what the plugins `nearpath` and `autopath` add.
+// Corefile are those of CoreDNS; docs/dns.md and docs/autopath.md say what the plugins `nearpath` and `autopath` add,
+// plugins/upstream/README.md what `upstream` does.
 package main
 
 import (
@@ -7,6 +8,7 @@ import (
 
 	_ "github.com/nearpath/nearpath/plugins/autopath"
 	_ "github.com/nearpath/nearpath/plugins/nearpath"
+	_ "github.com/nearpath/nearpath/plugins/upstream"
 
 	// What CoreDNS ships, but for its own autopath, whose directive ours takes, and for the plugins that bring the SDKs of
 	// other clouds, of tracers and of certificate authorities: azure, clouddns, dnssec, etcd, geoip, nomad, route53, tls,

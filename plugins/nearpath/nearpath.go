@@ -35,6 +35,9 @@ func (n *Nearpath) Name() string { return name }
 // Ready implements the interface of the plugin `ready`.
 func (n *Nearpath) Ready() bool { return n.Snapshot().Synced() }
 
+// Cluster returns the newest Snapshot: other plugins of the server block, such as upstream, read it here.
+func (n *Nearpath) Cluster() *cluster.Snapshot { return n.Snapshot() }
+
 // ServeDNS implements plugin.Handler. Names the zone does not answer for are the next plugin's.
 func (n *Nearpath) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	state := request.Request{W: w, Req: r}
