@@ -261,6 +261,33 @@ type packetLinkAddress struct {
 	Addr6 [4]uint32
 }
 
+type packetMoment struct {
+	_ structs.HostLayout
+	P struct {
+		_     structs.HostLayout
+		Tuple packetFlowKey
+		Net   struct {
+			_     structs.HostLayout
+			Saddr [4]uint32
+			Daddr [4]uint32
+			At    uint32
+			L4    uint32
+			Len   uint32
+			Id    uint32
+			Proto uint8
+			Hops  uint8
+			Part  uint8
+			Pad   uint8
+		}
+		Inner   uint32
+		InnerL4 uint32
+		Flags   uint8
+		V6      bool
+		_       [2]byte
+	}
+	To packetFlow
+}
+
 type packetNetwork struct {
 	_          structs.HostLayout
 	PrefixBits uint32
@@ -274,9 +301,8 @@ const (
 )
 
 type packetOpening struct {
-	_        structs.HostLayout
-	Frontend packetFrontendKey
-	Svc      struct {
+	_   structs.HostLayout
+	Svc struct {
 		_         structs.HostLayout
 		Record    uint32
 		Kind      uint32
@@ -316,7 +342,6 @@ type packetOpening struct {
 		Keep   bool
 		_      [2]byte
 	}
-	_        [4]byte
 	Reply    packetFlow
 	ReplyKey packetFlowKey
 }
@@ -440,6 +465,7 @@ const (
 	packetMapHostNetworks       = "host_networks"
 	packetMapLifelines          = "lifelines"
 	packetMapLinkAddresses      = "link_addresses"
+	packetMapMoments            = "moments"
 	packetMapNodeAddresses      = "node_addresses"
 	packetMapOpenings           = "openings"
 	packetMapPacketCounts       = "packet_counts"
@@ -535,6 +561,7 @@ type packetMapSpecs struct {
 	HostNetworks  *ebpf.MapSpec `ebpf:"host_networks"`
 	Lifelines     *ebpf.MapSpec `ebpf:"lifelines"`
 	LinkAddresses *ebpf.MapSpec `ebpf:"link_addresses"`
+	Moments       *ebpf.MapSpec `ebpf:"moments"`
 	NodeAddresses *ebpf.MapSpec `ebpf:"node_addresses"`
 	Openings      *ebpf.MapSpec `ebpf:"openings"`
 	PacketCounts  *ebpf.MapSpec `ebpf:"packet_counts"`
@@ -594,6 +621,7 @@ type packetMaps struct {
 	HostNetworks  *ebpf.Map `ebpf:"host_networks"`
 	Lifelines     *ebpf.Map `ebpf:"lifelines"`
 	LinkAddresses *ebpf.Map `ebpf:"link_addresses"`
+	Moments       *ebpf.Map `ebpf:"moments"`
 	NodeAddresses *ebpf.Map `ebpf:"node_addresses"`
 	Openings      *ebpf.Map `ebpf:"openings"`
 	PacketCounts  *ebpf.Map `ebpf:"packet_counts"`
@@ -621,6 +649,7 @@ func (m *packetMaps) Close() error {
 		m.HostNetworks,
 		m.Lifelines,
 		m.LinkAddresses,
+		m.Moments,
 		m.NodeAddresses,
 		m.Openings,
 		m.PacketCounts,

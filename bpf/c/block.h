@@ -133,8 +133,23 @@ static __always_inline int order(__u32 index, __u64 than)
 	return cell < than ? -1 : cell > than;
 }
 
+/* The search of a backend is in global functions: the verifier looks at each once, and not along every path that leads to
+ * it. They may only have numbers for arguments (pointers to memory: since 5.12), and the results are ints.
+ *
+ * This one does so with the backend that begins at a cell. cells says how many it has; last is the last one of what it is
+ * compared with, high and low those before it, in host order. */
+__attribute__((noinline)) int compare(__u64 at_and_cells, __u64 high, __u64 low, __u64 last)
+{
+	__u32 at = at_and_cells >> 32, cells = at_and_cells;
+	int o = 0;
+
+	if (cells == BACKEND_CELLS_V6)
+		o = order(at, high) ?: order(at + 1, low);
+	return o ?: order(at + cells - 1, last);
+}
+
 /* The run of sorted backends that a place is in ends here; places start at the first backend of all. */
-static __always_inline __u32 end_of_run(__u32 block, __u32 place)
+__attribute__((noinline)) int end_of_run(__u32 block, __u32 place)
 {
 	union {
 		__u64 cell;
@@ -144,7 +159,6 @@ static __always_inline __u32 end_of_run(__u32 block, __u32 place)
 	} head, policy, more;
 	__u32 all;
 
-	asm volatile("" : "+r"(block)); /* sums are not to be kept on the stack, of which callers leave little */
 	if (!read_cell(block, &head.cell) || !read_cell(block + 1, &policy.cell) || !read_cell(block + 2, &more.cell))
 		return 0;
 	if (place < policy.policy.local_at)
@@ -155,30 +169,25 @@ static __always_inline __u32 end_of_run(__u32 block, __u32 place)
 	return place < all ? all : all + more.more.draining_count;
 }
 
-/* Finds a backend among those from one place to before another, and returns its place, or -1. cells says how many each
- * has; last is its last one, high and low those before it, in host order.
- *
- * A global function: the verifier looks at it once, and not along every path that leads to it. It may only have
- * numbers for arguments (pointers to memory: since 5.12). */
+/* Finds a backend among those from one place to before another, and returns its place, or -1. */
 __attribute__((noinline)) int search(__u64 block_and_cells, __u64 from_and_to, __u64 high, __u64 low, __u64 last)
 {
-	__u32 block = block_and_cells >> 32, cells = block_and_cells, from = from_and_to >> 32, end = from_and_to;
+	__u32 from = from_and_to >> 32, stop = from;
 
 	for (__u32 run = 0; run < BLOCK_RUNS; run++) {
-		__u32 stop = end_of_run(block, from), to;
+		__u32 to;
 
-		if (stop > end)
-			stop = end;
+		from = stop;
+		stop = end_of_run(block_and_cells >> 32, from);
+		if (stop > (__u32)from_and_to)
+			stop = from_and_to;
 		to = stop;
 		for (__u32 i = 0; i < SEARCH_STEPS && from < to; i++) {
-			__u32 middle = (from + to) / 2, cell;
-			int o = 0;
+			__u32 middle = (from + to) / 2;
+			int o;
 
-			asm volatile("" : "+r"(block), "+r"(cells));
-			cell = block + BLOCK_HEADER_CELLS + middle * cells;
-			if (cells == BACKEND_CELLS_V6)
-				o = order(cell, high) ?: order(cell + 1, low);
-			o = o ?: order(cell + cells - 1, last);
+			asm volatile("" : "+r"(block_and_cells)); /* its parts are not to be kept on the stack */
+			o = compare(block_and_cells + ((BLOCK_HEADER_CELLS + middle * (__u64)(__u32)block_and_cells) << 32), high, low, last);
 			if (!o)
 				return middle;
 			if (o < 0)
@@ -186,23 +195,50 @@ __attribute__((noinline)) int search(__u64 block_and_cells, __u64 from_and_to, _
 			else
 				to = middle;
 		}
-		from = stop;
 	}
 	return -1;
 }
 
-static __always_inline int place_of(const struct service *svc, __u32 from, __u32 to, const __be32 *addr, __be16 port)
+/* A backend as compare has it. */
+struct wanted {
+	__u64 high;
+	__u64 low;
+	__u64 last;
+};
+
+static __always_inline struct wanted want(const struct service *svc, const __be32 *addr, __be16 port)
 {
 	union {
-		struct backend_cell last;
-		__u64 cell;
-	} u = { .last = { .port = port } };
+		struct backend_cell cell;
+		__u64 word;
+	} last = { .cell = { .port = port } };
 
 	if (svc->policy.backend_cells == BACKEND_CELLS_V4)
-		u.last.addr = addr[3];
-	return search((__u64)svc->published.block << 32 | svc->policy.backend_cells, (__u64)from << 32 | to,
-		      (__u64)bpf_ntohl(addr[0]) << 32 | bpf_ntohl(addr[1]), (__u64)bpf_ntohl(addr[2]) << 32 | bpf_ntohl(addr[3]),
-		      bpf_be64_to_cpu(u.cell));
+		last.cell.addr = addr[3];
+	return (struct wanted){
+		.high = (__u64)bpf_ntohl(addr[0]) << 32 | bpf_ntohl(addr[1]),
+		.low = (__u64)bpf_ntohl(addr[2]) << 32 | bpf_ntohl(addr[3]),
+		.last = bpf_be64_to_cpu(last.word),
+	};
+}
+
+static __always_inline bool is_at(const struct service *svc, __u32 place, const struct wanted *w)
+{
+	__u32 at = svc->published.block + BLOCK_HEADER_CELLS + place * svc->policy.backend_cells;
+
+	return !compare((__u64)at << 32 | svc->policy.backend_cells, w->high, w->low, w->last);
+}
+
+static __always_inline int find_wanted(const struct service *svc, __u32 from, __u32 to, const struct wanted *w)
+{
+	return search((__u64)svc->published.block << 32 | svc->policy.backend_cells, (__u64)from << 32 | to, w->high, w->low, w->last);
+}
+
+static __always_inline int place_of(const struct service *svc, __u32 from, __u32 to, const __be32 *addr, __be16 port)
+{
+	struct wanted w = want(svc, addr, port);
+
+	return find_wanted(svc, from, to, &w);
 }
 
 /* Whether a client may choose this backend. */

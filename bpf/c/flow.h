@@ -65,10 +65,25 @@ static __always_inline bool closed(const struct flow *f, const struct flow_key *
 	return ((flags | f->flags) & FLOW_RST) || (flags & f->flags & FLOW_FIN);
 }
 
-/* Whether what a client begins may still go to the backend that it went to: while that one serves (reference row G2). */
-static __always_inline bool still_served(struct flow *f, const struct flow *copy)
+/* Whether the backend that the packet's flow goes to is still one of its Service's, which was published anew. A global function,
+ * see begin. */
+__attribute__((noinline)) int serves_on(void)
 {
+	struct moment *m = this_moment();
 	struct service svc = {};
+	struct flow *f;
+
+	if (!m || !read_block(m->to.record, &svc) || !serves(&svc, m->to.daddr, m->to.dport))
+		return false;
+	f = bpf_map_lookup_elem(&flows, &m->p.tuple);
+	if (f)
+		f->published = svc.published;
+	return true;
+}
+
+/* Whether what a client begins may still go to the backend that it went to: while that one serves (reference row G2). */
+static __always_inline bool still_served(const struct flow *copy)
+{
 	__u32 record = copy->record;
 	const volatile __u64 *word = bpf_map_lookup_elem(&records, &record);
 	union {
@@ -81,24 +96,19 @@ static __always_inline bool still_served(struct flow *f, const struct flow *copy
 	u.cell = *word;
 	if (u.published.block == copy->published.block && u.published.sequence == copy->published.sequence)
 		return true;
-	if (!read_block(record, &svc))
-		return false;
-	if (!serves(&svc, copy->daddr, copy->dport))
-		return false;
-	f->published = svc.published;
-	return true;
+	return serves_on();
 }
 
 /* A client's packet that has a flow opens a new connection all the same when it could not go on with the old one: the
  * client has the port for the second time, or the backend is gone. */
-static __always_inline bool outlived(struct flow *f, const struct flow *copy, const struct packet *p)
+static __always_inline bool outlived(const struct flow *copy, const struct packet *p)
 {
 	struct flow_key other;
 
 	if ((copy->flags & FLOW_REPLY) || !opens(p))
 		return false;
 	turn(copy, &p->tuple, &other);
-	if (still_served(f, copy) && (p->tuple.proto == IPPROTO_UDP || !closed(copy, &other)))
+	if (still_served(copy) && (p->tuple.proto == IPPROTO_UDP || !closed(copy, &other)))
 		return false;
 	bpf_map_delete_elem(&flows, &p->tuple);
 	bpf_map_delete_elem(&flows, &other);

@@ -136,13 +136,14 @@ static __always_inline int send_by_link(const struct packet *p, const struct flo
 	return bpf_redirect_neigh(to->link, &next, sizeof(next), 0);
 }
 
-/* Translates and sends. A source of this node's own would be a martian to its stack, so the packet leaves past it. */
-static __always_inline int forward(struct __sk_buff *skb, const struct packet *p, const struct flow *to)
+/* Translates and sends. A source of this node's own would be a martian to its stack, so the packet leaves past it. A global
+ * function, see begin. */
+__attribute__((noinline)) int forward(struct __sk_buff *skb)
 {
-	if (to->link && !hop(skb, p))
+	struct moment *m = this_moment();
+
+	if (!m || (m->to.link && !hop(skb, &m->p)) || !rewrite(skb, &m->p, &m->to))
 		return lose();
-	if (!rewrite(skb, p, to))
-		return lose();
-	remember_fragment(p);
-	return to->link ? send_by_link(p, to) : TC_ACT_UNSPEC;
+	remember_fragment(&m->p);
+	return m->to.link ? send_by_link(&m->p, &m->to) : TC_ACT_UNSPEC;
 }

@@ -31,7 +31,6 @@ struct course {
 
 /* What a connection that begins needs for a moment: more than a stack has. */
 struct opening {
-	struct frontend_key frontend;
 	struct service svc;
 	struct backend backend;
 	struct course course;
@@ -118,28 +117,28 @@ static __always_inline bool course_outside(const struct __sk_buff *skb, const st
 
 /* A pod keeps its address, but for a backend that would answer it directly: itself (reference row E6), and one that is on
  * its ENI by ipvlan, too. */
-static __always_inline bool course_pod(const struct packet *p, const struct pod_address *pod, const struct backend *b, bool eni,
+static __always_inline bool course_pod(const struct packet *p, __u32 link, __u32 side, const struct backend *b, bool eni,
 				       struct course *c)
 {
 	const struct pod_address *peer = pod_at(b->addr);
 
 	c->flags = FLOW_POD;
 	c->to_pod = peer;
-	if (peer && peer->link == pod->link) {
-		c->link = c->back = pod->link;
+	if (peer && peer->link == link) {
+		c->link = c->back = link;
 		return address_of_node(p->v6, c->source);
 	}
 	c->keep = true;
 	__builtin_memcpy(c->source, p->tuple.saddr, sizeof(c->source));
 	if (peer) {
 		c->link = peer->link;
-		c->back = pod->link;
+		c->back = link;
 		return c->link;
 	}
 	if (eni || of_this_node(b->addr))
 		return true;
-	c->back = pod->link;
-	return !pod->side; /* its ENI is not here to leave by */
+	c->back = link;
+	return !side; /* its ENI is not here to leave by */
 }
 
 /* What the node asks itself has the frontend's address for its source: its own one would be a martian's. So would be that
@@ -200,24 +199,24 @@ static __always_inline bool connect_flow(const struct packet *p, struct opening 
 	return false;
 }
 
-/* What becomes of a connection that a packet begins. With DECIDE_BACKEND its entries are there. */
-static __always_inline enum decision begin(const struct __sk_buff *skb, const struct packet *p, enum client who,
-					   const struct pod_address *pod, struct flow *to)
+/* What becomes of a connection that a packet begins. With DECIDE_BACKEND its entries are there. link and side are of the pod that
+ * begins it. A global function: the verifier looks at it once, and not along every path that leads to it. It finds the
+ * packet in moments, as it may only have the context and numbers for arguments (pointers to memory: since 5.12). */
+__attribute__((noinline)) int begin(struct __sk_buff *skb, __u32 who, __u32 link, __u32 side)
 {
-	struct course *c;
+	struct moment *m = this_moment();
+	const struct packet *p;
 	struct opening *o;
-	enum decision d;
+	struct course *c;
 	__u32 zero = 0;
+	int d;
 	bool found;
 
 	o = bpf_map_lookup_elem(&openings, &zero);
-	if (!o || is_loopback(p->tuple.daddr)) /* nobody else's */
+	if (!m || !o || is_loopback(m->p.tuple.daddr)) /* nobody else's */
 		return DECIDE_PASS;
-	__builtin_memset(&o->frontend, 0, sizeof(o->frontend));
-	__builtin_memcpy(o->frontend.addr, p->tuple.daddr, sizeof(o->frontend.addr));
-	o->frontend.port = p->tuple.dport;
-	o->frontend.proto = p->tuple.proto;
-	d = decide(&o->frontend, who != CLIENT_OUTSIDE, p->tuple.saddr, &o->svc, &o->backend);
+	p = &m->p;
+	d = decide(p->tuple.daddr, p->tuple.dport, p->tuple.proto, who != CLIENT_OUTSIDE, p->tuple.saddr, &o->svc, &o->backend);
 	if (d != DECIDE_BACKEND)
 		return d;
 	c = &o->course;
@@ -227,20 +226,20 @@ static __always_inline enum decision begin(const struct __sk_buff *skb, const st
 	else if (who == CLIENT_NODE)
 		found = course_node(skb, p, &o->backend, c);
 	else
-		found = course_pod(p, pod, &o->backend, who == CLIENT_ENI_POD, c);
-	return found && connect_flow(p, o, to) ? DECIDE_BACKEND : DECIDE_DROP;
+		found = course_pod(p, link, side, &o->backend, who == CLIENT_ENI_POD, c);
+	return found && connect_flow(p, o, &m->to) ? DECIDE_BACKEND : DECIDE_DROP;
 }
 
 /* The flow of a packet, or that of a connection that it begins. */
-static __always_inline enum decision find_or_begin(const struct __sk_buff *skb, const struct packet *p, enum client who,
-						   const struct pod_address *pod, struct flow *to)
+static __always_inline enum decision find_or_begin(struct __sk_buff *skb, struct moment *m, enum client who,
+						   const struct pod_address *pod)
 {
-	struct flow *f = find_flow(&p->tuple, to);
+	struct flow *f = find_flow(&m->p.tuple, &m->to);
 
-	if (f && !outlived(f, to, p)) {
-		touch(f, p);
+	if (f && !outlived(&m->to, &m->p)) {
+		touch(f, &m->p);
 		return DECIDE_BACKEND;
 	}
-	forget_fragment(p);
-	return opens(p) ? begin(skb, p, who, pod, to) : DECIDE_PASS;
+	forget_fragment(&m->p);
+	return opens(&m->p) ? begin(skb, who, pod ? pod->link : 0, pod ? pod->side : 0) : DECIDE_PASS;
 }

@@ -16,10 +16,10 @@
 #include "reject.h"
 
 /* What becomes of a packet that does not go to a backend. */
-static __always_inline int refuse(struct __sk_buff *skb, const struct packet *p, enum decision d, __u64 way)
+static __always_inline int refuse(struct __sk_buff *skb, enum decision d, __u64 way)
 {
 	if (d == DECIDE_REJECT)
-		return reject(skb, p, way);
+		return reject(skb, way);
 	return d == DECIDE_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
@@ -27,8 +27,7 @@ static __always_inline int refuse(struct __sk_buff *skb, const struct packet *p,
 SEC("tc")
 int from_outside(struct __sk_buff *skb)
 {
-	struct packet p = {};
-	struct flow to;
+	struct moment *m = this_moment();
 	enum decision d;
 
 	/* What from_pod says to have come by here has the MAC of another link. */
@@ -37,30 +36,29 @@ int from_outside(struct __sk_buff *skb)
 		skb->mark = 0;
 		return TC_ACT_UNSPEC;
 	}
-	if (skb->pkt_type != PACKET_HOST || !parse_network(skb, &p) || !parse_transport(skb, &p))
+	if (skb->pkt_type != PACKET_HOST || !m || !parse_network(skb, &m->p) || !parse_transport(skb, &m->p))
 		return TC_ACT_UNSPEC;
-	d = find_or_begin(skb, &p, CLIENT_OUTSIDE, NULL, &to);
-	return d == DECIDE_BACKEND ? forward(skb, &p, &to) : refuse(skb, &p, d, 0);
+	d = find_or_begin(skb, m, CLIENT_OUTSIDE, NULL);
+	return d == DECIDE_BACKEND ? forward(skb) : refuse(skb, d, 0);
 }
 
 /* Egress of the node's uplink: the node's own sockets, as servers and as clients. */
 SEC("tc")
 int to_outside(struct __sk_buff *skb)
 {
-	struct packet p = {};
-	struct flow to;
+	struct moment *m = this_moment();
 	enum decision d;
 	int verdict;
 
-	if (skb->ingress_ifindex || !parse_network(skb, &p) || !parse_transport(skb, &p))
+	if (skb->ingress_ifindex || !m || !parse_network(skb, &m->p) || !parse_transport(skb, &m->p))
 		return TC_ACT_UNSPEC;
-	d = find_or_begin(skb, &p, CLIENT_NODE, NULL, &to);
+	d = find_or_begin(skb, m, CLIENT_NODE, NULL);
 	if (d != DECIDE_BACKEND)
-		return refuse(skb, &p, d, BPF_F_INGRESS);
-	if (to.link == skb->ifindex)
-		to.link = 0;
-	verdict = forward(skb, &p, &to);
-	if (verdict != TC_ACT_UNSPEC || !of_this_node(to.daddr))
+		return refuse(skb, d, BPF_F_INGRESS);
+	if (m->to.link == skb->ifindex)
+		m->to.link = 0;
+	verdict = forward(skb);
+	if (verdict != TC_ACT_UNSPEC || !of_this_node(m->to.daddr))
 		return verdict;
 	return turn_frame(skb) ? bpf_redirect(skb->ifindex, BPF_F_INGRESS) : lose();
 }
@@ -82,12 +80,11 @@ static __always_inline bool answers(const struct packet *p, struct flow *to)
 SEC("tc")
 int from_vpc(struct __sk_buff *skb)
 {
-	struct packet p = {};
-	struct flow to;
+	struct moment *m = this_moment();
 
-	if (skb->pkt_type != PACKET_HOST || !parse_network(skb, &p) || !parse_transport(skb, &p) || !answers(&p, &to))
+	if (skb->pkt_type != PACKET_HOST || !m || !parse_network(skb, &m->p) || !parse_transport(skb, &m->p) || !answers(&m->p, &m->to))
 		return TC_ACT_UNSPEC;
-	return forward(skb, &p, &to);
+	return forward(skb);
 }
 
 /* What a pod sends. An error is about what was sent to that pod: others' clients are not its business. */
@@ -119,14 +116,13 @@ int from_pod(struct __sk_buff *skb)
 {
 	const struct pod_address *pod;
 	bool turned = skb->pkt_type == PACKET_OTHERHOST;
-	struct packet p = {};
-	struct flow to;
+	struct moment *m = this_moment();
 	enum decision d;
 	int verdict;
 
-	if (!parse_network(skb, &p))
+	if (!m || !parse_network(skb, &m->p))
 		return TC_ACT_UNSPEC;
-	pod = pod_at(p.net.saddr);
+	pod = pod_at(m->p.net.saddr);
 	if (!pod)
 		return TC_ACT_UNSPEC;
 	if (pod->link != skb->ifindex)
@@ -135,21 +131,21 @@ int from_pod(struct __sk_buff *skb)
 	if (turned)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	skb->mark = POD_MARK | (pod->slot & POD_MARK_SLOT);
-	if (!parse_pods(skb, &p))
+	if (!parse_pods(skb, &m->p))
 		return TC_ACT_UNSPEC;
-	if (asks_names(&p) && !turned) {
+	if (asks_names(&m->p) && !turned) {
 		verdict = answer_dns(skb, pod->scope, pod->number, 0);
 		if (verdict != TC_ACT_UNSPEC)
 			return verdict;
 	}
-	d = find_or_begin(skb, &p, CLIENT_POD, pod, &to);
+	d = find_or_begin(skb, m, CLIENT_POD, pod);
 	if (d != DECIDE_BACKEND)
-		return refuse(skb, &p, d, 0);
-	if ((to.flags & (FLOW_NODE | FLOW_REPLY)) == (FLOW_NODE | FLOW_REPLY))
-		return to_node(skb, &p, &to);
-	if (to.link)
+		return refuse(skb, d, 0);
+	if ((m->to.flags & (FLOW_NODE | FLOW_REPLY)) == (FLOW_NODE | FLOW_REPLY))
+		return to_node(skb, &m->p, &m->to);
+	if (m->to.link)
 		skb->mark = 0; /* it does not leave by the pod's ENI */
-	return forward(skb, &p, &to);
+	return forward(skb);
 }
 
 /* Egress of the link that leads to a pod: what the node's own sockets answer, and what the stack has changed on its way.
@@ -157,15 +153,14 @@ int from_pod(struct __sk_buff *skb)
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
-	struct packet p = {};
-	struct flow to;
+	struct moment *m = this_moment();
 
-	if ((skb->mark & POD_MARK) || !parse_network(skb, &p) || !parse_transport(skb, &p) || !answers(&p, &to))
+	if ((skb->mark & POD_MARK) || !m || !parse_network(skb, &m->p) || !parse_transport(skb, &m->p) || !answers(&m->p, &m->to))
 		return TC_ACT_UNSPEC;
-	if (!(to.flags & FLOW_POD) || (to.link && to.link != skb->ifindex))
+	if (!(m->to.flags & FLOW_POD) || (m->to.link && m->to.link != skb->ifindex))
 		return TC_ACT_UNSPEC;
-	to.link = 0;
-	return forward(skb, &p, &to);
+	m->to.link = 0;
+	return forward(skb);
 }
 
 /* By the node, though an ENI would do: what is on the node, and what is said to be its business. */
@@ -180,41 +175,40 @@ SEC("tc")
 int to_vpc(struct __sk_buff *skb)
 {
 	const struct pod_address *pod, *peer;
+	struct moment *m = this_moment();
 	enum decision d = DECIDE_PASS;
-	struct packet p = {};
-	struct flow to;
 	int verdict;
 
-	if ((skb->mark & POD_MARK) || !parse_network(skb, &p))
+	if ((skb->mark & POD_MARK) || !m || !parse_network(skb, &m->p))
 		return TC_ACT_UNSPEC;
-	pod = pod_at(p.net.saddr);
+	pod = pod_at(m->p.net.saddr);
 	if (!pod)
 		return TC_ACT_UNSPEC;
 	/* Somebody else's address; and what leaves the node by its stack is marked. */
 	if (pod->parent && pod->parent != skb->ifindex)
 		return TC_ACT_SHOT;
-	if (parse_pods(skb, &p)) {
-		if (asks_names(&p)) {
+	if (parse_pods(skb, &m->p)) {
+		if (asks_names(&m->p)) {
 			verdict = answer_dns(skb, pod->scope, pod->number, BPF_F_INGRESS);
 			if (verdict != TC_ACT_UNSPEC)
 				return verdict;
 		}
-		d = find_or_begin(skb, &p, CLIENT_ENI_POD, pod, &to);
+		d = find_or_begin(skb, m, CLIENT_ENI_POD, pod);
 	}
 	if (d == DECIDE_BACKEND) {
-		if (to.flags & FLOW_NODE) {
-			remember_fragment(&p); /* an answer to the node, that from_pod gives */
+		if (m->to.flags & FLOW_NODE) {
+			remember_fragment(&m->p); /* an answer to the node, that from_pod gives */
 			return bpf_redirect(pod->link, BPF_F_INGRESS);
 		}
-		verdict = forward(skb, &p, &to);
-		return verdict == TC_ACT_UNSPEC && by_node(to.daddr) ? bpf_redirect(pod->link, BPF_F_INGRESS) : verdict;
+		verdict = forward(skb);
+		return verdict == TC_ACT_UNSPEC && by_node(m->to.daddr) ? bpf_redirect(pod->link, BPF_F_INGRESS) : verdict;
 	}
 	if (d != DECIDE_PASS)
-		return refuse(skb, &p, d, BPF_F_INGRESS);
-	peer = pod_at(p.net.daddr);
+		return refuse(skb, d, BPF_F_INGRESS);
+	peer = pod_at(m->p.net.daddr);
 	if (peer)
 		return bpf_redirect_neigh(peer->link, NULL, 0, 0);
-	if (by_node(p.net.daddr))
+	if (by_node(m->p.net.daddr))
 		return bpf_redirect(pod->link, BPF_F_INGRESS);
 	return TC_ACT_UNSPEC;
 }
@@ -225,37 +219,36 @@ SEC("tc")
 int leave_pod(struct __sk_buff *skb)
 {
 	const struct pod_address *pod;
+	struct moment *m = this_moment();
 	enum decision d = DECIDE_PASS;
-	struct packet p = {};
-	struct flow to;
 	int verdict;
 
-	if (!parse_network(skb, &p))
+	if (!m || !parse_network(skb, &m->p))
 		return TC_ACT_UNSPEC;
-	pod = pod_at(p.net.saddr);
+	pod = pod_at(m->p.net.saddr);
 	if (!pod || !pod->side)
 		return TC_ACT_UNSPEC;
 	/* Somebody else's address: the filter has the namespace that it is in for its class, of which there are 16 bits. */
 	if (pod->netns_cookie && (__u16)pod->netns_cookie != (__u16)skb->tc_classid)
 		return TC_ACT_SHOT;
-	if (parse_pods(skb, &p)) {
-		if (asks_names(&p)) {
+	if (parse_pods(skb, &m->p)) {
+		if (asks_names(&m->p)) {
 			verdict = answer_dns(skb, pod->scope, pod->number, BPF_F_INGRESS);
 			if (verdict != TC_ACT_UNSPEC)
 				return verdict;
 		}
-		d = find_or_begin(skb, &p, CLIENT_ENI_POD, pod, &to);
+		d = find_or_begin(skb, m, CLIENT_ENI_POD, pod);
 	}
 	if (d == DECIDE_PASS)
-		return pod_at(p.net.daddr) || by_node(p.net.daddr) ? bpf_redirect(pod->side, 0) : TC_ACT_UNSPEC;
+		return pod_at(m->p.net.daddr) || by_node(m->p.net.daddr) ? bpf_redirect(pod->side, 0) : TC_ACT_UNSPEC;
 	if (d != DECIDE_BACKEND)
-		return refuse(skb, &p, d, BPF_F_INGRESS);
-	if (to.link || (to.flags & FLOW_REPLY)) {
-		remember_fragment(&p);
+		return refuse(skb, d, BPF_F_INGRESS);
+	if (m->to.link || (m->to.flags & FLOW_REPLY)) {
+		remember_fragment(&m->p);
 		return bpf_redirect(pod->side, 0);
 	}
-	verdict = forward(skb, &p, &to);
-	return verdict == TC_ACT_UNSPEC && by_node(to.daddr) ? bpf_redirect(pod->side, 0) : verdict;
+	verdict = forward(skb);
+	return verdict == TC_ACT_UNSPEC && by_node(m->to.daddr) ? bpf_redirect(pod->side, 0) : verdict;
 }
 
 /* Nothing here uses these types by value; naming them puts them into BTF, from which Go's come. */

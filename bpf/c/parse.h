@@ -79,6 +79,27 @@ struct packet {
 	bool v6;
 };
 
+/* What a program knows of its packet and says of it. One of each processor's own, which the stages of a program find here: programs
+ * of links do not interrupt one another. It is also more than a stack has, and the verifier does not follow what is in it. */
+struct moment {
+	struct packet p;
+	struct flow to;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct moment);
+} moments SEC(".maps");
+
+static __always_inline struct moment *this_moment(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&moments, &zero);
+}
+
 /* What no router passes on: multicast, broadcast, and IPv6's link-local addresses, by which neighbours are found. */
 static __always_inline bool stays_on_link(const __be32 *addr)
 {
@@ -150,9 +171,10 @@ static __always_inline bool parse_v6(struct __sk_buff *skb, struct network_heade
 	return true;
 }
 
-/* Addresses and what follows them. The packet must be zero. */
+/* Addresses and what follows them. */
 static __always_inline bool parse_network(struct __sk_buff *skb, struct packet *p)
 {
+	__builtin_memset(p, 0, sizeof(*p));
 	p->net.at = ETH_HLEN;
 	p->v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
 	if (skb->vlan_present || (!p->v6 && skb->protocol != bpf_htons(ETH_P_IP)))
@@ -219,13 +241,19 @@ static __always_inline bool has_ports(__u8 proto)
 	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
 }
 
-/* An ICMP error goes to the source of the packet that it quotes. */
-static __always_inline bool parse_error(struct __sk_buff *skb, struct packet *p)
+/* An ICMP error goes to the source of the packet that it quotes. A global function, see begin. */
+__attribute__((noinline)) int parse_error(struct __sk_buff *skb)
 {
-	struct network_header quoted = { .at = p->net.l4 + ICMP_HEADER_LEN };
+	struct moment *m = this_moment();
+	struct network_header quoted = {};
+	struct packet *p;
 	__be16 port[2];
 	__u8 type;
 
+	if (!m)
+		return false;
+	p = &m->p;
+	quoted.at = p->net.l4 + ICMP_HEADER_LEN;
 	if (p->net.part != WHOLE || bpf_skb_load_bytes(skb, p->net.l4, &type, 1) || !is_icmp_error(p, type))
 		return false;
 	if (p->v6 ? !parse_v6(skb, &quoted) : !parse_v4(skb, &quoted))
@@ -273,7 +301,7 @@ static __always_inline bool parse_transport(struct __sk_buff *skb, struct packet
 	} h;
 
 	if (p->net.proto == IPPROTO_ICMP || p->net.proto == IPPROTO_ICMPV6)
-		return parse_error(skb, p);
+		return parse_error(skb);
 	if (!has_ports(p->net.proto))
 		return false;
 	__builtin_memcpy(p->tuple.saddr, p->net.saddr, 32);

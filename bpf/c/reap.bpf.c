@@ -103,15 +103,11 @@ static __always_inline void read_own(const struct sock *sk, __be32 *addr)
 
 static __always_inline bool pin_serves(const struct pin *pin)
 {
-	struct frontend_key key = {
-		.addr = { pin->vip[0], pin->vip[1], pin->vip[2], pin->vip[3] },
-		.port = pin->vip_port,
-		.proto = IPPROTO_UDP,
-	};
+	__be32 vip[4] = { pin->vip[0], pin->vip[1], pin->vip[2], pin->vip[3] };
 	__be32 backend[4] = { pin->backend[0], pin->backend[1], pin->backend[2], pin->backend[3] };
 	struct service svc;
 
-	if (!find_service(&key, &svc))
+	if (!find_service(vip, pin->vip_port, IPPROTO_UDP, &svc))
 		return false;
 	if ((svc.policy.flags & BLOCK_NODE_DNS) && is_v4(backend) && backend[3] == node_dns_v4)
 		return true;

@@ -204,13 +204,18 @@ struct {
 } answer SEC(".maps");
 
 /* Makes the answer of the packet, and sends it back by the link. way is 0 when the packet came in by it, and
- * BPF_F_INGRESS when it was about to leave. */
-static __always_inline int reject(struct __sk_buff *skb, const struct packet *p, __u64 way)
+ * BPF_F_INGRESS when it was about to leave. A global function, see begin. */
+__attribute__((noinline)) int reject(struct __sk_buff *skb, __u64 way)
 {
 	__u32 zero = 0, bytes;
 	union answer *a = bpf_map_lookup_elem(&answer, &zero);
+	struct moment *m = this_moment();
+	const struct packet *p;
 
-	if (!a || stays_on_link(p->net.saddr) || is_unspecified(p->net.saddr))
+	if (!a || !m)
+		return TC_ACT_SHOT;
+	p = &m->p;
+	if (stays_on_link(p->net.saddr) || is_unspecified(p->net.saddr))
 		return TC_ACT_SHOT;
 	__builtin_memset(a, 0, sizeof(*a));
 	bytes = p->v6 ? answer_v6(skb, p, a) : answer_v4(skb, p, a);

@@ -19,22 +19,25 @@ static const __u32 zero_bytes[] = {
 	0x35d73a62, 0x28461564, 0xbf455269, 0xe2ea32dc,
 };
 
+/* The product of two remainders. */
+__attribute__((noinline)) int crc32c_product(__u32 a, __u32 b)
+{
+	__u32 product = 0;
+
+	for (__u32 i = 0; i < 32; i++) {
+		product ^= b & -(a >> (31 - i) & 1);
+		b = (b >> 1) ^ (CRC32C_POLYNOMIAL & -(b & 1));
+	}
+	return product;
+}
+
 /* What a difference in the first four bytes of so many makes of the sum. The remainder is linear: the difference of two
- * packets' is that of their difference, which is four bytes and zeros. No branch depends on the data, so the verifier
- * walks each loop once. */
+ * packets' is that of their difference, which is four bytes and zeros. */
 __attribute__((noinline)) int crc32c_difference(__u32 first, __u32 bytes)
 {
-	for (__u32 k = 0; k < sizeof(zero_bytes) / sizeof(*zero_bytes); k++) {
-		__u32 by = zero_bytes[k], product = 0;
-
-		if (!(bytes >> k & 1))
-			continue;
-		for (__u32 i = 0; i < 32; i++) {
-			product ^= by & -(first >> (31 - i) & 1);
-			by = (by >> 1) ^ (CRC32C_POLYNOMIAL & -(by & 1));
-		}
-		first = product;
-	}
+	for (__u32 k = 0; k < sizeof(zero_bytes) / sizeof(*zero_bytes); k++)
+		if (bytes >> k & 1)
+			first = crc32c_product(first, zero_bytes[k]);
 	return first;
 }
 

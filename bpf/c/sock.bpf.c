@@ -42,7 +42,8 @@ static __always_inline bool by_packets(const struct caller *who)
 	return who->pod && (who->pod->flags & POD_BY_PACKETS);
 }
 
-static __always_inline bool listens(struct bpf_sock_addr *ctx, __u64 netns)
+/* A global function, see compare. */
+__attribute__((noinline)) int listens(struct bpf_sock_addr *ctx, __u64 netns)
 {
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *sk;
@@ -150,30 +151,63 @@ static __always_inline bool client_address(struct bpf_sock_addr *ctx, const stru
 	return false;
 }
 
-/* From a loopback address no packet gets off the node, nor to a pod (reference row K16). */
-static __always_inline bool cannot_reach(struct bpf_sock_addr *ctx, bool v6, const struct backend *b)
+/* Whether the socket is bound to a loopback address. A global function, see compare. */
+__attribute__((noinline)) int on_loopback(struct bpf_sock_addr *ctx, __u32 v6)
 {
 	__be32 addr[4];
 
-	return bound_to(ctx, v6, addr) && is_loopback(addr) && !is_loopback(b->addr) && !of_this_node(b->addr);
+	return bound_to(ctx, v6, addr) && is_loopback(addr);
+}
+
+/* From a loopback address no packet gets off the node, nor to a pod (reference row K16). */
+static __always_inline bool cannot_reach(struct bpf_sock_addr *ctx, bool v6, const struct backend *b)
+{
+	return on_loopback(ctx, v6) && !is_loopback(b->addr) && !of_this_node(b->addr);
+}
+
+#define PLACE_V6 8 /* beside what is in policy for affine_place */
+#define PLACE_RESTRICTED 16
+#define LOST -4 /* beside NOBODY */
+
+/* The place of a backend where it depends on who asks, or NOBODY or LOST. A global function, see compare; its numbers are those of
+ * affine_place. */
+__attribute__((noinline)) int place_for(struct bpf_sock_addr *ctx, __u64 record_and_block, __u64 first_and_count, __u64 policy)
+{
+	const struct service svc = AFFINE_SERVICE;
+	struct caller who = get_caller(ctx);
+	__be32 client[4];
+	bool known = client_address(ctx, &who, svc.policy.backend_cells == BACKEND_CELLS_V4, policy & PLACE_V6, client);
+
+	/* Packets show whose they are. */
+	if ((policy & PLACE_RESTRICTED) && (!known || !admits(&svc, client)))
+		return LOST;
+	return svc.policy.affinity_seconds ? pick_affine(&svc, client) : pick(&svc);
+}
+
+static __always_inline int place_of_client(struct bpf_sock_addr *ctx, const struct service *svc, bool v6)
+{
+	const struct block_policy *p = &svc->policy;
+
+	if (!p->affinity_seconds && !restricted(svc))
+		return pick(svc);
+	return place_for(ctx, (__u64)svc->record << 32 | svc->published.block, (__u64)svc->first << 32 | svc->count,
+			 (__u64)p->affinity_seconds << 32 | (__u32)p->backend_cells << 8 | svc->local | (v6 ? PLACE_V6 : 0) |
+				 (restricted(svc) ? PLACE_RESTRICTED : 0));
 }
 
 static __always_inline enum decision choose(struct bpf_sock_addr *ctx, const struct caller *who, const struct service *svc,
 					    bool v6, struct backend *b)
 {
-	__be32 client[4] = {};
-	bool known = true;
-	enum decision d;
+	int place;
 
 	if ((svc->policy.flags & BLOCK_NODE_DNS) && svc->policy.backend_cells == BACKEND_CELLS_V4 && node_dns(ctx, who, b))
 		return DECIDE_BACKEND;
-	if (svc->policy.affinity_seconds || restricted(svc))
-		known = client_address(ctx, who, svc->policy.backend_cells == BACKEND_CELLS_V4, v6, client);
-	/* Packets show whose they are. */
-	if (!known && restricted(svc))
+	place = place_of_client(ctx, svc, v6);
+	if (place == LOST)
 		return DECIDE_DROP;
-	d = serve(svc, client, b);
-	return d == DECIDE_BACKEND && cannot_reach(ctx, v6, b) ? DECIDE_PASS : d;
+	if (place < 0 || !read_backend(svc, place, b))
+		return svc->drop ? DECIDE_DROP : DECIDE_REJECT;
+	return cannot_reach(ctx, v6, b) ? DECIDE_PASS : DECIDE_BACKEND;
 }
 
 /* The slot of the socket's pin for this frontend, or PINS_PER_SOCKET. */
@@ -248,24 +282,27 @@ static __always_inline void keep_only(struct pins *pins, __u32 slot)
 	pins->peer = slot + 1;
 }
 
-/* Datagrams of one socket to one frontend stay on one backend. */
+/* Datagrams of one socket to one frontend stay on one backend, by the socket's pins. TCP has none. */
 static __always_inline enum decision choose_pinned(struct bpf_sock_addr *ctx, const struct caller *who, const struct peer *vip,
 						   const struct service *svc, bool v6, bool connects, struct backend *b)
 {
-	struct pins *pins = bpf_sk_storage_get(&socket_pins, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	__u64 now = bpf_ktime_get_ns();
-	enum decision d;
-	__u32 slot;
+	struct pins *pins = NULL;
+	__u32 slot = PINS_PER_SOCKET;
+	__u64 now = 0;
 
-	if (!pins)
-		return choose(ctx, who, svc, v6, b);
-	slot = find_pin(pins, vip);
-	if (slot < PINS_PER_SOCKET && !(svc->policy.flags & BLOCK_NODE_DNS) && pin_holds(&pins->pin[slot], svc, now)) {
+	if (ctx->protocol == IPPROTO_UDP)
+		pins = bpf_sk_storage_get(&socket_pins, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (pins) {
+		now = bpf_ktime_get_ns();
+		slot = find_pin(pins, vip);
+	}
+	if (pins && slot < PINS_PER_SOCKET && !(svc->policy.flags & BLOCK_NODE_DNS) && pin_holds(&pins->pin[slot], svc, now)) {
 		__builtin_memcpy(b->addr, pins->pin[slot].backend, sizeof(b->addr));
 		b->port = pins->pin[slot].backend_port;
 	} else {
-		d = choose(ctx, who, svc, v6, b);
-		if (d != DECIDE_BACKEND)
+		enum decision d = choose(ctx, who, svc, v6, b);
+
+		if (d != DECIDE_BACKEND || !pins)
 			return d;
 		if (slot >= PINS_PER_SOCKET) {
 			slot = new_slot(pins);
@@ -296,27 +333,20 @@ static __always_inline enum decision no_service(struct bpf_sock_addr *ctx, const
 
 static __always_inline enum decision translate(struct bpf_sock_addr *ctx, struct peer *peer, bool v6, bool connects)
 {
-	struct frontend_key key = {
-		.addr = { peer->addr[0], peer->addr[1], peer->addr[2], peer->addr[3] },
-		.port = peer->port,
-		.proto = ctx->protocol,
-	};
 	struct service svc = {};
 	struct backend b = {};
 	struct caller who;
 	enum decision d;
 
 	/* A pod's loopback is its own, though the node answers on one, too. */
-	if ((is_loopback(key.addr) && bpf_get_netns_cookie(ctx) != host_netns_cookie) || !find_service(&key, &svc))
+	if ((is_loopback(peer->addr) && bpf_get_netns_cookie(ctx) != host_netns_cookie) ||
+	    !find_service(peer->addr, peer->port, ctx->protocol, &svc))
 		return no_service(ctx, peer, connects);
 	who = get_caller(ctx);
 	if (by_packets(&who))
 		return DECIDE_PASS;
 	use_internal(&svc);
-	if (ctx->protocol == IPPROTO_UDP)
-		d = choose_pinned(ctx, &who, peer, &svc, v6, connects, &b);
-	else
-		d = choose(ctx, &who, &svc, v6, &b);
+	d = choose_pinned(ctx, &who, peer, &svc, v6, connects, &b);
 	if (d == DECIDE_BACKEND) {
 		__builtin_memcpy(peer->addr, b.addr, sizeof(peer->addr));
 		peer->port = b.port;
@@ -398,6 +428,7 @@ static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool v6, bool c
 {
 	struct peer peer = get_peer(ctx, v6);
 
+	asm volatile("" : : "r"(&peer) : "memory"); /* it is to be kept as it is, and not each word for itself: the stack is short */
 	switch (translate(ctx, &peer, v6, connects)) {
 	case DECIDE_PASS:
 	case DECIDE_DROP: /* no errno says "lost": the packet path drops what is sent (reference row D6) */
