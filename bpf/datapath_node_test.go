@@ -83,7 +83,7 @@ func runInside() int {
 	return 0
 }
 
-func node(t *testing.T) Config {
+func node(t testing.TB) Config {
 	t.Helper()
 	pins := t.TempDir()
 	if err := unix.Mount("bpf", pins, "bpf", 0, ""); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,6 +42,52 @@ func TestAnswersLive(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 		c.Close()
+	}
+}
+
+// loadAnswers loads the datapath with a pod whose link is the loopback, on which Ask runs programs, and no scope.
+func loadAnswers(t testing.TB) *Datapath {
+	t.Helper()
+	d, err := Load(node(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	err = errors.Join(d.Answers.Beat(), d.Answers.SetServers(addrs(dnsServers)), d.Pods.Put(Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: 1, Slot: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestAsk(t *testing.T) {
+	d := loadAnswers(t)
+	cart := AnswerKey{Name: "cart.shop.svc.cluster.local", Type: dns.TypeA}
+	if err := d.Answers.Put(cart, packed(t, "cart.shop.svc.cluster.local. 5 IN A 10.96.0.7"), AnswerLife{}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range podAddrs {
+		for name, want := range map[string]string{"CART.shop.svc.cluster.local.": "CART.shop.svc.cluster.local.\t5\tIN\tA\t10.96.0.7", "cart.shop.": ""} {
+			query, err := new(dns.Msg).SetQuestion(name, dns.TypeA).Pack()
+			if err != nil {
+				t.Fatal(err)
+			}
+			reply, err := d.Ask(addrs(podAddrs)[i], addrs(dnsServers)[i], query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var m dns.Msg
+			if reply != nil {
+				err = m.Unpack(reply)
+			}
+			if got := strings.Join(texts(m.Answer), "\n"); err != nil || got != want {
+				t.Errorf("%s of %s: %q, %v, want %q", name, podAddrs[i], got, err, want)
+			}
+		}
 	}
 }
 
