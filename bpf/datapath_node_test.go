@@ -542,6 +542,17 @@ func TestPods(t *testing.T) {
 	if err != nil || !ok || !reflect.DeepEqual(got, want) {
 		t.Fatalf("look up the pod: %v, %v, %v", got, ok, err)
 	}
+	if err := d.Pods.SetScope(append([]netip.Addr{netip.MustParseAddr("10.0.1.6")}, pod.Addrs...), 9); err != nil {
+		t.Fatal(err)
+	}
+	want.Scope = 9
+	last, lastErr := d.Pods.LastScope()
+	if got, _, err := d.Pods.Lookup(pod.Addrs[1]); err != nil || !reflect.DeepEqual(got, want) || last != 9 || lastErr != nil {
+		t.Errorf("after another scope: %v, %v; the last is %d, %v", got, err, last, lastErr)
+	}
+	if _, ok, err := d.Pods.Lookup(netip.MustParseAddr("10.0.1.6")); ok || err != nil {
+		t.Errorf("a scope made a pod: %v", err)
+	}
 	for range 2 {
 		if err := d.Pods.Delete(pod.Addrs); err != nil {
 			t.Fatal(err)

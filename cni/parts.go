@@ -71,6 +71,11 @@ type PodEntry struct {
 	// ENI and Side are indices in the pod's namespace, with Exclusive only: of the ENI, and of the way to the node.
 	ENI, Side int
 	HostPorts []HostPort
+	// ContainerID and Pod name the attachment; empty if they are not known.
+	ContainerID string
+	Pod         PodRef
+	// Scope is what the runtime says of the container's resolver; the zero value if it says nothing.
+	Scope DNSScope
 }
 
 // A HostPort is a port of the node that leads to one of the pod.

@@ -76,6 +76,7 @@ func (r record) entry() PodEntry {
 	return PodEntry{
 		Addrs: r.Addrs, NetNSCookie: r.Cookie, HostNSID: r.HostNSID, Slot: r.Slot, Link: r.Link, NetNS: r.NetNS,
 		Datapath: r.Datapath, ByPackets: r.ByPackets, ENI: r.ENI, Side: r.Side, HostPorts: r.HostPorts,
+		ContainerID: r.Key.ContainerID, Pod: r.Pod, Scope: r.Scope,
 	}
 }
 

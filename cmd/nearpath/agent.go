@@ -97,6 +97,7 @@ type agent struct {
 	reaper    *service.Reaper
 	host      *hostnet.Host
 	pool      *ipam.Pool
+	scopes    *dnsScopes
 	cni       *cni.Server
 	pending   <-chan struct{}                  // closed when deletions from before this agent are done
 	synced    <-chan struct{}                  // closed when the first Snapshot is served
@@ -129,7 +130,7 @@ func runAgent(ctx context.Context, a *agent, path string, read func(string) (con
 		a.log.Warn("configuration", "key", note)
 	}
 	for _, build := range []func(context.Context) error{
-		a.buildSource, a.buildDatapath, a.buildCloud, a.buildPool, a.buildNetwork, a.buildKubeProxy, a.buildDNS, a.buildCNI, a.buildHealth,
+		a.buildSource, a.buildDatapath, a.buildCloud, a.buildPool, a.buildNetwork, a.buildKubeProxy, a.buildScopes, a.buildDNS, a.buildCNI, a.buildHealth,
 	} {
 		if err := build(ctx); err != nil {
 			return err

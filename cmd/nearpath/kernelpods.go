@@ -50,6 +50,8 @@ type kernelPods struct {
 	parent func(index int) (int, error)
 	// linked are the pods whose links have programs; see podLinks.
 	linked *podLinks
+	// scopes are how pods search.
+	scopes *dnsScopes
 }
 
 // Add puts the pod into the map before its links get programs, which look it up, and leads ports of the node to it when
@@ -61,11 +63,12 @@ func (p *kernelPods) Add(ctx context.Context, e cni.PodEntry) error {
 	}
 	err = p.pods.Put(bpf.Pod{
 		Addrs: e.Addrs, NetNSCookie: e.NetNSCookie, HostNSID: e.HostNSID, Link: e.Link, Side: e.Side, Slot: e.Slot, Parent: parent,
-		ByPackets: e.ByPackets,
+		ByPackets: e.ByPackets, Scope: p.scopes.Bind(e),
 	})
 	if err != nil {
 		return err
 	}
+	p.scopes.Mapped(e)
 	if err := eachLink(e, p.programs.AttachLink); err != nil {
 		return err
 	}
@@ -79,8 +82,9 @@ func (p *kernelPods) Add(ctx context.Context, e cni.PodEntry) error {
 	return err
 }
 
-// Remove tries all of it, so that as little as possible is left.
+// Remove tries all of it, so that as little as possible is left. What is known of the pod by its address goes first.
 func (p *kernelPods) Remove(ctx context.Context, e cni.PodEntry) error {
+	p.scopes.Unbind(e)
 	p.linked.forget(e)
 	portsErr := p.ports.RemoveHostPorts(ctx, e.Addrs)
 	err := eachLink(e, p.programs.DetachLink)
@@ -109,6 +113,9 @@ func (p *kernelPods) Has(_ context.Context, e cni.PodEntry) (bool, error) {
 	})
 	if !all || err != nil {
 		return false, err
+	}
+	if !p.scopes.Has(e) {
+		return false, nil
 	}
 	return p.ports.HasHostPorts(e.Addrs, portsOf(e))
 }

@@ -28,7 +28,7 @@ func (a *agent) buildCNI(context.Context) (err error) {
 	a.cni, err = cni.NewServer(cni.Config{
 		Addresses: poolAddresses{a.pool, a.keepFor, func() int { return a.live.Load().Pool.Exclusive.Max }, &places{}},
 		Pods: &kernelPods{
-			linked: links, programs: a.datapath, pods: a.datapath.Pods, ports: a.services, parent: hostnet.ParentOf,
+			linked: links, scopes: a.scopes, programs: a.datapath, pods: a.datapath.Pods, ports: a.services, parent: hostnet.ParentOf,
 			warn: func(addrs []netip.Addr, reason, message string) {
 				a.events.Warn(podWith(a.pool.Leases(), addrs), reason, message)
 			},

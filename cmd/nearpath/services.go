@@ -7,6 +7,7 @@ import (
 
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/internal/service"
+	autopathplugin "github.com/nearpath/nearpath/plugins/autopath"
 )
 
 // newServices makes what keeps Services served.
@@ -24,9 +25,12 @@ func (a *agent) newServices() (*service.Reconciler, error) {
 	}
 	return service.New(service.Config{
 		Maps: a.datapath.Services, Changes: subscription, Log: a.log, Metrics: a.metrics,
-		Node:      node,
-		CIDRs:     sortedPrefixes(c.CIDRs),
-		Served:    func(c cluster.Change) { a.served.Store(c.Snapshot) },
+		Node:  node,
+		CIDRs: sortedPrefixes(c.CIDRs),
+		Served: func(c cluster.Change) {
+			a.served.Store(c.Snapshot)
+			autopathplugin.Forget()
+		},
 		Withdrawn: func() { a.reaper.Withdrawn() },
 		Synced:    a.kubeProxy.synced,
 		Networks:  a.setServiceNetworks,
