@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -115,18 +116,26 @@ func (r *publishRig) config(t *testing.T, lines ...string) publisherConfig {
 // start runs a syncer until the test ends and returns its socket.
 func (r *publishRig) start(t *testing.T, lines ...string) (socket string) {
 	t.Helper()
+	socket, _ = r.run(t, lines...)
+	return socket
+}
+
+// run does, too, and also returns what ends it earlier.
+func (r *publishRig) run(t *testing.T, lines ...string) (socket string, end func()) {
+	t.Helper()
 	cfg := r.config(t, lines...)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- runPublisher(ctx, cfg, slog.New(slog.DiscardHandler)) }()
-	t.Cleanup(func() {
+	end = sync.OnceFunc(func() {
 		stop()
 		if err := <-done; err != nil {
 			t.Errorf("the syncer ended with %v", err)
 		}
 	})
+	t.Cleanup(end)
 	r.until(t, "the socket", func() bool { _, err := os.Lstat(cfg.Socket); return err == nil })
-	return cfg.Socket
+	return cfg.Socket, end
 }
 
 // until waits for a condition.
