@@ -171,10 +171,12 @@ static __always_inline bool parse_v6(struct __sk_buff *skb, struct network_heade
 	return true;
 }
 
-/* Addresses and what follows them. */
+/* Addresses and what follows them. Nothing of the packet before is left in what is looked at without parse_transport. */
 static __always_inline bool parse_network(struct __sk_buff *skb, struct packet *p)
 {
-	__builtin_memset(p, 0, sizeof(*p));
+	p->inner = p->inner_l4 = 0;
+	p->flags = 0;
+	p->net.pad = 0;
 	p->net.at = ETH_HLEN;
 	p->v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
 	if (skb->vlan_present || (!p->v6 && skb->protocol != bpf_htons(ETH_P_IP)))
@@ -264,6 +266,7 @@ __attribute__((noinline)) int parse_error(struct __sk_buff *skb)
 		return false;
 	__builtin_memcpy(p->tuple.saddr, quoted.daddr, sizeof(p->tuple.saddr));
 	__builtin_memcpy(p->tuple.daddr, quoted.saddr, sizeof(p->tuple.daddr));
+	__builtin_memset(p->tuple.pad, 0, sizeof(p->tuple.pad));
 	p->tuple.sport = port[1];
 	p->tuple.dport = port[0];
 	p->tuple.proto = quoted.proto;
@@ -305,6 +308,7 @@ static __always_inline bool parse_transport(struct __sk_buff *skb, struct packet
 	if (!has_ports(p->net.proto))
 		return false;
 	__builtin_memcpy(p->tuple.saddr, p->net.saddr, 32);
+	__builtin_memset(p->tuple.pad, 0, sizeof(p->tuple.pad));
 	p->tuple.proto = p->net.proto;
 	if (p->net.part == LATER_FRAGMENT)
 		return recall_fragment(p);

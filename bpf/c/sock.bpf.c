@@ -151,12 +151,18 @@ static __always_inline bool client_address(struct bpf_sock_addr *ctx, const stru
 	return false;
 }
 
-/* Whether the socket is bound to a loopback address. A global function, see compare. */
-__attribute__((noinline)) int on_loopback(struct bpf_sock_addr *ctx, __u32 v6)
+static __always_inline bool on_loopback(struct bpf_sock_addr *ctx, bool v6)
 {
-	__be32 addr[4];
+	const __be32 v4_loopback = bpf_htonl(0x7f000000), v4_mask = bpf_htonl(0xff000000);
+	struct bpf_sock *sk = ctx->sk;
 
-	return bound_to(ctx, v6, addr) && is_loopback(addr);
+	if (!v6)
+		return (sk->src_ip4 & v4_mask) == v4_loopback;
+	if (sk->src_ip6[0] || sk->src_ip6[1])
+		return false;
+	if (sk->src_ip6[2])
+		return sk->src_ip6[2] == bpf_htonl(0xffff) && (sk->src_ip6[3] & v4_mask) == v4_loopback;
+	return sk->src_ip6[3] == bpf_htonl(1);
 }
 
 /* From a loopback address no packet gets off the node, nor to a pod (reference row K16). */
