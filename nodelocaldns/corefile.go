@@ -30,6 +30,8 @@ type Config struct {
 	Stubs []Stub
 	// CacheSize is how many of their answers are kept, and again how many negative ones; 0 means 10000.
 	CacheSize int
+	// Autopath searches for clients; the program says how they search, see plugins/autopath.
+	Autopath bool
 	// Directives are lines of a user, which go into the block of the root as they are.
 	Directives string
 }
@@ -74,6 +76,9 @@ func (c Config) writeBlock(b *strings.Builder, port uint16) {
 		}
 	}
 	b.WriteString("\n\tmetadata\n\terrors\n\tloadbalance\n")
+	if c.Autopath {
+		b.WriteString("\tautopath @nearpath\n")
+	}
 	fmt.Fprintf(b, "\tnearpath %s in-addr.arpa ip6.arpa {\n\t\tttl %d\n\t}\n", c.Domain, c.TTL)
 	if len(c.Upstreams)+len(c.Stubs) > 0 {
 		c.writeCache(b)

@@ -24,7 +24,7 @@ func TestCorefile(t *testing.T) {
 		Listen:    listen("169.254.20.10:53", "127.0.0.1:5353", "[fd00::a]:53"),
 		Upstreams: []string{"100.100.2.136", "[fd00::1]:5353", "/etc/resolv.conf"},
 		Stubs:     []Stub{{"example", []string{"10.0.0.1"}}, {"a.example.", []string{"10.0.0.2:5300", "10.0.0.3"}}},
-		CacheSize: 2000, Directives: "rewrite name x y\nhosts {\n\tfallthrough\n}",
+		CacheSize: 2000, Autopath: true, Directives: "rewrite name x y\nhosts {\n\tfallthrough\n}",
 	}.Corefile()
 	if err != nil {
 		t.Fatal(err)
@@ -35,6 +35,7 @@ func TestCorefile(t *testing.T) {
 	metadata
 	errors
 	loadbalance
+	autopath @nearpath
 	nearpath example.org in-addr.arpa ip6.arpa {
 		ttl 7
 	}

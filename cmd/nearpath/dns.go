@@ -55,7 +55,8 @@ func (a *agent) corefile(c dnsConfig) ([]byte, error) {
 		return text, nil
 	}
 	conf := nodelocaldns.Config{
-		Domain: a.cfg.ClusterDomain, TTL: clusterTTL, Upstreams: c.Upstreams, Stubs: c.stubs(), CacheSize: c.CacheSize, Directives: c.Directives,
+		Domain: a.cfg.ClusterDomain, TTL: clusterTTL, Upstreams: c.Upstreams, Stubs: c.stubs(), CacheSize: c.CacheSize,
+		Autopath: c.Autopath, Directives: c.Directives,
 	}
 	if len(conf.Upstreams) == 0 {
 		conf.Upstreams = a.nodeResolvers(resolvConf)

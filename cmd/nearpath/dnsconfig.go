@@ -21,6 +21,8 @@ type dnsConfig struct {
 	StubDomains map[string][]string `json:"stubDomains"`
 	// CacheSize is how many answers are kept, and again how many negative ones; 0 means the default.
 	CacheSize int `json:"cacheSize"`
+	// Autopath answers the first question of a pod's search with what the whole search would find.
+	Autopath bool `json:"autopath"`
 	// Directives are lines for the generated Corefile's block, such as hosts and rewrite.
 	Directives string `json:"directives"`
 	// Corefile replaces the generated configuration; a path.
