@@ -66,6 +66,7 @@ struct dns_opt {
 #define NAME_WORDS ((MAX_NAME_BYTES + 7) / 8)
 /* The longest datagram of ours. */
 #define ANSWERED_BYTES (QUESTION_AT + MAX_NAME_BYTES + TYPE_BYTES + LARGE_ANSWER_BYTES + sizeof(struct dns_opt))
+_Static_assert(ANSWERED_BYTES <= 3 * 512, "make_sum");
 
 /* How the datagram's sum is made: see reject.h. */
 enum sum_kind {
@@ -118,6 +119,16 @@ struct {
 
 /* What is in memory, whatever loops have taught the verifier about it. */
 #define again(x) (*(const volatile typeof(x) *)&(x))
+
+/* Whether a number is in a range, so that the verifier knows it, too. Of two comparisons the compiler would make one that tells
+ * it nothing. */
+#define is_within(n, least, most)                   \
+	({                                          \
+		__u32 over = (n) - (__u32)(least);  \
+		barrier_var(over);                  \
+		(n) = over + (__u32)(least);        \
+		over <= (__u32)((most) - (least)); \
+	})
 
 /* Addresses and what follows them. What has options, extension headers, or is a fragment, is not as plain as that. */
 static __always_inline bool read_v4(const struct iphdr *ip, struct dns_question *q, __be32 *client, __be32 *server)
@@ -189,7 +200,7 @@ static __always_inline bool read_datagram(struct __sk_buff *skb, struct dns_ques
 	__u32 bytes = q->bytes;
 	__u16 pseudo;
 
-	if (bytes < QUESTION_AT + 1 + TYPE_BYTES || bytes > MAX_QUESTION_BYTES || skb->len != q->l4 + bytes)
+	if (!is_within(bytes, QUESTION_AT + 1 + TYPE_BYTES, MAX_QUESTION_BYTES) || skb->len != q->l4 + bytes)
 		return false;
 	if (bpf_skb_load_bytes(skb, q->l4, q->datagram, bytes))
 		return false;
@@ -561,10 +572,7 @@ static __always_inline bool store(struct __sk_buff *skb, struct dns_question *q,
 {
 	if (!bytes)
 		return true;
-	if (from > LARGE_ANSWER_BYTES || bytes > LARGE_ANSWER_BYTES + sizeof(struct dns_opt) - from)
-		return false;
-	asm volatile("" : "+r"(from), "+r"(bytes)); /* the checks are for the verifier, who must see them on these registers */
-	if (from > LARGE_ANSWER_BYTES || bytes - 1 >= LARGE_ANSWER_BYTES + sizeof(struct dns_opt))
+	if (from > LARGE_ANSWER_BYTES || !is_within(bytes, 1, LARGE_ANSWER_BYTES + sizeof(struct dns_opt)))
 		return false;
 	return !bpf_skb_store_bytes(skb, to, (__u8 *)q->records + from, bytes, 0);
 }
@@ -644,22 +652,28 @@ LOOPS bool turn_headers(struct __sk_buff *skb, const struct dns_question *q, __u
 	return true;
 }
 
+/* The sum of as much of the datagram as the helper takes at once. */
+static __always_inline __u32 sum_part(const struct dns_question *q, __u32 bytes, __u32 at)
+{
+	__u32 part = bytes - at;
+
+	if (at >= bytes)
+		return 0;
+	if (part > 512)
+		part = 512;
+	return sum_of(q->datagram + at, (part + 3) & 0x3fc);
+}
+
 /* Makes the sum of a datagram that has the sum 0. */
 LOOPS bool make_sum(struct __sk_buff *skb, struct dns_question *q, __u32 bytes)
 {
 	__u64 sum = (__u64)q->pseudo + bpf_htons(bytes);
 	__u16 check;
 
-	if (bytes < UDP_BYTES || bytes > ANSWERED_BYTES || bpf_skb_load_bytes(skb, q->l4, q->datagram, bytes))
+	if (!is_within(bytes, UDP_BYTES, ANSWERED_BYTES) || bpf_skb_load_bytes(skb, q->l4, q->datagram, bytes))
 		return false;
 	*(__u64 *)(q->datagram + bytes) = 0;
-	for (__u32 at = 0; at < ANSWERED_BYTES && at < bytes; at += 512) {
-		__u32 part = bytes - at;
-
-		if (part > 512)
-			part = 512;
-		sum += sum_of(q->datagram + at, (part + 3) & 0x3fc);
-	}
+	sum += sum_part(q, bytes, 0) + sum_part(q, bytes, 512) + sum_part(q, bytes, 1024);
 	check = ~fold_sum(sum);
 	if (!check)
 		check = 0xffff;
