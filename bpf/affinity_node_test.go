@@ -332,7 +332,7 @@ func TestAffinityClients(t *testing.T) {
 				return err
 			}
 			both := addrs([]string{"fd01::5", addr})
-			return errors.Join(a.Pods.Put(Pod{Addrs: both[i:], NetNSCookie: cookie, HostNSID: -1}), connect())
+			return errors.Join(a.Pods.Put(Pod{Addrs: both[i:], NetNSCookie: cookie}), connect())
 		})
 		first := a.entry(t, addr)
 		pod.do(t, connect)

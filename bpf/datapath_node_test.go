@@ -416,7 +416,7 @@ func steered(t *testing.T, cfg Config) (d *Datapath, ask func() string) {
 // TestNodeDNS steers to the node's listener exactly as long as it listens and the agent says that it serves.
 func TestNodeDNS(t *testing.T) {
 	cfg := node(t)
-	cfg.NodeDNS = netip.MustParseAddr("127.0.0.53")
+	cfg.NodeDNS = []netip.Addr{netip.MustParseAddr("127.0.0.53")}
 	d, ask := steered(t, cfg)
 	listener := dnsListener(t)
 	if got := ask(); got != "cluster" {
@@ -456,7 +456,7 @@ func awaitHolder(t *testing.T, d *Datapath) {
 // TestNodeDNSAgentKilled kills an agent, a process of its own, while the listening socket stays: steering ends.
 func TestNodeDNSAgentKilled(t *testing.T) {
 	cfg := node(t)
-	cfg.NodeDNS = netip.MustParseAddr("127.0.0.53")
+	cfg.NodeDNS = []netip.Addr{netip.MustParseAddr("127.0.0.53")}
 	d, ask := steered(t, cfg)
 	dnsListener(t)
 	agent := exec.Command("/proc/self/exe")
@@ -531,7 +531,7 @@ func TestAtomicPublish(t *testing.T) {
 
 func TestPods(t *testing.T) {
 	d := start(t, node(t))
-	pod := Pod{Addrs: []netip.Addr{netip.MustParseAddr("10.0.1.5"), netip.MustParseAddr("fd00::5")}, NetNSCookie: 77, HostNSID: 3}
+	pod := Pod{Addrs: []netip.Addr{netip.MustParseAddr("10.0.1.5"), netip.MustParseAddr("fd00::5")}, NetNSCookie: 77}
 	pod.Link, pod.Side, pod.Slot = 5, 6, 7
 	if err := d.Pods.Put(pod); err != nil {
 		t.Fatal(err)

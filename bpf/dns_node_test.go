@@ -57,7 +57,7 @@ func loadAnswers(t testing.TB) *Datapath {
 			t.Error(err)
 		}
 	})
-	err = errors.Join(d.Answers.Beat(), d.Answers.SetServers(addrs(dnsServers)), d.Pods.Put(Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: 1, Slot: 1}))
+	err = errors.Join(d.Answers.Beat(), d.Answers.SetServers(addrs(dnsServers)), d.Pods.Put(Pod{Addrs: addrs(podAddrs), Link: 1, Slot: 1}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func newGate(t *testing.T, cfg Config, family int, proto uint8, b Block) *gate {
 	f := Frontend{Addr: netip.AddrPortFrom(unspecified(g.frontend.Addr()), 30080), Protocol: proto}
 	err = errors.Join(
 		d.SetNodeAddresses(addrs(nodeAddrs)), d.Services.Publish(1, b), d.Services.PutFrontend(f, NodePort, 1),
-		d.Pods.Put(Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: podLink, Slot: 1}),
+		d.Pods.Put(Pod{Addrs: addrs(podAddrs), Link: podLink, Slot: 1}),
 	)
 	if err != nil {
 		t.Fatal(err)

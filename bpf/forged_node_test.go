@@ -41,7 +41,7 @@ func TestForgedSource(t *testing.T) {
 	thief := newNetns(t)
 	link, _ := w.node.plug(t, "thief", thief, "eth0")
 	w.node.do(t, func() error { return w.AttachLink(PodLink, link) })
-	if err := w.Pods.Put(Pod{Addrs: addrs([]string{"10.1.0.6", "fd01::6"}), HostNSID: -1, Link: link, Slot: 1}); err != nil {
+	if err := w.Pods.Put(Pod{Addrs: addrs([]string{"10.1.0.6", "fd01::6"}), Link: link, Slot: 1}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range nodeAddrs {
@@ -110,7 +110,7 @@ func TestForgedByENI(t *testing.T) {
 			return errors.Join(err, c.AttachLink(ExclusiveENI, eni))
 		})
 		n.moveDefault(t, "eth0", "eni")
-		if err := c.Pods.Put(Pod{Addrs: addrs(of), NetNSCookie: cookie, HostNSID: -1, Link: link, Side: side, Slot: 1}); err != nil {
+		if err := c.Pods.Put(Pod{Addrs: addrs(of), NetNSCookie: cookie, Link: link, Side: side, Slot: 1}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -211,7 +211,7 @@ func TestForgedFrames(t *testing.T) {
 				{"from_pod", g.packet.FromPod, Pod{Link: podLink + 1, Parent: podLink}},
 				{"to_vpc, another ENI", g.packet.ToVpc, Pod{Link: podLink, Parent: podLink + 1}},
 			} {
-				tt.pod.Addrs, tt.pod.HostNSID, tt.pod.Slot = addrs(podAddrs), -1, 1
+				tt.pod.Addrs, tt.pod.Slot = addrs(podAddrs), 1
 				if err := g.Pods.Put(tt.pod); err != nil {
 					t.Fatal(err)
 				}
@@ -222,7 +222,7 @@ func TestForgedFrames(t *testing.T) {
 		}
 		neighbour := netip.MustParseAddr([]string{"10.1.0.6", "fd01::6"}[family])
 		for _, of := range [][]netip.Addr{addrs(podAddrs), {neighbour}} {
-			if err := g.Pods.Put(Pod{Addrs: of, HostNSID: -1, Link: podLink, Parent: podLink, Slot: 1}); err != nil {
+			if err := g.Pods.Put(Pod{Addrs: of, Link: podLink, Parent: podLink, Slot: 1}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -255,7 +255,7 @@ func TestReusedAddress(t *testing.T) {
 		"deleted, then swept":    {podLink, func(g *gate, p Pod) error { err := g.Pods.Delete(p.Addrs); g.sweep(t, 0); return err }, 0},
 		"put again, not deleted": {podLink, func(g *gate, p Pod) error { return g.Pods.Put(p) }, 2},
 		"another pod's is deleted": {podLink, func(g *gate, p Pod) error {
-			other := Pod{Addrs: addrs([]string{"10.1.0.6"}), HostNSID: -1, Link: podLink, Slot: 1}
+			other := Pod{Addrs: addrs([]string{"10.1.0.6"}), Link: podLink, Slot: 1}
 			err := errors.Join(g.Pods.Put(other), g.Pods.Delete(other.Addrs))
 			g.sweep(t, 0)
 			return err
@@ -267,7 +267,7 @@ func TestReusedAddress(t *testing.T) {
 			if _, answered := g.answer(t, first, syn|ack); !ok || !answered {
 				t.Fatal("the connection was not translated")
 			}
-			if err := tt.after(g, Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: tt.link, Slot: 1}); err != nil {
+			if err := tt.after(g, Pod{Addrs: addrs(podAddrs), Link: tt.link, Slot: 1}); err != nil {
 				t.Fatal(err)
 			}
 			if n := g.count(t); n != tt.flows {
@@ -322,7 +322,7 @@ func TestGonePodLink(t *testing.T) {
 	if got := left(); got[pod] != 2 || got[remote] != 2 || got[own] != 2 {
 		t.Errorf("with the pod, entries by backend: %v", got)
 	}
-	if err := w.Pods.Put(Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: w.podLink + 100, Slot: 1}); err != nil {
+	if err := w.Pods.Put(Pod{Addrs: addrs(podAddrs), Link: w.podLink + 100, Slot: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if got := left(); got[pod] != 0 || got[remote] != 2 || got[own] != 2 {

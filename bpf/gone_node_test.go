@@ -12,8 +12,8 @@ import (
 func TestGoneClient(t *testing.T) {
 	for family := range nodeAddrs {
 		client, vip, backend := at(neighbourAddrs[family], 40000), at(vips[family], 80), at(remoteAddrs[family], 8080)
-		pod := Pod{Addrs: addrs(neighbourAddrs), HostNSID: -1, Link: podLink, Slot: 1}
-		other := Pod{Addrs: addrs([]string{"10.1.0.7", "fd01::7"}), HostNSID: -1, Link: podLink, Slot: 1}
+		pod := Pod{Addrs: addrs(neighbourAddrs), Link: podLink, Slot: 1}
+		other := Pod{Addrs: addrs([]string{"10.1.0.7", "fd01::7"}), Link: podLink, Slot: 1}
 		g := newGate(t, node(t), family, tcp, one(backend.Addr().String()))
 		if err := g.Services.PutFrontend(Frontend{Addr: vip, Protocol: tcp}, ClusterIP, 1); err != nil {
 			t.Fatal(err)

@@ -34,7 +34,11 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	cfg := node(t)
+	return newClusterOf(t, node(t))
+}
+
+func newClusterOf(t *testing.T, cfg Config) *cluster {
+	t.Helper()
 	c := &cluster{world: newWorld(t, cfg), neighbour: newNetns(t)}
 	c.neighbourLink, _ = c.node.plug(t, "neighbour", c.neighbour, "eth0")
 	c.neighbour.address(t, "eth0", neighbourAddrs[0]+"/32", neighbourAddrs[1]+"/128")
@@ -51,7 +55,7 @@ func newCluster(t *testing.T) *cluster {
 	}
 	c.node.do(t, func() error { return c.AttachLink(PodLink, c.neighbourLink) })
 	err := errors.Join(
-		c.Pods.Put(Pod{Addrs: addrs(neighbourAddrs), HostNSID: -1, Link: c.neighbourLink, Slot: 1}),
+		c.Pods.Put(Pod{Addrs: addrs(neighbourAddrs), Link: c.neighbourLink, Slot: 1}),
 		c.Pods.PutHost(cfg.HostNetNSCookie, netip.MustParseAddr(nodeAddrs[0]), netip.MustParseAddr(nodeAddrs[1])),
 	)
 	if err != nil {
@@ -198,6 +202,17 @@ func TestPodByPacketsPoolENI(t *testing.T) {
 func TestPodByPacketsExclusive(t *testing.T) {
 	c := newCluster(t)
 	c.serviceNetworks(t)
+	c.giveENI(t)
+	for i := range nodeAddrs {
+		c.serveAll(t, i, 8080)
+		c.fromPod(t, i, remoteAddrs[i])
+	}
+	c.noLoss(t)
+}
+
+// giveENI gives the pod an ENI of its own; its link leads to the node from then on.
+func (c *cluster) giveENI(t *testing.T) {
+	t.Helper()
 	eni, _ := c.pod.plug(t, "eni", c.remote, "vpc")
 	var side int
 	c.pod.do(t, func() (err error) {
@@ -206,7 +221,7 @@ func TestPodByPacketsExclusive(t *testing.T) {
 	})
 	c.pod.moveDefault(t, "eth0", "eni")
 	c.pod.sysctl(t, "ipv4/conf/eth0/rp_filter=2", "ipv4/conf/eni/rp_filter=2")
-	if err := c.Pods.Put(Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: c.podLink, Side: side, Slot: 1}); err != nil {
+	if err := c.Pods.Put(Pod{Addrs: addrs(podAddrs), Link: c.podLink, Side: side, Slot: 1}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range nodeAddrs {
@@ -214,10 +229,7 @@ func TestPodByPacketsExclusive(t *testing.T) {
 		// The pod's ENI and the other node are in one network, the gateway of which is the other node.
 		c.pod.neighbour(t, "eni", gateways[i], c.remote.mac(t, "vpc"))
 		c.remote.route(t, "vpc", podAddrs[i]+bits, "", c.pod.mac(t, "eni"))
-		c.serveAll(t, i, 8080)
-		c.fromPod(t, i, remoteAddrs[i])
 	}
-	c.noLoss(t)
 }
 
 // TestNodeByPackets is what the node's own sockets send that no hook has seen.

@@ -174,7 +174,7 @@ type skb struct {
 
 func TestPodMark(t *testing.T) {
 	d := start(t, node(t))
-	pod := Pod{Addrs: []netip.Addr{netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("fd09::1")}, HostNSID: -1, Link: 1, Slot: 7}
+	pod := Pod{Addrs: []netip.Addr{netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("fd09::1")}, Link: 1, Slot: 7}
 	if err := d.Pods.Put(pod); err != nil {
 		t.Fatal(err)
 	}

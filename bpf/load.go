@@ -27,8 +27,8 @@ type Config struct {
 	CgroupRoot string
 	// HostNetNSCookie identifies the network namespace of the host, see NetNSCookie.
 	HostNetNSCookie uint64
-	// NodeDNS is the address of the node's DNS listener on port 53; the zero Addr means that there is none.
-	NodeDNS netip.Addr
+	// NodeDNS are the addresses of the node's DNS listener on port 53, one of each family at most.
+	NodeDNS []netip.Addr
 	// Frontends, Records and BlockCells size the Service maps, Flows that of NATed connections, which have two each, and
 	// Affinities that of clients that keep their backend. They must not change while pins of an older agent exist.
 	Frontends, Records, BlockCells, Flows, Affinities uint32
@@ -110,24 +110,31 @@ func sockSpec(cfg Config) (*ebpf.CollectionSpec, error) {
 		return nil, err
 	}
 	resize(spec, cfg)
-	var dns uint32
-	if cfg.NodeDNS.Is4() {
-		dns = words(cfg.NodeDNS)[3]
-	} else if cfg.NodeDNS.IsValid() {
-		return nil, fmt.Errorf("node DNS address %s: only IPv4 is supported", cfg.NodeDNS)
-	}
 	setRetval, err := haveSetRetval()
 	if err != nil {
 		return nil, err
 	}
-	for name, value := range map[string]any{
-		sockVarHostNetnsCookie: cfg.HostNetNSCookie, sockVarNodeDnsV4: dns, sockVarHaveSetRetval: setRetval,
-	} {
+	return spec, cfg.set(spec, map[string]any{sockVarHostNetnsCookie: cfg.HostNetNSCookie, sockVarHaveSetRetval: setRetval})
+}
+
+// set sets variables of programs, and those that all of these have.
+func (cfg Config) set(spec *ebpf.CollectionSpec, values map[string]any) error {
+	if values == nil {
+		values = map[string]any{}
+	}
+	for _, a := range cfg.NodeDNS {
+		name := sockVarNodeDns6
+		if a.Is4() {
+			name = sockVarNodeDns4
+		}
+		values[name] = sockAddress{Addr: words(a)}
+	}
+	for name, value := range values {
 		if err := spec.Variables[name].Set(value); err != nil {
-			return nil, fmt.Errorf("set %s: %w", name, err)
+			return fmt.Errorf("set %s: %w", name, err)
 		}
 	}
-	return spec, nil
+	return nil
 }
 
 // resize gives the maps the sizes that cfg asks for.
@@ -150,14 +157,14 @@ func (d *Datapath) loadPacket() error {
 	}
 	resize(spec, d.cfg)
 	o := &d.objs
-	if err := spec.Variables[packetVarHostNetnsCookie].Set(d.cfg.HostNetNSCookie); err != nil {
-		return fmt.Errorf("set %s: %w", packetVarHostNetnsCookie, err)
+	if err := d.cfg.set(spec, map[string]any{packetVarHostNetnsCookie: d.cfg.HostNetNSCookie}); err != nil {
+		return err
 	}
 	opts := &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
 		packetMapFrontends: o.Frontends, packetMapRecords: o.Records, packetMapBlocks: o.Blocks,
 		packetMapPods: o.Pods, packetMapLinkAddresses: o.LinkAddresses, packetMapPodAddresses: o.PodAddresses, packetMapNodeAddresses: o.NodeAddresses, packetMapHostNetworks: o.HostNetworks,
 		packetMapFlows: o.Flows, packetMapPacketCounts: o.PacketCounts, packetMapFragments: o.Fragments,
-		packetMapAffinity: o.Affinity, packetMapSourceRanges: o.SourceRanges,
+		packetMapAffinity: o.Affinity, packetMapSourceRanges: o.SourceRanges, packetMapLifelines: o.Lifelines,
 		packetMapDnsAnswers: o.DnsAnswers, packetMapDnsLarge: o.DnsLarge, packetMapDnsZone: o.DnsZone, packetMapDnsCounts: o.DnsCounts,
 		packetMapDnsEvents: o.DnsEvents,
 	}}

@@ -231,7 +231,7 @@ func newWorld(t *testing.T, cfg Config) *world {
 	w.node.do(t, func() error {
 		return errors.Join(w.AttachLink(Uplink, w.uplink), w.AttachLink(PodLink, w.podLink), w.SetNodeAddresses(addrs(nodeAddrs)))
 	})
-	if err := w.Pods.Put(Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: w.podLink, Slot: 1}); err != nil {
+	if err := w.Pods.Put(Pod{Addrs: addrs(podAddrs), Link: w.podLink, Slot: 1}); err != nil {
 		t.Fatal(err)
 	}
 	return w

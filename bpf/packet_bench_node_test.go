@@ -28,7 +28,7 @@ func BenchmarkPacket(b *testing.B) {
 		pod, client, elsewhere := at(podAddrs[i], 8080), at(clientAddrs[i], 40000), at(vpcAddrs[i], 53)
 		networks := []HostNetwork{{netip.MustParsePrefix(everything[i]), WayNode}, {netip.MustParsePrefix([]string{"10.0.0.0/8", "fd00::/8"}[i]), WayENI}}
 		err := errors.Join(d.SetNodeAddresses(addrs(nodeAddrs)), d.SetHostNetworks(networks),
-			d.Pods.Put(Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: 1, Side: 1, Slot: 1}))
+			d.Pods.Put(Pod{Addrs: addrs(podAddrs), Link: 1, Side: 1, Slot: 1}))
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -171,13 +171,15 @@ type packetFlow struct {
 type packetFlowFlags uint32
 
 const (
-	packetFlowFlagsFLOW_REPLY  packetFlowFlags = 1
-	packetFlowFlagsFLOW_SEEN   packetFlowFlags = 2
-	packetFlowFlagsFLOW_FIN    packetFlowFlags = 4
-	packetFlowFlagsFLOW_RST    packetFlowFlags = 8
-	packetFlowFlagsFLOW_POD    packetFlowFlags = 16
-	packetFlowFlagsFLOW_NODE   packetFlowFlags = 32
-	packetFlowFlagsFLOW_TO_POD packetFlowFlags = 64
+	packetFlowFlagsFLOW_REPLY    packetFlowFlags = 1
+	packetFlowFlagsFLOW_SEEN     packetFlowFlags = 2
+	packetFlowFlagsFLOW_FIN      packetFlowFlags = 4
+	packetFlowFlagsFLOW_RST      packetFlowFlags = 8
+	packetFlowFlagsFLOW_POD      packetFlowFlags = 16
+	packetFlowFlagsFLOW_NODE     packetFlowFlags = 32
+	packetFlowFlagsFLOW_TO_POD   packetFlowFlags = 64
+	packetFlowFlagsFLOW_DNS      packetFlowFlags = 128
+	packetFlowFlagsFLOW_LISTENER packetFlowFlags = 256
 )
 
 type packetFlowKey struct {
@@ -375,12 +377,10 @@ type packetPins struct {
 }
 
 type packetPod struct {
-	_        structs.HostLayout
-	HostNsid int32
-	Flags    uint32
-	Addr4    uint32
-	Pad      uint32
-	Addr6    [4]uint32
+	_     structs.HostLayout
+	Flags uint32
+	Addr4 uint32
+	Addr6 [4]uint32
 }
 
 type packetPodAddress struct {
@@ -489,6 +489,8 @@ const (
 	packetVarGoPacketCount      = "go_packet_count"
 	packetVarGoWay              = "go_way"
 	packetVarHostNetnsCookie    = "host_netns_cookie"
+	packetVarNodeDns4           = "node_dns4"
+	packetVarNodeDns6           = "node_dns6"
 )
 
 // loadPacket returns the embedded CollectionSpec for packet.
@@ -584,6 +586,8 @@ type packetVariableSpecs struct {
 	GoPacketCount      *ebpf.VariableSpec `ebpf:"go_packet_count"`
 	GoWay              *ebpf.VariableSpec `ebpf:"go_way"`
 	HostNetnsCookie    *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
+	NodeDns4           *ebpf.VariableSpec `ebpf:"node_dns4"`
+	NodeDns6           *ebpf.VariableSpec `ebpf:"node_dns6"`
 }
 
 // packetObjects contains all objects after they have been loaded into the kernel.
@@ -673,6 +677,8 @@ type packetVariables struct {
 	GoPacketCount      *ebpf.Variable `ebpf:"go_packet_count"`
 	GoWay              *ebpf.Variable `ebpf:"go_way"`
 	HostNetnsCookie    *ebpf.Variable `ebpf:"host_netns_cookie"`
+	NodeDns4           *ebpf.Variable `ebpf:"node_dns4"`
+	NodeDns6           *ebpf.Variable `ebpf:"node_dns6"`
 }
 
 // packetPrograms contains all programs after they have been loaded into the kernel.

@@ -20,9 +20,6 @@ type Pod struct {
 	// NetNSCookie identifies the pod's network namespace (SO_NETNS_COOKIE) for as long as the machine is up; 0 where
 	// the kernel does not tell: such a pod is known by its addresses only.
 	NetNSCookie uint64
-	// HostNSID is the id the host's network namespace has inside the pod's (RTM_NEWNSID), -1 for none. Without it
-	// the pod's DNS queries go to the cluster's DNS.
-	HostNSID int32
 	// Link is the interface index, on the node, of the link that leads to the pod.
 	Link int
 	// Parent is the interface index, on the node, of what the pod's packets come by first: the ipvlan parent of a pod that has
@@ -113,7 +110,7 @@ func (p *Pods) number(addrs []netip.Addr, cookie uint64) (uint16, error) {
 // PutHost says which addresses sockets of the node use unless they are bound to others; the zero Addr means that there is
 // none of a family. cookie is that of the node's network namespace.
 func (p *Pods) PutHost(cookie uint64, addr4, addr6 netip.Addr) error {
-	host := Pod{HostNSID: -1}
+	var host Pod
 	for _, a := range []netip.Addr{addr4, addr6} {
 		if a.IsValid() {
 			host.Addrs = append(host.Addrs, a)
@@ -127,7 +124,7 @@ func (p *Pods) PutHost(cookie uint64, addr4, addr6 netip.Addr) error {
 
 // podValue is what is known by the cookie: of several addresses of a family the first is the one that clients are known by.
 func podValue(pod Pod) sockPod {
-	v := sockPod{HostNsid: pod.HostNSID}
+	var v sockPod
 	for _, a := range pod.Addrs {
 		switch {
 		case a.Is4() && v.Addr4 == 0:
@@ -166,11 +163,11 @@ func (p *Pods) Delete(addrs []netip.Addr) error {
 	return nil
 }
 
-// Lookup finds the pod an address belongs to. HostNSID is -1 for a pod without a cookie.
+// Lookup finds the pod an address belongs to.
 func (p *Pods) Lookup(addr netip.Addr) (Pod, bool, error) {
 	var (
 		value sockPodAddress
-		pod   = sockPod{HostNsid: -1}
+		pod   sockPod
 	)
 	err := p.byAddress.Lookup(sockAddress{Addr: words(addr)}, &value)
 	if err == nil && value.NetnsCookie != 0 {
@@ -183,7 +180,7 @@ func (p *Pods) Lookup(addr netip.Addr) (Pod, bool, error) {
 		return Pod{}, false, fmt.Errorf("look up pod %s: %w", addr, err)
 	}
 	return Pod{
-		Addrs: []netip.Addr{addr}, NetNSCookie: value.NetnsCookie, HostNSID: pod.HostNsid,
+		Addrs: []netip.Addr{addr}, NetNSCookie: value.NetnsCookie,
 		Link: int(value.Link), Side: int(value.Side), Slot: int(value.Slot), Parent: int(value.Parent),
 		Scope: value.Scope, ByPackets: pod.Flags&uint32(sockPodFlagsPOD_BY_PACKETS) != 0,
 	}, true, nil

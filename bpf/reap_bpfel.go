@@ -193,12 +193,10 @@ type reapPins struct {
 }
 
 type reapPod struct {
-	_        structs.HostLayout
-	HostNsid int32
-	Flags    uint32
-	Addr4    uint32
-	Pad      uint32
-	Addr6    [4]uint32
+	_     structs.HostLayout
+	Flags uint32
+	Addr4 uint32
+	Addr6 [4]uint32
 }
 
 type reapPodAddress struct {
@@ -294,7 +292,8 @@ const (
 	reapMapSourceRanges     = "source_ranges"
 	reapProgStranded        = "stranded"
 	reapVarGoStrandedSocket = "go_stranded_socket"
-	reapVarNodeDnsV4        = "node_dns_v4"
+	reapVarNodeDns4         = "node_dns4"
+	reapVarNodeDns6         = "node_dns6"
 )
 
 // loadReap returns the embedded CollectionSpec for reap.
@@ -373,7 +372,8 @@ type reapMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type reapVariableSpecs struct {
 	GoStrandedSocket *ebpf.VariableSpec `ebpf:"go_stranded_socket"`
-	NodeDnsV4        *ebpf.VariableSpec `ebpf:"node_dns_v4"`
+	NodeDns4         *ebpf.VariableSpec `ebpf:"node_dns4"`
+	NodeDns6         *ebpf.VariableSpec `ebpf:"node_dns6"`
 }
 
 // reapObjects contains all objects after they have been loaded into the kernel.
@@ -448,7 +448,8 @@ func (m *reapMaps) Close() error {
 // It can be passed to loadReapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type reapVariables struct {
 	GoStrandedSocket *ebpf.Variable `ebpf:"go_stranded_socket"`
-	NodeDnsV4        *ebpf.Variable `ebpf:"node_dns_v4"`
+	NodeDns4         *ebpf.Variable `ebpf:"node_dns4"`
+	NodeDns6         *ebpf.Variable `ebpf:"node_dns6"`
 }
 
 // reapPrograms contains all programs after they have been loaded into the kernel.

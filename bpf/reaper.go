@@ -44,12 +44,8 @@ func (d *Datapath) NewReaper(open func(inode uint64) (*os.File, error)) (_ *Reap
 		return nil, err
 	}
 	resize(spec, d.cfg)
-	var dns uint32
-	if d.cfg.NodeDNS.Is4() {
-		dns = words(d.cfg.NodeDNS)[3]
-	}
-	if err := spec.Variables[reapVarNodeDnsV4].Set(dns); err != nil {
-		return nil, fmt.Errorf("set %s: %w", reapVarNodeDnsV4, err)
+	if err := d.cfg.set(spec, nil); err != nil {
+		return nil, err
 	}
 	r := &Reaper{open: open}
 	o := &d.objs

@@ -23,7 +23,7 @@ func TestRefusalFrames(t *testing.T) {
 		t.Helper()
 		g := newGate(t, node(t), family, proto, Block{Cluster: []netip.AddrPort{}})
 		vip := at(vips[family], 80)
-		pod := Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: podLink, Side: podLink, Slot: 1}
+		pod := Pod{Addrs: addrs(podAddrs), Link: podLink, Side: podLink, Slot: 1}
 		unused := Frontend{Addr: netip.AddrPortFrom(vip.Addr(), 0)}
 		err := errors.Join(g.Pods.Put(pod), g.Services.PutFrontend(unused, ServiceAddress, 0),
 			g.Services.PutFrontend(Frontend{Addr: vip, Protocol: proto}, ClusterIP, 1))

@@ -39,6 +39,8 @@ const (
 	HostPort     = FrontendKind(sockFrontendKindFRONTEND_HOST_PORT)
 	ExternalIP   = FrontendKind(sockFrontendKindFRONTEND_EXTERNAL_IP)
 	LoadBalancer = FrontendKind(sockFrontendKindFRONTEND_LOAD_BALANCER)
+	// NodeDNS is an address of the node's DNS listener: a frontend of the cluster's DNS while the listener does not serve.
+	NodeDNS = FrontendKind(sockFrontendKindFRONTEND_NODE_DNS)
 	// ServiceAddress, with port 0 and protocol 0, says that an address is a Service's: its ports that no other frontend has
 	// refuse. It has no block, and its record means nothing.
 	ServiceAddress = FrontendKind(sockFrontendKindFRONTEND_ADDRESS)
@@ -56,6 +58,8 @@ func (k FrontendKind) String() string {
 		return "ExternalIP"
 	case LoadBalancer:
 		return "LoadBalancer"
+	case NodeDNS:
+		return "NodeDNS"
 	case ServiceAddress:
 		return "address"
 	}

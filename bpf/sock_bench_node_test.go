@@ -67,7 +67,7 @@ func BenchmarkSocket(b *testing.B) {
 					if err != nil {
 						return err
 					}
-					return d.Pods.Put(Pod{Addrs: addrs([]string{"10.1.0.5"}), NetNSCookie: cookie, HostNSID: -1})
+					return d.Pods.Put(Pod{Addrs: addrs([]string{"10.1.0.5"}), NetNSCookie: cookie})
 				}
 			}
 			if err := in(enter, call); err != nil {

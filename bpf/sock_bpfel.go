@@ -201,6 +201,7 @@ const (
 	sockFrontendKindFRONTEND_HOST_PORT     sockFrontendKind = 3
 	sockFrontendKindFRONTEND_EXTERNAL_IP   sockFrontendKind = 4
 	sockFrontendKindFRONTEND_LOAD_BALANCER sockFrontendKind = 5
+	sockFrontendKindFRONTEND_NODE_DNS      sockFrontendKind = 7
 	sockFrontendKindFRONTEND_ADDRESS       sockFrontendKind = 6
 )
 
@@ -248,12 +249,10 @@ type sockPins struct {
 }
 
 type sockPod struct {
-	_        structs.HostLayout
-	HostNsid int32
-	Flags    uint32
-	Addr4    uint32
-	Pad      uint32
-	Addr6    [4]uint32
+	_     structs.HostLayout
+	Flags uint32
+	Addr4 uint32
+	Addr6 [4]uint32
 }
 
 type sockPodAddress struct {
@@ -342,7 +341,8 @@ const (
 	sockVarGoPodFlags      = "go_pod_flags"
 	sockVarHaveSetRetval   = "have_set_retval"
 	sockVarHostNetnsCookie = "host_netns_cookie"
-	sockVarNodeDnsV4       = "node_dns_v4"
+	sockVarNodeDns4        = "node_dns4"
+	sockVarNodeDns6        = "node_dns6"
 )
 
 // loadSock returns the embedded CollectionSpec for sock.
@@ -438,7 +438,8 @@ type sockVariableSpecs struct {
 	GoPodFlags      *ebpf.VariableSpec `ebpf:"go_pod_flags"`
 	HaveSetRetval   *ebpf.VariableSpec `ebpf:"have_set_retval"`
 	HostNetnsCookie *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
-	NodeDnsV4       *ebpf.VariableSpec `ebpf:"node_dns_v4"`
+	NodeDns4        *ebpf.VariableSpec `ebpf:"node_dns4"`
+	NodeDns6        *ebpf.VariableSpec `ebpf:"node_dns6"`
 }
 
 // sockObjects contains all objects after they have been loaded into the kernel.
@@ -523,7 +524,8 @@ type sockVariables struct {
 	GoPodFlags      *ebpf.Variable `ebpf:"go_pod_flags"`
 	HaveSetRetval   *ebpf.Variable `ebpf:"have_set_retval"`
 	HostNetnsCookie *ebpf.Variable `ebpf:"host_netns_cookie"`
-	NodeDnsV4       *ebpf.Variable `ebpf:"node_dns_v4"`
+	NodeDns4        *ebpf.Variable `ebpf:"node_dns4"`
+	NodeDns6        *ebpf.Variable `ebpf:"node_dns6"`
 }
 
 // sockPrograms contains all programs after they have been loaded into the kernel.

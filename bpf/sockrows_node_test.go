@@ -39,7 +39,6 @@ func newPod(t *testing.T, d *Datapath, p Pod) *netns {
 	t.Helper()
 	n := newNetns(t)
 	n.do(t, func() (err error) {
-		p.HostNSID = -1
 		if p.NetNSCookie, err = NetNSCookie(); err != nil {
 			return err
 		}

@@ -45,8 +45,8 @@ func TestRead(t *testing.T) {
 		NodeAddresses: []NodeAddress{{netip.MustParseAddr("192.0.2.1"), true}, {netip.MustParseAddr("192.0.2.9"), false}},
 		Networks:      []HostNetwork{{netip.MustParsePrefix("10.96.0.0/16"), WayService}, {netip.MustParsePrefix("fd96::/112"), WayNode}},
 		Pods: []Pod{
-			{Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}, NetNSCookie: 77, HostNSID: 3, Slot: 1, ByPackets: true},
-			{Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.4")}, HostNSID: -1},
+			{Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}, NetNSCookie: 77, Slot: 1, ByPackets: true},
+			{Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.4")}},
 		},
 		Host: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
 	}

@@ -27,8 +27,8 @@ func TestWays(t *testing.T) {
 		}
 		err := errors.Join(
 			d.SetNodeAddresses(addrs([]string{host})), d.SetHostNetworks(networks),
-			d.Pods.Put(Pod{Addrs: addrs([]string{podAddrs[i]}), HostNSID: -1, Link: 1, Side: 1, Slot: 3}),
-			d.Pods.Put(Pod{Addrs: addrs([]string{neighbour}), HostNSID: -1, Link: 1, Slot: 3}),
+			d.Pods.Put(Pod{Addrs: addrs([]string{podAddrs[i]}), Link: 1, Side: 1, Slot: 3}),
+			d.Pods.Put(Pod{Addrs: addrs([]string{neighbour}), Link: 1, Slot: 3}),
 		)
 		if err != nil {
 			t.Fatal(err)
@@ -69,7 +69,7 @@ func TestAnswersByENI(t *testing.T) {
 	each(t, func(t *testing.T, family int, proto uint8) {
 		t.Helper()
 		g := newGate(t, node(t), family, proto, local(Block{}, at(podAddrs[family], 8080)))
-		if err := g.Pods.Put(Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: podLink, Side: podLink, Slot: 1}); err != nil {
+		if err := g.Pods.Put(Pod{Addrs: addrs(podAddrs), Link: podLink, Side: podLink, Slot: 1}); err != nil {
 			t.Fatal(err)
 		}
 		if _, ok := g.enter(t, g.client, syn); !ok {
@@ -143,7 +143,7 @@ func TestLeavePod(t *testing.T) {
 		return errors.Join(err, w.AttachLink(ExclusiveENI, eni))
 	})
 	w.pod.moveDefault(t, "eth0", "eni")
-	if err := w.Pods.Put(Pod{Addrs: addrs(podAddrs), HostNSID: -1, Link: w.podLink, Side: side, Slot: 1}); err != nil {
+	if err := w.Pods.Put(Pod{Addrs: addrs(podAddrs), Link: w.podLink, Side: side, Slot: 1}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range nodeAddrs {

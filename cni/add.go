@@ -67,7 +67,7 @@ func (s *Server) wire(ctx context.Context, a Attachment, n namespaces, conf *Net
 	}
 	r, err := s.decide(ctx, a, wish, lease, conf)
 	if err == nil {
-		r.Cookie, r.HostNSID, r.Inode = entry.NetNSCookie, entry.HostNSID, inode
+		r.Cookie, r.Inode = entry.NetNSCookie, inode
 		// What follows must be found by whoever comes after a crash.
 		err = s.records.write(r)
 	}

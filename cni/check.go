@@ -68,7 +68,7 @@ func (s *Server) verify(ctx context.Context, a Attachment, lease Lease, mtu int)
 	if err != nil {
 		return err
 	}
-	r.Cookie, r.HostNSID = entry.NetNSCookie, entry.HostNSID
+	r.Cookie = entry.NetNSCookie
 	if err := n.index(&r); err != nil {
 		return failure(codeBroken, "check container", err)
 	}

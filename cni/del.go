@@ -75,7 +75,7 @@ func (s *Server) recordOf(k Key) (record, bool) {
 // approach opens what can still be entered, and says what the datapath may know of the pod. The namespace may be gone: the
 // datapath also knows the pod by address. Only what is surely gone is left out; a DEL that fails is asked for again.
 func (s *Server) approach(a Attachment, r record, known bool) (namespaces, PodEntry, error) {
-	n, entry, path := namespaces{host: s.host}, PodEntry{HostNSID: -1}, a.NetNS
+	n, entry, path := namespaces{host: s.host}, PodEntry{}, a.NetNS
 	if known {
 		entry = r.entry()
 		entry.NetNS = ""
@@ -98,7 +98,7 @@ func (s *Server) approach(a Attachment, r record, known bool) (namespaces, PodEn
 	if err != nil {
 		return n, entry, errors.Join(err, pod.Close())
 	}
-	entry.NetNSCookie, entry.HostNSID = now.NetNSCookie, now.HostNSID
+	entry.NetNSCookie = now.NetNSCookie
 	return n, entry, nil
 }
 

@@ -134,7 +134,7 @@ func (f *fakePods) Add(_ context.Context, e PodEntry) error {
 	if f.fail != nil {
 		return f.fail
 	}
-	if len(e.Addrs) == 0 || e.NetNSCookie == 0 || e.HostNSID < 0 || e.Link == 0 || e.Slot == 0 || e.NetNS == "" || e.Datapath == "" {
+	if len(e.Addrs) == 0 || e.NetNSCookie == 0 || e.Link == 0 || e.Slot == 0 || e.NetNS == "" || e.Datapath == "" {
 		return fmt.Errorf("entry is not whole: %+v", e)
 	}
 	if (e.ENI != 0) != (e.Datapath == Exclusive) || (e.Side != 0) != (e.Datapath == Exclusive) {

@@ -88,8 +88,7 @@ func namespaceAt(path string) (inode uint64, there bool, err error) {
 	return stat.Ino, system.Type == unix.NSFS_MAGIC, nil
 }
 
-// prepare makes sure that the pod has no such interface, gives the node's namespace a number in the pod's, and reads the
-// pod's cookie and inode.
+// prepare makes sure that the pod has no such interface, and reads the pod's cookie and inode.
 func (n namespaces) prepare(ifName string) (entry PodEntry, inode uint64, err error) {
 	if inode, err = inodeOf(n.pod.Fd()); err != nil {
 		return PodEntry{}, 0, err
@@ -102,9 +101,6 @@ func (n namespaces) prepare(ifName string) (entry PodEntry, inode uint64, err er
 			return err
 		}
 		var err error
-		if entry.HostNSID, err = numberHost(n.host); err != nil {
-			return err
-		}
 		entry.NetNSCookie, err = bpf.NetNSCookie()
 		return err
 	})
@@ -136,11 +132,7 @@ func (n namespaces) index(r *record) error {
 // identify reads what prepare has set up.
 func (n namespaces) identify() (entry PodEntry, err error) {
 	err = n.pod.Do(func(ns.NetNS) error {
-		id, err := netlink.GetNetNsIdByFd(int(n.host.Fd()))
-		if err != nil {
-			return fmt.Errorf("read the number of the node's namespace: %w", err)
-		}
-		entry.HostNSID = int32(id)
+		var err error
 		entry.NetNSCookie, err = bpf.NetNSCookie()
 		return err
 	})
@@ -162,22 +154,4 @@ func linkedKeys(host ns.NetNS) (keys []Key, err error) {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
 	return keys, nil
-}
-
-// numberHost runs in the pod. The kernel picks a free number when asked for -1; a namespace that has one keeps it.
-func numberHost(host ns.NetNS) (int32, error) {
-	fd := int(host.Fd())
-	id, err := netlink.GetNetNsIdByFd(fd)
-	if err == nil && id < 0 {
-		if err = netlink.SetNetNsIdByFd(fd, -1); err == nil || errors.Is(err, unix.EEXIST) {
-			id, err = netlink.GetNetNsIdByFd(fd)
-		}
-	}
-	if err == nil && id < 0 {
-		err = errors.New("the kernel gave it none")
-	}
-	if err != nil {
-		return -1, fmt.Errorf("number the node's namespace: %w", err)
-	}
-	return int32(id), nil
 }

@@ -56,8 +56,6 @@ type PodEntry struct {
 	// NetNSCookie is the kernel's SO_NETNS_COOKIE of the pod's namespace (Linux 5.14); 0 if it is not known, because the
 	// namespace is gone or the kernel has none.
 	NetNSCookie uint64
-	// HostNSID is the node's namespace as the pod's namespace numbers it (RTM_NEWNSID), -1 if not known.
-	HostNSID int32
 	// Slot is that of the ENI that has the addresses.
 	Slot int
 	// Link is the index of the link on the node that leads to the pod: the node's end of a veth pair, or the ENI's

@@ -57,11 +57,10 @@ type record struct {
 	Networks []netip.Prefix `json:"networks,omitempty"`
 
 	// What follows is known once the links are made; see PodEntry.
-	Cookie   uint64 `json:"cookie,omitempty"`
-	HostNSID int32  `json:"hostNSID"`
-	Link     int    `json:"link,omitempty"`
-	ENI      int    `json:"eni,omitempty"`
-	Side     int    `json:"side,omitempty"`
+	Cookie uint64 `json:"cookie,omitempty"`
+	Link   int    `json:"link,omitempty"`
+	ENI    int    `json:"eni,omitempty"`
+	Side   int    `json:"side,omitempty"`
 }
 
 // A DNSScope is how a container's resolver completes names, as the runtime tells by the capability "dns".
@@ -74,7 +73,7 @@ type DNSScope struct {
 // entry is what the datapath knows of the pod.
 func (r record) entry() PodEntry {
 	return PodEntry{
-		Addrs: r.Addrs, NetNSCookie: r.Cookie, HostNSID: r.HostNSID, Slot: r.Slot, Link: r.Link, NetNS: r.NetNS,
+		Addrs: r.Addrs, NetNSCookie: r.Cookie, Slot: r.Slot, Link: r.Link, NetNS: r.NetNS,
 		Datapath: r.Datapath, ByPackets: r.ByPackets, ENI: r.ENI, Side: r.Side, HostPorts: r.HostPorts,
 		ContainerID: r.Key.ContainerID, Pod: r.Pod, Scope: r.Scope,
 	}

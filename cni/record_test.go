@@ -21,7 +21,7 @@ func recordOfEverything() record {
 		HostPorts: []HostPort{{HostPort: 80, ContainerPort: 8080, Protocol: 6}, {netip.MustParseAddr("10.8.0.2"), 53, 53, 17}},
 		Scope:     DNSScope{[]string{"10.0.0.10"}, []string{"svc"}, []string{"ndots:5"}}, Parent: "eth1", Companion: "npc2",
 		Node: []netip.Addr{netip.MustParseAddr("10.8.0.2")}, Networks: []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")},
-		Cookie: 1 << 60, HostNSID: 3, Link: 7, ENI: 8, Side: 9,
+		Cookie: 1 << 60, Link: 7, ENI: 8, Side: 9,
 	}
 }
 

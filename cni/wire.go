@@ -68,7 +68,7 @@ func (s *Server) take(ctx context.Context, a Attachment, wish Wish) (Lease, erro
 func (s *Server) decide(ctx context.Context, a Attachment, wish Wish, lease Lease, conf *NetConf) (record, error) {
 	r := record{
 		Key: a.Key, Pod: a.Pod, NetNS: a.NetNS, Datapath: wish.Datapath, Addrs: lease.Addrs, Slot: lease.Slot, MAC: lease.MAC,
-		MTU: s.mtu(conf), Limits: wish.Limits, ByPackets: wish.ByPackets, HostPorts: conf.HostPorts, Scope: conf.Scope, HostNSID: -1,
+		MTU: s.mtu(conf), Limits: wish.Limits, ByPackets: wish.ByPackets, HostPorts: conf.HostPorts, Scope: conf.Scope,
 	}
 	if wish.Datapath == IPVlan {
 		companion, err := s.config.ENIs.IPVlan(ctx, lease.MAC)
@@ -100,8 +100,12 @@ func (s *Server) nodeSide() (addrs []netip.Addr, networks []netip.Prefix) {
 	if s.config.ENIs != nil {
 		addrs = slices.Clone(s.config.ENIs.Addrs())
 	}
-	if len(addrs) > 0 && s.config.NodeDNS.IsValid() && !slices.Contains(addrs, s.config.NodeDNS) {
-		addrs = append(addrs, s.config.NodeDNS)
+	if len(addrs) > 0 {
+		for _, dns := range s.config.NodeDNS {
+			if !slices.Contains(addrs, dns) {
+				addrs = append(addrs, dns)
+			}
+		}
 	}
 	if s.config.HostNetworks != nil {
 		networks = s.config.HostNetworks()

@@ -69,7 +69,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.build(t)
 	w.host = must[*hostnet.Host](t)(hostnet.New(hostnet.Config{
-		NetNS: w.node.Path(), NodeDNS: netip.MustParseAddr(nodeDNS), Log: slog.New(slog.DiscardHandler),
+		NetNS: w.node.Path(), NodeDNS: []netip.Addr{netip.MustParseAddr(nodeDNS)}, Log: slog.New(slog.DiscardHandler),
 	}))
 	t.Cleanup(func() { check0(t, w.host.Close()) })
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -83,7 +83,7 @@ func newWorld(t *testing.T) *world {
 	w.pods.route = w.routePod
 	w.config = Config{
 		Addresses: w.addresses, Pods: w.pods, ENIs: w.host, Shaper: w.shaper, NetNS: w.node.Path(), MTU: w.host.MTU,
-		Records: w.records, NodeDNS: netip.MustParseAddr(nodeDNS), Log: slog.New(slog.DiscardHandler),
+		Records: w.records, NodeDNS: []netip.Addr{netip.MustParseAddr(nodeDNS)}, Log: slog.New(slog.DiscardHandler),
 	}
 	w.serve(t)
 	return w

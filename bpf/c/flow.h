@@ -8,6 +8,7 @@
 
 #include "lb.h"
 #include "parse.h"
+#include "steer.h"
 
 static __always_inline __u32 fold_key(const struct flow_key *key)
 {
@@ -93,6 +94,8 @@ static __always_inline bool still_served(const struct flow *copy)
 
 	if (!word)
 		return false;
+	if (copy->flags & FLOW_LISTENER)
+		return true;
 	u.cell = *word;
 	if (u.published.block == copy->published.block && u.published.sequence == copy->published.sequence)
 		return true;
@@ -112,6 +115,26 @@ static __always_inline bool outlived(const struct flow *copy, const struct packe
 		return false;
 	bpf_map_delete_elem(&flows, &p->tuple);
 	bpf_map_delete_elem(&flows, &other);
+	return true;
+}
+
+/* Whether the packet is a datagram of a pod to the node's listener, and that one serves. A global function, see begin. */
+__attribute__((noinline)) int to_listener(void)
+{
+	struct moment *m = this_moment();
+
+	return m && m->p.tuple.proto == IPPROTO_UDP && !m->p.inner && is_node_dns(m->p.tuple.daddr, m->p.tuple.dport) && agent_alive();
+}
+
+/* A datagram to the cluster's DNS goes to the node's listener while that one serves, whoever got the last: it needs a new
+ * connection then. What answers the ones before is under way, so the answers' entry stays. */
+static __always_inline bool resteered(const struct flow *copy, const struct packet *p)
+{
+	if ((copy->flags & (FLOW_DNS | FLOW_REPLY)) != FLOW_DNS || p->tuple.proto != IPPROTO_UDP || p->inner)
+		return false;
+	if (!(copy->flags & FLOW_LISTENER) == !agent_alive())
+		return false;
+	bpf_map_delete_elem(&flows, &p->tuple);
 	return true;
 }
 

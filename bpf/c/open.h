@@ -199,6 +199,19 @@ static __always_inline bool connect_flow(const struct packet *p, struct opening 
 	return false;
 }
 
+/* Who asks the cluster's DNS asks the node's listener while that one serves. A global function, see begin. */
+__attribute__((noinline)) int steered(void)
+{
+	struct moment *m = this_moment();
+	struct opening *o;
+	__u32 zero = 0;
+
+	o = bpf_map_lookup_elem(&openings, &zero);
+	if (!m || !o || !agent_alive() || !find_service(m->p.tuple.daddr, m->p.tuple.dport, m->p.tuple.proto, &o->svc))
+		return false;
+	return (o->svc.policy.flags & BLOCK_NODE_DNS) && get_node_dns(o->svc.policy.backend_cells == BACKEND_CELLS_V4, &o->backend);
+}
+
 /* What becomes of a connection that a packet begins. With DECIDE_BACKEND its entries are there. link and side are of the pod that
  * begins it. A global function: the verifier looks at it once, and not along every path that leads to it. It finds the
  * packet in moments, as it may only have the context and numbers for arguments (pointers to memory: since 5.12). */
@@ -208,18 +221,26 @@ __attribute__((noinline)) int begin(struct __sk_buff *skb, __u32 who, __u32 link
 	const struct packet *p;
 	struct opening *o;
 	struct course *c;
+	bool found, asks, listener;
 	__u32 zero = 0;
 	int d;
-	bool found;
 
 	o = bpf_map_lookup_elem(&openings, &zero);
 	if (!m || !o || is_loopback(m->p.tuple.daddr)) /* nobody else's */
 		return DECIDE_PASS;
 	p = &m->p;
-	d = decide(p->tuple.daddr, p->tuple.dport, p->tuple.proto, who != CLIENT_OUTSIDE, p->tuple.saddr, &o->svc, &o->backend);
-	if (d != DECIDE_BACKEND)
-		return d;
 	c = &o->course;
+	asks = (who == CLIENT_POD || who == CLIENT_ENI_POD) && p->tuple.dport == bpf_htons(DNS_PORT);
+	listener = asks && steered();
+	if (listener) {
+		/* From its own address there is nothing to translate. */
+		if (same_address(p->tuple.daddr, o->backend.addr))
+			return DECIDE_PASS;
+	} else {
+		d = decide(p->tuple.daddr, p->tuple.dport, p->tuple.proto, who != CLIENT_OUTSIDE, p->tuple.saddr, &o->svc, &o->backend);
+		if (d != DECIDE_BACKEND)
+			return d;
+	}
 	__builtin_memset(c, 0, sizeof(*c));
 	if (who == CLIENT_OUTSIDE)
 		found = course_outside(skb, p, &o->svc, &o->backend, c);
@@ -227,6 +248,8 @@ __attribute__((noinline)) int begin(struct __sk_buff *skb, __u32 who, __u32 link
 		found = course_node(skb, p, &o->backend, c);
 	else
 		found = course_pod(p, link, side, &o->backend, who == CLIENT_ENI_POD, c);
+	if (asks && (o->svc.policy.flags & BLOCK_NODE_DNS))
+		c->flags |= FLOW_DNS | (listener ? FLOW_LISTENER : 0);
 	return found && connect_flow(p, o, &m->to) ? DECIDE_BACKEND : DECIDE_DROP;
 }
 
@@ -234,9 +257,16 @@ __attribute__((noinline)) int begin(struct __sk_buff *skb, __u32 who, __u32 link
 static __always_inline enum decision find_or_begin(struct __sk_buff *skb, struct moment *m, enum client who,
 						   const struct pod_address *pod)
 {
-	struct flow *f = find_flow(&m->p.tuple, &m->to);
+	struct flow *f;
 
-	if (f && !outlived(&m->to, &m->p)) {
+	/* A socket of a pod asks the listener's own address. Datagrams get there while it serves, and are translated, as any for a
+	 * Service, while it does not; what began otherwise does not end by that, for each has its entries. */
+	if (pod && to_listener()) {
+		forget_fragment(&m->p);
+		return DECIDE_PASS;
+	}
+	f = find_flow(&m->p.tuple, &m->to);
+	if (f && !resteered(&m->to, &m->p) && !outlived(&m->to, &m->p)) {
 		touch(f, &m->p);
 		return DECIDE_BACKEND;
 	}

@@ -11,12 +11,11 @@
 #include <stdbool.h>
 
 #include "lb.h"
+#include "steer.h"
 
 #define AF_INET 2
 #define AF_INET6 10
 #define ESTABLISHED 1 /* TCP_ESTABLISHED, which connected UDP sockets are in, too */
-
-const volatile __be32 node_dns_v4; /* as in sock.bpf.c */
 
 /* What is read of the kernel's own structs, which are relocated at load. */
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -109,7 +108,7 @@ static __always_inline bool pin_serves(const struct pin *pin)
 
 	if (!find_service(vip, pin->vip_port, IPPROTO_UDP, &svc))
 		return false;
-	if ((svc.policy.flags & BLOCK_NODE_DNS) && is_v4(backend) && backend[3] == node_dns_v4)
+	if ((svc.policy.flags & BLOCK_NODE_DNS) && is_node_dns(backend, pin->backend_port))
 		return true;
 	return serves(&svc, backend, pin->backend_port);
 }

@@ -6,16 +6,15 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <linux/errno.h>
-#include <linux/futex.h>
 #include <stdbool.h>
 
 #include "lb.h"
+#include "steer.h"
 
 #define ALLOW 1
 #define REFUSE 0
 
 const volatile __u64 host_netns_cookie;
-const volatile __be32 node_dns_v4; /* address of the node's DNS listener, 0: none */
 const volatile __u8 have_set_retval;
 
 /* The peer of a socket call, in the form of the maps. */
@@ -42,57 +41,44 @@ static __always_inline bool by_packets(const struct caller *who)
 	return who->pod && (who->pod->flags & POD_BY_PACKETS);
 }
 
-/* A global function, see compare. */
-__attribute__((noinline)) int listens(struct bpf_sock_addr *ctx, __u64 netns)
+/* Whether a socket of the node listens at its DNS address. A global function, see compare. */
+__attribute__((noinline)) int listens(struct bpf_sock_addr *ctx, __u32 v4)
 {
 	struct bpf_sock_tuple tuple = {};
+	struct backend dns;
 	struct bpf_sock *sk;
+	__u32 size;
 
-	tuple.ipv4.daddr = node_dns_v4;
-	tuple.ipv4.dport = bpf_htons(DNS_PORT);
+	get_node_dns(v4, &dns);
+	if (v4) {
+		tuple.ipv4.daddr = dns.addr[3];
+		tuple.ipv4.dport = dns.port;
+		size = sizeof(tuple.ipv4);
+	} else {
+		__builtin_memcpy(tuple.ipv6.daddr, dns.addr, sizeof(dns.addr));
+		tuple.ipv6.dport = dns.port;
+		size = sizeof(tuple.ipv6);
+	}
 	if (ctx->protocol == IPPROTO_UDP)
-		sk = bpf_sk_lookup_udp(ctx, &tuple, sizeof(tuple.ipv4), netns, 0);
+		sk = bpf_sk_lookup_udp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	else
-		sk = bpf_sk_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv4), netns, 0);
+		sk = bpf_sk_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
 		return false;
 	bpf_sk_release(sk);
 	return true;
 }
 
-static __always_inline bool agent_alive(void)
+/* The cluster's DNS is the node's listener. Packets of pods are looked at again on their way: of a pod, the packet path decides
+ * whether the listener serves. For the node's own sockets it is decided here, anew for every call, by the agent's lifeline
+ * and by looking for the listening socket itself: when either is gone, the very next query goes to the cluster's DNS. */
+static __always_inline bool node_dns(struct bpf_sock_addr *ctx, const struct caller *who, bool v4, struct backend *b)
 {
-	__u32 zero = 0;
-	const volatile struct lifeline *l = bpf_map_lookup_elem(&lifelines, &zero);
-	__u32 holder;
-
-	if (!l)
+	if (!get_node_dns(v4, b))
 		return false;
-	holder = l->holder;
-	return holder && !(holder & FUTEX_OWNER_DIED);
-}
-
-/* Steering to the node's DNS is decided anew for every call, by the agent's lifeline and by looking for the listening
- * socket itself: when either is gone, the very next query goes to the cluster's DNS. */
-static __always_inline bool node_dns(struct bpf_sock_addr *ctx, const struct caller *who, struct backend *b)
-{
-	__u64 netns = BPF_F_CURRENT_NETNS;
-
-	if (!node_dns_v4 || !agent_alive())
-		return false;
-	if (who->cookie != host_netns_cookie) {
-		if (!who->pod || who->pod->host_nsid < 0)
-			return false;
-		netns = who->pod->host_nsid;
-	}
-	if (!listens(ctx, netns))
-		return false;
-	b->addr[0] = 0;
-	b->addr[1] = 0;
-	b->addr[2] = bpf_htonl(0xffff);
-	b->addr[3] = node_dns_v4;
-	b->port = bpf_htons(DNS_PORT);
-	return true;
+	if (who->cookie != host_netns_cookie)
+		return who->pod;
+	return agent_alive() && listens(ctx, v4);
 }
 
 /* The address that the socket is bound to; false if to none. A v6 hook serves v4-mapped addresses, too. */
@@ -206,7 +192,7 @@ static __always_inline enum decision choose(struct bpf_sock_addr *ctx, const str
 {
 	int place;
 
-	if ((svc->policy.flags & BLOCK_NODE_DNS) && svc->policy.backend_cells == BACKEND_CELLS_V4 && node_dns(ctx, who, b))
+	if ((svc->policy.flags & BLOCK_NODE_DNS) && node_dns(ctx, who, svc->policy.backend_cells == BACKEND_CELLS_V4, b))
 		return DECIDE_BACKEND;
 	place = place_of_client(ctx, svc, v6);
 	if (place == LOST)

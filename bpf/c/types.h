@@ -22,6 +22,7 @@ enum frontend_kind {
 	FRONTEND_HOST_PORT = 3,
 	FRONTEND_EXTERNAL_IP = 4,
 	FRONTEND_LOAD_BALANCER = 5,
+	FRONTEND_NODE_DNS = 7, /* the node's DNS listener: the cluster's DNS while that one does not serve */
 	FRONTEND_ADDRESS = 6, /* with port 0 and protocol 0: the address is a Service's, whose other ports refuse */
 };
 
@@ -50,7 +51,7 @@ _Static_assert(sizeof(struct record) == 8, "record");
 enum block_flags {
 	BLOCK_INTERNAL_LOCAL = 1 << 0, /* clients inside the cluster use the local list */
 	BLOCK_INTERNAL_DROP = 1 << 1,  /* an empty list drops instead of rejecting: endpoints exist elsewhere */
-	BLOCK_NODE_DNS = 1 << 2,       /* goes to the node's DNS listener while that one listens */
+	BLOCK_NODE_DNS = 1 << 2,       /* the cluster's DNS: pods and the node ask the node's listener while that one serves */
 	BLOCK_EXTERNAL_LOCAL = 1 << 3, /* clients outside the cluster use the local list and keep their address */
 	BLOCK_EXTERNAL_DROP = 1 << 4,  /* for them, an empty list drops instead of rejecting */
 	BLOCK_SOURCE_RANGES = 1 << 5,  /* a load balancer's address serves only who is in source_ranges */
@@ -101,13 +102,11 @@ enum pod_flags {
 /* pods: who is behind a socket, by the cookie of its network namespace. Written by CNI ADD. The node has an entry, too,
  * with the addresses that its sockets use unless they say otherwise. */
 struct pod {
-	__s32 host_nsid; /* id of the host's network namespace as seen from the pod's, -1: unknown */
 	__u32 flags;     /* enum pod_flags */
 	__be32 addr4;    /* 0: none */
-	__u32 pad;
 	__be32 addr6[4]; /* all 0: none */
 };
-_Static_assert(sizeof(struct pod) == 32, "pod");
+_Static_assert(sizeof(struct pod) == 24, "pod");
 
 /* affinity: which backend of a list a client of a Service port had last. The address of a client that is not known is the
  * cookie of its network namespace, in the last eight bytes. */
@@ -195,6 +194,8 @@ enum flow_flags {
 	FLOW_POD = 1 << 4,   /* the client is a pod of this node */
 	FLOW_NODE = 1 << 5,  /* the client is the node */
 	FLOW_TO_POD = 1 << 6, /* the link leads to the pod that the packet is rewritten to */
+	FLOW_DNS = 1 << 7, /* a pod asks the cluster's DNS, which the node's listener serves while it lives */
+	FLOW_LISTENER = 1 << 8, /* and that one is the backend */
 };
 
 struct flow {

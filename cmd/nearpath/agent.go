@@ -194,7 +194,7 @@ func (a *agent) buildDatapath(context.Context) error {
 		return err
 	}
 	a.datapath, err = bpf.Load(bpf.Config{
-		PinDir: a.cfg.PinDir, CgroupRoot: a.cfg.CgroupRoot, HostNetNSCookie: cookie, NodeDNS: a.cfg.DNS.Address,
+		PinDir: a.cfg.PinDir, CgroupRoot: a.cfg.CgroupRoot, HostNetNSCookie: cookie, NodeDNS: a.cfg.DNS.addresses(),
 	})
 	if err != nil {
 		return err

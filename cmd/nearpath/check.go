@@ -187,7 +187,7 @@ func (c *checkCommand) facts(cmd *cobra.Command, cfg config) (preflight.Facts, e
 func queryOf(cfg config, instance aliyun.Instance) preflight.Query {
 	return preflight.Query{
 		Instance: instance, RegionID: cfg.Cloud.Region, VSwitches: cfg.Cloud.VSwitches, SecurityGroups: cfg.Cloud.SecurityGroups,
-		ServiceCIDRs: cfg.Services.CIDRs, NodeDNS: cfg.DNS.Address, DualStack: cfg.Pool.Stack == "dual",
+		ServiceCIDRs: cfg.Services.CIDRs, NodeDNS: cfg.DNS.addresses(), DualStack: cfg.Pool.Stack == "dual",
 		MaxENIs: cfg.Pool.MaxENIs, Egress: preflight.Mode(cfg.Egress.Mode),
 	}
 }

@@ -150,7 +150,7 @@ func defaultConfig() config {
 		Network:  networkConfig{Datapath: cni.Veth, Sandboxed: slices.Clone(sandboxedByDefault), MeshContainers: slices.Clone(meshByDefault), HostRoot: "/"},
 		Egress:   egressConfig{Mode: "vpc"},
 		Services: defaultServices(""),
-		DNS:      dnsConfig{Address: netip.MustParseAddr("169.254.20.10"), Service: "kube-system/kube-dns", Autopath: true},
+		DNS:      defaultDNS(),
 		CNI:      cniConfig{ConfName: defaultConfName},
 	}
 }

@@ -3,8 +3,10 @@ package main
 import (
 	"maps"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/nearpath/nearpath/internal/strict"
 	"github.com/nearpath/nearpath/nodelocaldns"
@@ -13,6 +15,8 @@ import (
 type dnsConfig struct {
 	// Address is the node's DNS listener, on port 53.
 	Address netip.Addr `json:"address"`
+	// Address6 is the same for IPv6; invalid where the node has none.
+	Address6 netip.Addr `json:"address6"`
 	// Service is the cluster's DNS, "namespace/name": what pods have as their nameserver.
 	Service string `json:"service"`
 	// Upstreams get what is not of the cluster; empty means the node's own resolvers.
@@ -31,13 +35,14 @@ type dnsConfig struct {
 
 // addresses are where the node's DNS listens.
 func (c dnsConfig) addresses() []netip.Addr {
-	return slices.DeleteFunc([]netip.Addr{c.Address}, func(a netip.Addr) bool { return !a.IsValid() })
+	return slices.DeleteFunc([]netip.Addr{c.Address, c.Address6}, func(a netip.Addr) bool { return !a.IsValid() })
 }
 
 func (c dnsConfig) check() []strict.Rule {
 	_, serviceErr := parseName(c.Service)
 	rules := []strict.Rule{
 		{OK: c.Address.Is4(), Path: "dns.address", Value: c.Address, Fix: "use an IPv4 address, such as the link-local 169.254.20.10"},
+		{OK: !c.Address6.IsValid() || c.Address6.Is6() && !c.Address6.Is4In6() && c.Address6.IsGlobalUnicast(), Path: "dns.address6", Value: c.Address6, Fix: "use an IPv6 address of a network of your own, such as " + defaultListener6 + ", or leave it empty"},
 		{OK: serviceErr == nil, Path: "dns.service", Value: c.Service, Fix: `write it as "namespace/name"`},
 		{OK: !slices.ContainsFunc(c.Upstreams, notAddress), Path: "dns.upstreams", Value: c.Upstreams, Fix: "use addresses, with or without a port"},
 		atLeast("dns.cacheSize", c.CacheSize, 0),
@@ -65,6 +70,27 @@ func (c dnsConfig) checkStubs() strict.Rule {
 		return strict.Rule{OK: true}
 	}
 	return strict.Rule{Path: "dns.stubDomains", Value: err, Fix: "use domains, each with the addresses of its resolvers"}
+}
+
+func defaultDNS() dnsConfig {
+	return dnsConfig{
+		Address: netip.MustParseAddr("169.254.20.10"), Address6: listener6(disableIPv6), Service: "kube-system/kube-dns", Autopath: true,
+	}
+}
+
+// defaultListener6 is of a network of its own (RFC 4193).
+const defaultListener6 = "fd6e:6561:7270::53"
+
+// disableIPv6 is where the kernel says whether lo may have IPv6 addresses.
+const disableIPv6 = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
+
+// listener6 is the default where the node has IPv6.
+func listener6(disabled string) netip.Addr {
+	text, err := os.ReadFile(disabled)
+	if err != nil || strings.TrimSpace(string(text)) != "0" {
+		return netip.Addr{}
+	}
+	return netip.MustParseAddr(defaultListener6)
 }
 
 func (c dnsConfig) stubs() (stubs []nodelocaldns.Stub) {

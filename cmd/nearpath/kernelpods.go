@@ -62,7 +62,7 @@ func (p *kernelPods) Add(ctx context.Context, e cni.PodEntry) error {
 		return err
 	}
 	err = p.pods.Put(bpf.Pod{
-		Addrs: e.Addrs, NetNSCookie: e.NetNSCookie, HostNSID: e.HostNSID, Link: e.Link, Side: e.Side, Slot: e.Slot, Parent: parent,
+		Addrs: e.Addrs, NetNSCookie: e.NetNSCookie, Link: e.Link, Side: e.Side, Slot: e.Slot, Parent: parent,
 		ByPackets: e.ByPackets, Scope: p.scopes.Bind(e),
 	})
 	if err != nil {
@@ -143,7 +143,7 @@ func isGone(err error) bool {
 
 // sameEntry compares what the entry says; 0 is not known.
 func sameEntry(have bpf.Pod, e cni.PodEntry) bool {
-	return have.NetNSCookie == e.NetNSCookie && (have.HostNSID == e.HostNSID || e.NetNSCookie == 0) &&
+	return have.NetNSCookie == e.NetNSCookie &&
 		(e.Link == 0 || have.Link == e.Link) && have.Side == e.Side && have.Slot == e.Slot &&
 		(have.ByPackets == e.ByPackets || e.NetNSCookie == 0)
 }

@@ -56,7 +56,7 @@ func (a *agent) buildPool(context.Context) (err error) {
 		return err
 	}
 	if a.host, err = hostnet.New(hostnet.Config{
-		NodeDNS: a.cfg.DNS.Address, Egress: keptEgress(a.cfg), SpreadIRQs: a.cfg.Pool.SpreadIRQs, Log: a.log,
+		NodeDNS: a.cfg.DNS.addresses(), Egress: keptEgress(a.cfg), SpreadIRQs: a.cfg.Pool.SpreadIRQs, Log: a.log,
 		HostNetworks: a.cfg.Network.HostNetworks, NodePorts: nodePorts, ENIs: a.poolMACs, Programs: nodePrograms{a.datapath, cookie}, Report: a.warnNode,
 		Unmanage: a.cfg.Network.HostRoot,
 	}); err != nil {

@@ -143,7 +143,7 @@ func TestKernelPods(t *testing.T) {
 			f := newFakeDatapath()
 			p, e := f.kernelPods(), tt.entry
 			e.HostPorts = []cni.HostPort{{HostPort: 8080, ContainerPort: 80, Protocol: 6}}
-			e.Addrs, e.NetNSCookie, e.HostNSID, e.Slot = addrs, 5, 1, 3
+			e.Addrs, e.NetNSCookie, e.Slot = addrs, 5, 3
 			if ok, err := p.Has(t.Context(), e); ok || err != nil {
 				t.Errorf("before ADD: %v, %v", ok, err)
 			}

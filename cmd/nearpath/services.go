@@ -19,7 +19,7 @@ func (a *agent) newServices() (*service.Reconciler, error) {
 	subscription := a.store.Subscribe(cluster.Services, cluster.Namespaces, cluster.Nodes, cluster.ServiceCIDRs)
 	a.closers = append(a.closers, func() error { subscription.Close(); return nil })
 	c := a.cfg.Services
-	node := service.Node{Name: a.cfg.NodeName, DNS: dns, ProxyName: c.ProxyName, NoExternalIPs: !c.ExternalIPs}
+	node := service.Node{Name: a.cfg.NodeName, DNS: dns, DNSListener: a.cfg.DNS.addresses(), ProxyName: c.ProxyName, NoExternalIPs: !c.ExternalIPs}
 	if a.kubeProxy, err = a.newKubeProxyFace(node); err != nil {
 		return nil, err
 	}

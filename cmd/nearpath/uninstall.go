@@ -72,7 +72,7 @@ func nodeOf(c config, drain time.Duration, out io.Writer) nodeCleaner {
 		handBack: func(ctx context.Context) error { return handBack(ctx, c.PinDir, drain, out) },
 		programs: func() error { return bpf.Remove(c.PinDir) },
 		network: func(ctx context.Context) error {
-			err := errors.Join(hostnet.Remove(ctx, c.DNS.Address), takeover.RemoveKeeper())
+			err := errors.Join(hostnet.Remove(ctx, c.DNS.addresses()), takeover.RemoveKeeper())
 			if root := c.Network.HostRoot; root != "" {
 				err = errors.Join(err, hostnet.RemoveDropIns(root))
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -342,7 +343,12 @@ func addLoopback(addr netip.Prefix) error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
-	return ignore(netlink.AddrAdd(lo, kernelAddr(addr)), unix.EEXIST)
+	a := kernelAddr(addr)
+	if addr.Addr().Is6() {
+		// Of a wide scope, but not to be chosen for what the node sends (RFC 6724, rule 3).
+		a.ValidLft, a.PreferedLft = math.MaxUint32, 0
+	}
+	return ignore(netlink.AddrAdd(lo, a), unix.EEXIST)
 }
 
 // ignore drops an error that says that the change is made already.

@@ -144,7 +144,7 @@ func joined(texts []string) string {
 // bases say of each scope for what it is to be as wanted: while that is the same, nothing but others can change the scope.
 func (f Found) bases(wanted Wanted) map[scope]string {
 	node := fmt.Sprint(wanted.ENIs, wanted.Parents, wanted.NodeDNS, wanted.Egress, wanted.HostNetworks, f.Families, f.Uplinks, f.nodeAddrs())
-	rest := node + fmt.Sprint(wanted.ServiceNetworks, wanted.Spared, f.local(wanted.NodePorts), f.outsideLinks(wanted))
+	rest := node + fmt.Sprint(wanted.ServiceNetworks, wanted.Spared, f.local(wanted), f.outsideLinks(wanted))
 	bases := map[scope]string{{part: PartNode}: node, {part: PartEgress}: node, {part: PartRest}: rest}
 	for _, mac := range wanted.Known {
 		if link, ok := f.link(func(l Link) bool { return l.has(mac) }); ok {

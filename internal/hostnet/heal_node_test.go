@@ -59,7 +59,7 @@ func TestHealing(t *testing.T) {
 	s := newSite(t)
 	check(t, s.host.SetEgress(s.egress()))
 	s.host.mu.Lock()
-	s.host.dns = netip.MustParseAddr("169.254.20.10")
+	s.host.dns = []netip.Addr{netip.MustParseAddr("169.254.20.10")}
 	s.host.mu.Unlock()
 	inside(t, s.node, func() error {
 		return errors.Join(addVeth("spare", otherMAC, 1400), up("spare"), address("spare", "10.77.0.2/24"))
@@ -104,7 +104,7 @@ func TestHealing(t *testing.T) {
 // healthy is what is wanted once the breakage is undone.
 func (s *site) healthy(breakage) Wanted {
 	w := s.wanted()
-	w.NodeDNS = netip.MustParseAddr("169.254.20.10")
+	w.NodeDNS = []netip.Addr{netip.MustParseAddr("169.254.20.10")}
 	return w
 }
 

@@ -26,8 +26,8 @@ const settle = 100 * time.Millisecond
 type Config struct {
 	// NetNS is the path of the node's network namespace; empty means that of the process.
 	NetNS string
-	// NodeDNS is the address to keep on lo; the zero address means none.
-	NodeDNS netip.Addr
+	// NodeDNS are the addresses to keep on lo, as far as the kernel has their families.
+	NodeDNS []netip.Addr
 	// Egress is how pods reach the outside until SetEgress says otherwise.
 	Egress Egress
 	// HostNetworks are networks that pods of every datapath reach through the node.
@@ -85,7 +85,7 @@ type Host struct {
 	enis       map[string]ENI
 	parents    []string             // MAC addresses of ENIs that are to be ipvlan parents
 	companions map[string]Companion // of those that are, without a failure
-	dns        netip.Addr
+	dns        []netip.Addr
 	egress     Egress
 	services   []netip.Prefix // networks, never changed in place; nor are the next
 	spared     []netip.Prefix
@@ -404,7 +404,7 @@ func (h *Host) note(wanted Wanted, found Found, o *outcome) {
 	if addrs := found.nodeAddrs(); len(addrs) > 0 && !slices.Equal(addrs, h.addrs) {
 		h.addrs = addrs
 	}
-	h.local = found.local(h.nodePorts)
+	h.local = found.local(Wanted{NodePorts: h.nodePorts, NodeDNS: h.dns})
 	h.interestIn(wanted, found)
 	h.companions = map[string]Companion{}
 	for mac, c := range o.companions {

@@ -91,7 +91,7 @@ func routeBy(name string) error {
 // running starts a Host that wants the ENIs.
 func running(t *testing.T, n *netlab.NetNS, enis ...ENI) *Host {
 	t.Helper()
-	h, err := New(Config{NetNS: n.Path(), NodeDNS: netip.MustParseAddr("169.254.20.10"), Log: slog.New(slog.DiscardHandler)})
+	h, err := New(Config{NetNS: n.Path(), NodeDNS: []netip.Addr{netip.MustParseAddr("169.254.20.10")}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestHostIsBroughtIntoStateAndKept(t *testing.T) {
 		n := node(t)
 		h := running(t, n)
 		mustEnsure(t, h, theENI())
-		wanted := Wanted{ENIs: []ENI{theENI()}, NodeDNS: netip.MustParseAddr("169.254.20.10")}
+		wanted := Wanted{ENIs: []ENI{theENI()}, NodeDNS: []netip.Addr{netip.MustParseAddr("169.254.20.10")}}
 		if ops := asWanted(t, n, wanted); len(ops) != 0 {
 			t.Fatalf("still to do:\n%s", text(ops))
 		}

@@ -5,6 +5,7 @@ package hostnet
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -59,8 +60,10 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	s := newSite(t)
 	check(t, s.host.SetEgress(s.egress()))
 	s.stop()
-	dns := netip.MustParseAddr("169.254.20.10")
-	inside(t, s.node, func() error { return addLoopback(netip.PrefixFrom(dns, 32)) })
+	dns := []netip.Addr{netip.MustParseAddr("169.254.20.10"), netip.MustParseAddr("fd6e::53")}
+	for _, a := range dns {
+		inside(t, s.node, func() error { return addLoopback(netip.PrefixFrom(a, a.BitLen())) })
+	}
 	for range 2 {
 		inside(t, s.node, func() error { return Remove(t.Context(), dns) })
 	}
@@ -83,8 +86,8 @@ func TestRemoveLeavesNothing(t *testing.T) {
 			return err
 		})(s))
 		for _, p := range found.Loopback {
-			if p.Addr() == dns {
-				t.Error("the node DNS address is still there")
+			if slices.Contains(dns, p.Addr()) {
+				t.Errorf("the node DNS address %s is still there", p)
 			}
 		}
 		return errors.Join(err, natErr)

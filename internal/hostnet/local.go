@@ -35,8 +35,8 @@ func (n NodePorts) On(addr, primary netip.Addr) bool {
 const ipvsLink = "kube-ipvs0"
 
 // local are all addresses that clients may have for the node's, but for those that mean something on one link only. A pair
-// of loopback addresses stands for all of these: what asks there is on the node.
-func (f Found) local(ports NodePorts) (list []LocalAddr) {
+// of loopback addresses stands for all of these: what asks there is on the node. Those of the node's DNS are for DNS.
+func (f Found) local(wanted Wanted) (list []LocalAddr) {
 	primary := map[Family]netip.Addr{}
 	for _, a := range slices.Backward(f.nodeAddrs()) {
 		primary[familyOf(a)] = a
@@ -49,7 +49,9 @@ func (f Found) local(ports NodePorts) (list []LocalAddr) {
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	for _, a := range slices.Compact(addrs) {
-		list = append(list, LocalAddr{a, ports.On(a, primary[familyOf(a)])})
+		if !slices.Contains(wanted.NodeDNS, a) {
+			list = append(list, LocalAddr{a, wanted.NodePorts.On(a, primary[familyOf(a)])})
+		}
 	}
 	return list
 }

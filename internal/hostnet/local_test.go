@@ -39,7 +39,7 @@ func TestLocal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var all, chosen []string
-			for _, l := range found.local(tt.ports) {
+			for _, l := range found.local(Wanted{NodePorts: tt.ports}) {
 				all = append(all, l.Addr.String())
 				if l.NodePorts {
 					chosen = append(chosen, l.Addr.String())

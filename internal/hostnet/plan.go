@@ -60,8 +60,8 @@ type Wanted struct {
 	// Known are the MAC addresses of all secondary ENIs that are ours, wanted or not: those that attach or detach, and those
 	// that a pod has, or will have, for itself. Their links are never the node's.
 	Known []string
-	// NodeDNS is the address of the node's DNS listener; the zero address means none.
-	NodeDNS netip.Addr
+	// NodeDNS are the addresses of the node's DNS listener.
+	NodeDNS []netip.Addr
 	Egress  Egress
 	// Parents are the MAC addresses of the ENIs that are to be ipvlan parents. Those that have a companion already are, too.
 	Parents []string
@@ -222,7 +222,9 @@ func Build(wanted Wanted, found Found) (steps []Step, absent []ENI) {
 	b.staleGroups(wanted)
 	b.egress(wanted)
 	b.part = PartRest
-	b.loopback(wanted.NodeDNS)
+	for _, addr := range wanted.NodeDNS {
+		b.loopback(addr)
+	}
 	b.programs(wanted)
 	return b.steps, absent
 }
@@ -464,7 +466,7 @@ func linkSysctls(name string) []SetSysctl {
 // loopback adds the node DNS address. Its scope must be host: the kernel takes the sender address of ARP requests on a
 // link without an address from the first link that has one of a wider scope, and lo is the first.
 func (b *builder) loopback(addr netip.Addr) {
-	if !addr.IsValid() {
+	if !slices.Contains(b.found.Families, familyOf(addr)) {
 		return
 	}
 	if prefix := netip.PrefixFrom(addr, addr.BitLen()); !slices.Contains(b.found.Loopback, prefix) {

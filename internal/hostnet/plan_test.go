@@ -48,7 +48,7 @@ func twoENIs() Wanted {
 			{MAC: "00:16:3e:00:00:03", Slot: 2, Nets: []Net{network("10.2.0.253/24")}},
 			{MAC: "00:16:3e:00:00:02", Slot: 1, Nets: []Net{network("10.1.0.253/24"), network("fd00:1::253/64")}},
 		},
-		NodeDNS: netip.MustParseAddr("169.254.20.10"),
+		NodeDNS: []netip.Addr{netip.MustParseAddr("169.254.20.10")},
 	}
 }
 

@@ -197,7 +197,7 @@ func (b *builder) programs(wanted Wanted) {
 		}
 	}
 	node := SetNode{
-		Addrs: b.found.nodeAddrs(), Local: b.found.local(wanted.NodePorts), Links: b.found.linkAddrs(outside), Networks: b.found.hostNetworks(wanted),
+		Addrs: b.found.nodeAddrs(), Local: b.found.local(wanted), Links: b.found.linkAddrs(outside), Networks: b.found.hostNetworks(wanted),
 	}
 	if len(node.Addrs) > 0 && (b.found.Node == nil || !b.found.Node.equal(node)) {
 		b.add(node)
@@ -237,7 +237,7 @@ func (f Found) nodePrefixes() (prefixes []netip.Prefix) {
 // translates what pods send outside, all that is outside. The NAT of an earlier process counts until the mode is known.
 func (f Found) hostNetworks(wanted Wanted) (networks []HostNetwork) {
 	byNode := slices.Concat(wanted.HostNetworks, f.nodePrefixes())
-	if a := wanted.NodeDNS; a.IsValid() {
+	for _, a := range wanted.NodeDNS {
 		byNode = append(byNode, netip.PrefixFrom(a, a.BitLen()))
 	}
 	nat, needed := f.masquerade(wanted)

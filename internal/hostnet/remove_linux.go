@@ -13,9 +13,9 @@ import (
 )
 
 // Remove takes away what nearpath has made in the network namespace of the calling thread, for good: rules and routes of
-// Protocol, those of pods too, companions, our nftables table, the node DNS address, LinkGroup and the ENIs' addresses.
+// Protocol, those of pods too, companions, our nftables table, the node DNS addresses, LinkGroup and the ENIs' addresses.
 // Links of ENIs and pods stay, as do sysctls. It goes on after a failure, and when nothing is there it does nothing.
-func Remove(ctx context.Context, nodeDNS netip.Addr) error {
+func Remove(ctx context.Context, nodeDNS []netip.Addr) error {
 	var o outcome
 	found, err := read(Wanted{})
 	if err != nil {
@@ -35,7 +35,7 @@ func Remove(ctx context.Context, nodeDNS netip.Addr) error {
 }
 
 // removal is what Remove does beside rules and routes.
-func removal(found Found, nodeDNS netip.Addr) []Step {
+func removal(found Found, nodeDNS []netip.Addr) []Step {
 	b := builder{found: found, part: PartRest}
 	if found.NAT != nil {
 		b.add(DeleteNAT{})
@@ -52,7 +52,7 @@ func removal(found Found, nodeDNS netip.Addr) []Step {
 		}
 	}
 	for _, p := range found.Loopback {
-		if lo, ok := found.link(func(l Link) bool { return l.Name == "lo" }); ok && p.IsSingleIP() && p.Addr() == nodeDNS {
+		if lo, ok := found.link(func(l Link) bool { return l.Name == "lo" }); ok && p.IsSingleIP() && slices.Contains(nodeDNS, p.Addr()) {
 			b.add(DeleteAddr{lo, p})
 		}
 	}

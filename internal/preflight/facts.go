@@ -35,8 +35,8 @@ type Query struct {
 	ServiceCIDRs   []netip.Prefix
 	// PodCIDRs are what the cluster takes for the range of its pods; none: not compared.
 	PodCIDRs []netip.Prefix
-	// NodeDNS is the address of the node's DNS listener; the zero Addr: none.
-	NodeDNS   netip.Addr
+	// NodeDNS are the addresses of the node's DNS listener.
+	NodeDNS   []netip.Addr
 	DualStack bool
 	// MaxENIs bounds the pods' ENIs; zero: as many as the instance type allows.
 	MaxENIs int

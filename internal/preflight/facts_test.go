@@ -37,7 +37,7 @@ func healthy() Facts {
 	return Facts{
 		Query: Query{
 			VSwitches: []string{"vsw-a", "vsw-b"}, ServiceCIDRs: prefixes("172.21.0.0/20", "fd00:21::/112"), PodCIDRs: prefixes("10.0.0.0/18"),
-			NodeDNS: netip.MustParseAddr("169.254.20.10"), RegionID: "cn-1",
+			NodeDNS: []netip.Addr{netip.MustParseAddr("169.254.20.10")}, RegionID: "cn-1",
 		},
 		Instance: known(aliyun.Instance{
 			ID: "i-1", Type: "ecs.m", RegionID: "cn-1", ZoneID: "zone-a", VPCID: "vpc-1", VSwitchID: "vsw-node",
@@ -108,7 +108,7 @@ func newSim(t *testing.T, change func(*sim.Config)) (*sim.Cloud, *simCloud, Quer
 	in.SecurityGroupIDs = nil // the metadata service does not tell
 	groups := []aliyun.SecurityGroup{{ID: sim.DefaultSecurityGroup, VPCID: sim.DefaultVPC, Type: "normal"}}
 	return cloud, &simCloud{client, groups}, Query{
-		Instance: in, VSwitches: []string{sim.DefaultPodVSwitch}, ServiceCIDRs: prefixes("172.21.0.0/20"), NodeDNS: netip.MustParseAddr("169.254.20.10"),
+		Instance: in, VSwitches: []string{sim.DefaultPodVSwitch}, ServiceCIDRs: prefixes("172.21.0.0/20"), NodeDNS: []netip.Addr{netip.MustParseAddr("169.254.20.10")},
 	}
 }
 

@@ -164,18 +164,16 @@ func (f *Facts) reservedRanges() (findings []Finding) {
 	return findings
 }
 
-// nodeDNS finds the listener's address where something else is or may be.
+// nodeDNS finds the listener's addresses where something else is or may be.
 func (f *Facts) nodeDNS() (findings []Finding) {
-	addr := f.Query.NodeDNS
-	if !addr.IsValid() {
-		return nil
-	}
-	for _, n := range slices.Concat(f.vpcNetworks(), f.vSwitchNetworks(), f.podNetworks(), f.serviceNetworks()) {
-		if n.prefix.Contains(addr) {
-			findings = append(findings, Finding{
-				Check: CheckNodeDNS, Object: addr.String() + " and " + n.name, Severity: Error, Result: "overlap",
-				Values: [2]string{addr.String(), n.prefix.String()}, Fix: "use an address that nothing else can have, such as the link-local 169.254.20.10",
-			})
+	for _, addr := range f.Query.NodeDNS {
+		for _, n := range slices.Concat(f.vpcNetworks(), f.vSwitchNetworks(), f.podNetworks(), f.serviceNetworks()) {
+			if n.prefix.Contains(addr) {
+				findings = append(findings, Finding{
+					Check: CheckNodeDNS, Object: addr.String() + " and " + n.name, Severity: Error, Result: "overlap",
+					Values: [2]string{addr.String(), n.prefix.String()}, Fix: "use an address that nothing else can have, such as the link-local 169.254.20.10",
+				})
+			}
 		}
 	}
 	return findings

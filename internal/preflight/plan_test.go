@@ -50,9 +50,9 @@ func TestPlan(t *testing.T) {
 			"error: pod-cidr-outside-vpc pod CIDR 10.0.0.0/15: outside (10.0.0.0/15; 10.0.0.0/16 192.168.0.0/16)"},
 		"Services in the cloud's range": {func(f *Facts) { f.Query.ServiceCIDRs = prefixes("100.100.0.0/16") },
 			"error: reserved-range Service CIDR 100.100.0.0/16: overlap (100.100.0.0/16; 100.64.0.0/10: the cloud's own services (DNS, metadata, load balancers))"},
-		"node DNS in the VPC": {func(f *Facts) { f.Query.NodeDNS = netip.MustParseAddr("192.168.0.53") },
+		"node DNS in the VPC": {func(f *Facts) { f.Query.NodeDNS = []netip.Addr{netip.MustParseAddr("192.168.0.53")} },
 			"error: node-dns-address 192.168.0.53 and VPC CIDR 192.168.0.0/16: overlap (192.168.0.53; 192.168.0.0/16)"},
-		"node DNS is a Service": {func(f *Facts) { f.Query.NodeDNS = netip.MustParseAddr("172.21.0.10") },
+		"node DNS is a Service": {func(f *Facts) { f.Query.NodeDNS = []netip.Addr{netip.MustParseAddr("172.21.0.10")} },
 			"error: node-dns-address 172.21.0.10 and Service CIDR 172.21.0.0/20: overlap (172.21.0.10; 172.21.0.0/20)"},
 
 		"wrong region":           {func(f *Facts) { f.Query.RegionID = "cn-2" }, "error: region i-1: mismatch (configured: cn-2; instance: cn-1)"},

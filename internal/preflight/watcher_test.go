@@ -121,7 +121,7 @@ func TestWatcherTellsChanges(t *testing.T) {
 func TestWatcherLooksAtOnceWhenAsked(t *testing.T) {
 	t.Parallel()
 	watching(t, func(w *watch) {
-		w.cloud.change(func(c *fakeCloud) { c.facts.Query.NodeDNS = netip.MustParseAddr("10.0.0.53") })
+		w.cloud.change(func(c *fakeCloud) { c.facts.Query.NodeDNS = []netip.Addr{netip.MustParseAddr("10.0.0.53")} })
 		w.Recheck()
 		w.Recheck() // does not block
 		synctest.Wait()

@@ -77,7 +77,7 @@ func claims(ports []Port) (out []claim) {
 // rankOf orders the kinds of frontends by their claims. Those of pods come last, which holder relies on.
 func rankOf(kind bpf.FrontendKind) int {
 	switch kind {
-	case bpf.ClusterIP, bpf.ServiceAddress:
+	case bpf.ClusterIP, bpf.ServiceAddress, bpf.NodeDNS:
 		return 0
 	case bpf.NodePort:
 		return 1

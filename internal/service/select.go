@@ -21,6 +21,8 @@ type Node struct {
 	Addrs []netip.Addr
 	// DNS names the Service whose port 53 goes to the node's DNS listener while that one listens.
 	DNS cluster.Name
+	// DNSListener are the listener's addresses, one of each family at most.
+	DNSListener []netip.Addr
 	// ProxyName is the value of the label service.kubernetes.io/service-proxy-name of the Services that are served; empty for
 	// those without the label.
 	ProxyName string
@@ -111,6 +113,9 @@ func addAddresses(ports []Port) {
 	}
 }
 
+// dnsPort is what a listener of DNS is asked at.
+const dnsPort = 53
+
 func compareID(a, b PortID) int {
 	v6 := func(id PortID) int {
 		if id.IPv6 {
@@ -138,8 +143,16 @@ func selectPort(svc *cluster.Service, sp cluster.ServicePort, v6 bool, endpoints
 	}
 	p.Block.Affinity = svc.Affinity
 	p.Block.SourceRanges = admitted(svc.SourceRanges, p.Frontends, v6, node)
-	p.Block.NodeDNS = svc.Name == node.DNS && sp.Port == 53 && !v6
+	p.Block.NodeDNS = slices.ContainsFunc(p.Frontends, func(f Frontend) bool { return f.Kind == bpf.NodeDNS })
 	return p
+}
+
+// listeners are where the node's DNS listens for a Service port in one family.
+func (n Node) listeners(svc *cluster.Service, sp cluster.ServicePort, v6 bool) []netip.Addr {
+	if svc.Name != n.DNS || sp.Port != dnsPort {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(n.DNSListener), func(a netip.Addr) bool { return a.Is6() != v6 })
 }
 
 // frontends are where a Service port is reached in one family. The Service's families are those of its cluster IPs.
@@ -160,6 +173,9 @@ func frontends(svc *cluster.Service, sp cluster.ServicePort, v6 bool, node Node)
 	}
 	if len(out) == 0 {
 		return nil
+	}
+	for _, listener := range node.listeners(svc, sp, v6) {
+		add(bpf.NodeDNS, listener, dnsPort)
 	}
 	if sp.NodePort != 0 {
 		add(bpf.NodePort, wildcard(v6), sp.NodePort)
@@ -221,5 +237,5 @@ func isBalancer(f Frontend) bool { return f.Kind == bpf.LoadBalancer }
 
 // external reports whether clients outside the cluster are to reach one of the frontends.
 func external(frontends []Frontend) bool {
-	return slices.ContainsFunc(frontends, func(f Frontend) bool { return f.Kind != bpf.ClusterIP })
+	return slices.ContainsFunc(frontends, func(f Frontend) bool { return f.Kind != bpf.ClusterIP && f.Kind != bpf.NodeDNS })
 }

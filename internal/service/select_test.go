@@ -3,6 +3,7 @@ package service
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -366,9 +367,17 @@ func TestSelectNodeDNS(t *testing.T) {
 		s.Name = thisNode.DNS
 		s.Ports = []cluster.ServicePort{{Name: "dns", Protocol: cluster.UDP, Port: 53}, {Name: "metrics", Protocol: cluster.TCP, Port: 9153}}
 	})
-	for _, p := range Select(svc, nil, thisNode) {
-		if p.Block.NodeDNS != (p.ID.Port == 53) {
-			t.Errorf("%s: NodeDNS is %v", p.ID, p.Block.NodeDNS)
+	svc.ClusterIPs = []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00::10")}
+	node := thisNode
+	for _, listener := range []string{"169.254.20.10", "fd6e::53"} {
+		at := netip.AddrPortFrom(netip.MustParseAddr(listener), 53)
+		node.DNSListener = []netip.Addr{at.Addr()}
+		for _, p := range Select(svc, nil, node) {
+			want := p.ID.Port == 53 && p.ID.IPv6 == at.Addr().Is6()
+			has := slices.Contains(p.Frontends, Frontend{bpf.Frontend{Addr: at, Protocol: uint8(p.ID.Protocol)}, bpf.NodeDNS})
+			if p.Block.NodeDNS != want || has != want {
+				t.Errorf("%s, listener %s: NodeDNS is %v, its frontend %v, want %v", p.ID, at, p.Block.NodeDNS, has, want)
+			}
 		}
 	}
 }

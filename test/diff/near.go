@@ -136,7 +136,7 @@ func (p *nearProxy) addPod(n *network, place string, addrs []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	pod := bpf.Pod{Addrs: addrs, NetNSCookie: cookie, HostNSID: -1, Link: link, Slot: 1, ByPackets: place == placePlain}
+	pod := bpf.Pod{Addrs: addrs, NetNSCookie: cookie, Link: link, Slot: 1, ByPackets: place == placePlain}
 	if err := p.datapath.Pods.Put(pod); err != nil {
 		return err
 	}
