@@ -43,6 +43,13 @@ func AnswerFits(k AnswerKey, response []byte) error {
 	return err
 }
 
+// AnswerIsSmall says whether a response takes the least room there is, 256 bytes of the kernel's memory, and not five times that
+// and one of few places.
+func AnswerIsSmall(k AnswerKey, response []byte) bool {
+	e, err := newEntry(k, response, false)
+	return err == nil && e.isSmall()
+}
+
 // StoredAnswer returns a response in the form in which Put keeps it: its id is 0, its question in lower case, its flags are QR, AA,
 // RA and the status, and it has no OPT.
 func StoredAnswer(k AnswerKey, response []byte) ([]byte, error) {

@@ -13,6 +13,7 @@ import (
 // A target is something a Service name leads to: a cluster IP under the name of the Service, or an endpoint under its own.
 type target struct {
 	host  string
+	label string // of an endpoint, the first one of host
 	addr  netip.Addr
 	ports []uint16 // that the question asks for
 }
@@ -145,14 +146,18 @@ func (l lookup) clusterIPs(svc *cluster.Service, f portFilter) []target {
 	host := serviceHost(svc.Name, l.domain)
 	targets := make([]target, len(svc.ClusterIPs))
 	for i, addr := range svc.ClusterIPs {
-		targets[i] = target{host, addr, ports}
+		targets[i] = target{host: host, addr: addr, ports: ports}
 	}
 	return targets
 }
 
-// endpoints returns the ready endpoints of all slices. One address under one name is one target, with the ports of every
-// slice it is in: the control plane moves endpoints between slices, and has one slice per set of ports.
+// endpoints returns the ready endpoints of all slices, of those with a label if one is given. One address under one name is
+// one target, with the ports of every slice it is in: the control plane moves endpoints between slices, and has one slice
+// per set of ports.
 func (l lookup) endpoints(svc *cluster.Service, label string, f portFilter) []target {
+	if l.ready != nil && f == (portFilter{}) {
+		return l.ready[label]
+	}
 	type key struct {
 		label string
 		addr  netip.Addr
@@ -173,7 +178,7 @@ func (l lookup) endpoints(svc *cluster.Service, label string, f portFilter) []ta
 				continue
 			}
 			at[k] = len(targets)
-			targets = append(targets, target{k.label + "." + host, e.Addr, ports})
+			targets = append(targets, target{k.label + "." + host, k.label, e.Addr, ports})
 		}
 	}
 	return targets

@@ -43,7 +43,10 @@ type Result struct {
 
 // Answer answers a question from the Snapshot alone. Names compare without case; the owner in the answer is spelled as
 // in the question. Until the Snapshot is synced the answer is SERVFAIL: absence would be cached for longer than it lasts.
-func (z Zone) Answer(s *cluster.Snapshot, q dns.Question) Result {
+func (z Zone) Answer(s *cluster.Snapshot, q dns.Question) Result { return z.answerOf(s, q, nil) }
+
+// answerOf is Answer for who knows the ready endpoints of the Service in question already: see lookup.
+func (z Zone) answerOf(s *cluster.Snapshot, q dns.Question, ready map[string][]target) Result {
 	if q.Qclass != dns.ClassINET {
 		return Result{}
 	}
@@ -56,7 +59,7 @@ func (z Zone) Answer(s *cluster.Snapshot, q dns.Question) Result {
 	if !dns.IsSubDomain(domain, name) {
 		return Result{}
 	}
-	l := lookup{zone: z, snapshot: s, question: q, domain: domain}
+	l := lookup{zone: z, snapshot: s, question: q, domain: domain, ready: ready}
 	if q.Qtype == dns.TypeAXFR || q.Qtype == dns.TypeIXFR {
 		return Result{Ours: true, Rcode: dns.RcodeRefused}
 	}
@@ -69,6 +72,9 @@ type lookup struct {
 	snapshot *cluster.Snapshot
 	question dns.Question
 	domain   string // canonical
+	// ready are the ready endpoints of the one Service that the question is about, by label, all of them under "". With it a
+	// question costs what its answer holds and not what the Service has. nil: read them.
+	ready map[string][]target
 }
 
 // answer takes the labels left of the domain.
@@ -124,14 +130,17 @@ func (l lookup) nameServer() Result {
 }
 
 func (l lookup) nameServers() []netip.Addr {
-	name := l.zone.DNSService
-	if name == (cluster.Name{}) {
-		name = cluster.Name{Namespace: "kube-system", Name: "kube-dns"}
-	}
-	if svc := l.snapshot.Service(name); svc != nil {
+	if svc := l.snapshot.Service(l.zone.dnsService()); svc != nil {
 		return svc.ClusterIPs
 	}
 	return nil
+}
+
+func (z Zone) dnsService() cluster.Name {
+	if z.DNSService == (cluster.Name{}) {
+		return cluster.Name{Namespace: "kube-system", Name: "kube-dns"}
+	}
+	return z.DNSService
 }
 
 func (l lookup) schemaVersion() Result {

@@ -101,7 +101,7 @@ func testSnapshot() *cluster.Snapshot {
 var testZone = Zone{Domain: "cluster.local", TTL: 30}
 
 // text renders a result as one word for the status and one line for each record.
-func text(t *testing.T, r Result) string {
+func text(t errorer, r Result) string {
 	t.Helper()
 	if !r.Ours {
 		return "not ours"

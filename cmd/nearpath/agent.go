@@ -17,6 +17,7 @@ import (
 	"github.com/nearpath/nearpath/internal/hostnet"
 	"github.com/nearpath/nearpath/internal/service"
 	"github.com/nearpath/nearpath/ipam"
+	"github.com/nearpath/nearpath/nodelocaldns"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
@@ -93,6 +94,7 @@ type agent struct {
 	egress    *egress
 	datapath  *bpf.Datapath
 	services  *service.Reconciler
+	publisher *nodelocaldns.Publisher
 	kubeProxy kubeProxyFace
 	reaper    *service.Reaper
 	host      *hostnet.Host
@@ -210,7 +212,7 @@ func (a *agent) buildDatapath(context.Context) error {
 	if a.reaper, err = a.newReaper(); err != nil {
 		return err
 	}
-	a.tasks = append(a.tasks, services, attach, a.reaper, newFlowSweeper(sweepFlows(a.datapath), a.log, a.metrics),
+	a.tasks = append(a.tasks, services, attach, a.reaper, a.publisher, newFlowSweeper(sweepFlows(a.datapath), a.log, a.metrics),
 		newAffinitySweeper(sweepAffinity(a.datapath), a.log, a.metrics))
 	a.forADD = append(a.forADD, attach)
 	return nil

@@ -7,7 +7,6 @@ import (
 
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/internal/service"
-	autopathplugin "github.com/nearpath/nearpath/plugins/autopath"
 )
 
 // newServices makes what keeps Services served.
@@ -23,14 +22,14 @@ func (a *agent) newServices() (*service.Reconciler, error) {
 	if a.kubeProxy, err = a.newKubeProxyFace(node); err != nil {
 		return nil, err
 	}
+	if a.publisher, err = a.newPublisher(dns); err != nil {
+		return nil, err
+	}
 	return service.New(service.Config{
 		Maps: a.datapath.Services, Changes: subscription, Log: a.log, Metrics: a.metrics,
-		Node:  node,
-		CIDRs: sortedPrefixes(c.CIDRs),
-		Served: func(c cluster.Change) {
-			a.served.Store(c.Snapshot)
-			autopathplugin.Forget()
-		},
+		Node:      node,
+		CIDRs:     sortedPrefixes(c.CIDRs),
+		Served:    a.publish,
 		Withdrawn: func() { a.reaper.Withdrawn() },
 		Synced:    a.kubeProxy.synced,
 		Networks:  a.setServiceNetworks,
