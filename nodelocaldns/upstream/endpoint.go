@@ -54,6 +54,7 @@ type endpoint struct {
 	dialed   chan struct{} // closed, and replaced, when a dial ends
 	dialErr  error         // of the last dial
 	waiting  int           // attempts that wait for a reply
+	probing  int           // those among them that no client waits for
 	since    time.Time     // of the last reply, or of the first attempt when none was waiting
 	used     time.Time     // when a client's question last came
 	fails    int           // since the last reply
@@ -120,7 +121,7 @@ func (e *endpoint) exchange(ctx context.Context, q *query, how attempt) ([]byte,
 	defer cancel(nil)
 	defer context.AfterFunc(e.life, func() { cancel(context.Cause(e.life)) })()
 	reply, err := e.send(ctx, q, how)
-	e.end(start, reply, err)
+	e.end(start, how, reply, err)
 	return reply, err
 }
 
@@ -134,7 +135,9 @@ func (e *endpoint) begin(now time.Time, how attempt) bool {
 		e.since = now
 	}
 	e.waiting++
-	if !how.probe {
+	if how.probe {
+		e.probing++
+	} else {
 		if now.Sub(e.used) > e.expire {
 			e.attendTo()
 		}
@@ -143,9 +146,12 @@ func (e *endpoint) begin(now time.Time, how attempt) bool {
 	return true
 }
 
-func (e *endpoint) end(start time.Time, reply []byte, err error) {
+func (e *endpoint) end(start time.Time, how attempt, reply []byte, err error) {
 	e.mu.Lock()
 	e.waiting--
+	if how.probe {
+		e.probing--
+	}
 	switch now := time.Now(); {
 	case err == nil:
 		e.since, e.fails = now, 0
@@ -156,7 +162,7 @@ func (e *endpoint) end(start time.Time, reply []byte, err error) {
 		e.metrics.failures.Inc()
 		e.attendTo()
 	}
-	over := e.draining && e.waiting == 0
+	over := e.draining && e.waiting == e.probing
 	e.mu.Unlock()
 	if over {
 		e.shut()
@@ -332,7 +338,7 @@ func (e *endpoint) remove(c *conn) {
 func (e *endpoint) drain() {
 	e.mu.Lock()
 	e.draining = true
-	over := e.waiting == 0
+	over := e.waiting == e.probing
 	conns := slices.Clone(e.conns)
 	e.mu.Unlock()
 	for _, c := range conns {

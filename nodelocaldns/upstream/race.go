@@ -23,6 +23,8 @@ const (
 	// twice as long.
 	firstRound = 50 * time.Millisecond
 	maxRounds  = 6 // that make patience longer
+	// maxBad is how many endpoints are asked for a name that has an error everywhere.
+	maxBad = 3
 	// udpTries is how often a question is asked of an endpoint over UDP, before TCP is tried.
 	udpTries = 2
 )
@@ -147,6 +149,9 @@ func (r *race) asked(m *member) (times int) {
 // impatient asks somebody else. Late replies are usual, so only a share of questions may be asked twice for them; missing
 // ones are not.
 func (r *race) impatient() {
+	if r.bad != nil && !r.unasked() {
+		r.stage = stageNone
+	}
 	switch r.stage {
 	case stageHedge:
 		if !r.NoHedge && r.budget.spend() {
@@ -181,22 +186,40 @@ func (r *race) judge(o outcome) *dns.Msg {
 	case !slices.Contains(r.Failover, reply.Rcode) && reply.Rcode <= 15:
 		return reply
 	default:
-		r.bad = reply
-		r.bads++
-		if r.bads >= 2 || r.asked(r.choose(r.asked)) > 0 {
-			return r.bad // the others would say the same, or are asked already
-		}
+		return r.second(reply)
 	}
 	r.replace()
 	return nil
 }
 
+// second asks another endpoint when one has given a bad reply. When three have, or there is no other, that is the reply.
+func (r *race) second(reply *dns.Msg) *dns.Msg {
+	if r.bad == nil {
+		r.bad = reply
+	}
+	r.bads++
+	switch {
+	case r.bads == maxBad:
+		return r.bad
+	case r.unasked():
+		r.again()
+	case r.running == 0:
+		return r.bad
+	}
+	return nil
+}
+
+func (r *race) unasked() bool {
+	next := r.choose(r.asked)
+	return next != nil && r.asked(next) == 0
+}
+
 // replace asks another endpoint at once. When all have been asked, those that still run may reply; when all have failed, they
 // are asked again in a moment.
 func (r *race) replace() {
-	next := r.choose(r.asked)
 	switch {
-	case next == nil || r.asked(next) == 0:
+	case r.bad != nil && !r.unasked():
+	case r.unasked() || r.choose(r.asked) == nil:
 		r.again()
 	case r.running == 0 && len(r.runs) < cap(r.results):
 		r.stage = stageRound
@@ -213,6 +236,10 @@ func (r *race) open(o outcome) (*dns.Msg, error) {
 	if err := reply.Unpack(o.reply); err != nil {
 		o.metrics.mismatched.Inc()
 		return nil, err
+	}
+	if !complete(reply, o.reply) {
+		o.metrics.mismatched.Inc()
+		return nil, errCutOff
 	}
 	r.Metrics.scrubbed.Add(float64(scrub(reply, r.q)))
 	return reply, nil

@@ -113,8 +113,8 @@ func replyTo(m, shared *dns.Msg) *dns.Msg {
 	reply.Response, reply.Opcode, reply.RecursionDesired, reply.CheckingDisabled = true, dns.OpcodeQuery, m.RecursionDesired, m.CheckingDisabled
 	opt := reply.IsEdns0()
 	reply.Extra = slices.DeleteFunc(reply.Extra, func(r dns.RR) bool { return r.Header().Rrtype == dns.TypeOPT })
-	if reply.Rcode > 15 {
-		reply.Rcode = dns.RcodeServerFailure // the rest of the code is in an OPT
+	if reply.Rcode > 15 { // such codes are between two hops, too
+		reply.Rcode, reply.Answer, reply.Ns, reply.Extra = dns.RcodeServerFailure, nil, nil, nil
 	}
 	if opt == nil || m.IsEdns0() == nil {
 		return reply

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"encoding/binary"
+	"flag"
 	"io"
 	"log/slog"
 	"net"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 )
 
@@ -48,21 +50,19 @@ func serve(tb testing.TB, reply func(*asked) []byte, at ...netip.AddrPort) *serv
 	if len(at) > 0 {
 		want = at[0]
 	}
-	// The port that TCP is given may be taken for UDP.
-	for try := 0; s.udp == nil; try++ {
+	// The port may be taken: by somebody's UDP socket when TCP was given it, or for a moment by a client's when it is a
+	// certain one.
+	until(tb, "the port is free", func() bool {
 		tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(want))
 		if err != nil {
-			tb.Fatal(err)
+			return false
 		}
 		s.tcp, s.addr = tcp, tcp.Addr().(*net.TCPAddr).AddrPort()
 		if s.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(s.addr)); err != nil {
-			s.udp = nil
 			tcp.Close()
-			if try == 20 {
-				tb.Fatal(err)
-			}
 		}
-	}
+		return err == nil
+	})
 	s.running.Go(s.serveTCP)
 	s.running.Go(s.serveUDP)
 	tb.Cleanup(s.stop)
@@ -86,12 +86,6 @@ func (s *server) reset() {
 		conn.Close()
 	}
 	clear(s.conns)
-}
-
-func (s *server) connections() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.conns)
 }
 
 func (s *server) serveTCP() {
@@ -278,4 +272,20 @@ func until(tb testing.TB, what string, is func() bool) {
 	}
 }
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// value is that of a counter or gauge.
+func value(tb testing.TB, of prometheus.Metric) float64 {
+	tb.Helper()
+	var m dto.Metric
+	if err := of.Write(&m); err != nil {
+		tb.Fatal(err)
+	}
+	return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+}
+
+func TestMain(m *testing.M) {
+	// Tests wait for sockets and timers, not for the processor.
+	if err := flag.Set("test.parallel", "32"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}

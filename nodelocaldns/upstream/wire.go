@@ -3,6 +3,7 @@ package upstream
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/miekg/dns"
@@ -149,6 +150,14 @@ func truncated(reply []byte) bool { return reply[2]&bitTC != 0 }
 func refusesEDNS(reply []byte) bool {
 	code := rcode(reply)
 	return (code == dns.RcodeFormatError || code == dns.RcodeNotImplemented) && binary.BigEndian.Uint16(reply[10:]) == 0
+}
+
+var errCutOff = errors.New("the reply lacks records that its header counts")
+
+// complete is whether a message has the records that its header counts: the library reads what is there.
+func complete(m *dns.Msg, wire []byte) bool {
+	return int(binary.BigEndian.Uint16(wire[6:])) == len(m.Answer) && int(binary.BigEndian.Uint16(wire[8:])) == len(m.Ns) &&
+		int(binary.BigEndian.Uint16(wire[10:])) == len(m.Extra)
 }
 
 func fold(name []byte) string {
