@@ -200,13 +200,18 @@ func newAsker(t *testing.T, at netip.AddrPort) *asker {
 	return a
 }
 
-func (a *asker) ask(t *testing.T, q dns.Question, w way) *dns.Msg {
-	t.Helper()
+func newQuery(q dns.Question, edns bool) *dns.Msg {
 	m := new(dns.Msg)
 	m.Id, m.RecursionDesired, m.Question = dns.Id(), true, []dns.Question{q}
-	if w.edns {
+	if edns {
 		m.SetEdns0(1232, false)
 	}
+	return m
+}
+
+func (a *asker) ask(t *testing.T, q dns.Question, w way) *dns.Msg {
+	t.Helper()
+	m := newQuery(q, w.edns)
 	network, conn := "udp", a.udp
 	if w.tcp {
 		network, conn = "tcp", a.tcp

@@ -18,11 +18,14 @@ type world struct {
 	objects []apiObject
 	names   []string // that have records, as far as that is known here
 	addrs   []string
-	pods    int
+	// clusterIPs are the names of Services with cluster IPs in namespaces that exist.
+	clusterIPs map[string]bool
+	exists     bool // the namespace at hand
+	pods       int
 }
 
 func newWorld(seed uint64) *world {
-	w := &world{rand: rand.New(rand.NewPCG(seed, 1))}
+	w := &world{rand: rand.New(rand.NewPCG(seed, 1)), clusterIPs: map[string]bool{}, exists: true}
 	w.objects = append(w.objects, namespaceObject("kube-system"))
 	w.clusterIP("kube-system", "kube-dns", "10.96.0.10")
 	// By an endpoint that is its own address CoreDNS finds the Service that it is behind.
@@ -34,7 +37,7 @@ func newWorld(seed uint64) *world {
 	for i := range 3 {
 		ns := fmt.Sprintf("team-%d", i)
 		w.names = append(w.names, ns+".svc.cluster.local.", ns+".pod.cluster.local.", "10-1-2-3."+ns+".pod.cluster.local.")
-		if w.rand.IntN(8) > 0 { // or its Services are left over from it
+		if w.exists = w.rand.IntN(8) > 0; w.exists { // or its Services are left over from it
 			w.objects = append(w.objects, namespaceObject(ns))
 		}
 		for j := range 3 + w.rand.IntN(4) {
@@ -74,6 +77,7 @@ func (w *world) clusterIP(ns, name string, ips ...string) {
 	svc.Spec = corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: ips[0], ClusterIPs: ips, Ports: w.ports(ns, name, 1)}
 	w.objects = append(w.objects, svc)
 	w.names, w.addrs = append(w.names, w.host(ns, name)), append(w.addrs, ips...)
+	w.clusterIPs[w.host(ns, name)] = w.exists
 	w.slices(ns, name, svc.Spec.Ports, false, false)
 }
 
