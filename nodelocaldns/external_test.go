@@ -285,11 +285,15 @@ func TestExternalServesStaleAsLongAsUserspaceDoes(t *testing.T) {
 		}
 		n.world.mu.Lock()
 		n.world.down = true
-		clear(n.world.cache) // userspace does not serve it any more
 		n.world.mu.Unlock()
 		time.Sleep(30 * time.Second)
-		if m, _ := n.ask(key); m != nil {
-			t.Errorf("pods are given what userspace does not have\n%v", m)
+		ask(10)
+		n.world.mu.Lock()
+		clear(n.world.cache) // userspace does not serve it any more
+		n.world.mu.Unlock()
+		time.Sleep(staleLease - staleLead)
+		if c := n.external.Counts(); c.Held != 0 {
+			t.Errorf("counts %+v: pods are given what userspace has not any more", c)
 		}
 	})
 }
@@ -322,13 +326,19 @@ func TestExternalFlush(t *testing.T) {
 		if removed := n.external.Flush("WWW.example.com"); removed != 4 {
 			t.Errorf("%d removed, want 4", removed)
 		}
+		for range 3 { // answers that were under way
+			n.external.Observe(era, asksA("www.example.com.shop.svc.cluster.local.", 0), ExternalReply{Msg: searched, Scope: 3})
+		}
 		if keys := n.kernel.Keys(); len(keys) != 1 || keys[0].Name != "web.example.com." {
 			t.Errorf("%v are in the kernel", keys)
 		}
 		if len(n.world.forgotten) != 1 || n.world.forgotten[0] != "www.example.com." {
 			t.Errorf("userspace was told to forget %q", n.world.forgotten)
 		}
-		for range 3 { // answers that were under way
+		n.external.Observe(n.external.Era(), asksA("www.example.com.shop.svc.cluster.local.", 0), ExternalReply{Msg: searched, Scope: 3})
+		n.external.DropNames(3, []string{"www.example.com.shop.svc.cluster.local."})
+		era = n.external.Era() - 1
+		for range 3 {
 			n.external.Observe(era, asksA("www.example.com.shop.svc.cluster.local.", 0), ExternalReply{Msg: searched, Scope: 3})
 		}
 		if keys := n.kernel.Keys(); len(keys) != 1 {
@@ -434,6 +444,107 @@ func TestExternalSurvivesAMapThatFails(t *testing.T) {
 		}
 		if c := n.external.Counts(); c.Held != 0 || c.Unfit[UnfitSize] == 0 {
 			t.Errorf("counts %+v for what is too large", c)
+		}
+	})
+}
+
+func TestExternalPublishesTheShortOneWhereTheWholeDoesNotFit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		kernel := &answerstest.Map{MaxSize: 60}
+		n := runNode(t, newWorld(30), kernel, ExternalConfig{})
+		key := asksA("www.example.com.", 0)
+		m := new(dns.Msg).SetQuestion(key.Name, key.Type)
+		m.Response = true
+		m.Answer = parseRRs(t, "www.example.com. 30 IN A 192.0.2.1")
+		m.Ns = parseRRs(t, "example.com. 30 IN NS ns1.example.com.")
+		for range 2 {
+			n.external.Observe(n.external.Era(), key, ExternalReply{Msg: m})
+		}
+		if got := kernel.Ask(key.Name, key.Type, 0); got == nil || len(got.Answer) != 1 || len(got.Ns) != 0 {
+			t.Errorf("the kernel gives\n%v", got)
+		}
+	})
+}
+
+// Whoever shares the map may remove what is here, and a name that is asked for is then published again.
+func TestExternalForgetsWhatOthersRemove(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := runNode(t, newWorld(30), new(answerstest.Map), ExternalConfig{})
+		key := asksA("www.example.com.", 0)
+		for range 3 {
+			n.ask(key)
+		}
+		if err := n.kernel.Delete(key); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		if c := n.external.Counts(); c.Held != 0 {
+			t.Errorf("counts %+v", c)
+		}
+		for range 2 {
+			n.ask(key)
+		}
+		if _, ok := n.ask(key); !ok {
+			t.Error("not published again")
+		}
+	})
+}
+
+func TestExternalAsksTheChainOfTheLongestZone(t *testing.T) {
+	t.Parallel()
+	e := NewExternal(ExternalConfig{})
+	chains := map[string]*world{}
+	detach := map[string]func(){}
+	attach := func(name string, zones ...string) {
+		chains[name] = newWorld(30)
+		detach[name] = e.Attach(zones, chains[name])
+	}
+	attach("root", ".")
+	attach("corp", "Corp.Example.", "192.in-addr.arpa.")
+	check := func(name, want string) {
+		t.Helper()
+		if got := e.chainOf(name); want == "" && got != nil || want != "" && got != ExternalChain(chains[want]) {
+			t.Errorf("%s is not asked of %q", name, want)
+		}
+	}
+	check("www.corp.example.", "corp")
+	check("www.example.", "root")
+	attach("corp, reloaded", "corp.example.")
+	check("www.corp.example.", "corp, reloaded")
+	detach["corp"]()
+	check("www.corp.example.", "corp, reloaded")
+	detach["corp, reloaded"]()
+	check("www.corp.example.", "root")
+	detach["root"]()
+	check("www.corp.example.", "")
+}
+
+// turncoat answers what it is asked under a scope for everybody.
+type turncoat struct{ *world }
+
+// Ask implements ExternalChain.
+func (c turncoat) Ask(ctx context.Context, key bpf.AnswerKey) (ExternalReply, error) {
+	r, err := c.world.Ask(ctx, key)
+	r.Scope = 0
+	return r, err
+}
+
+// A name that a search began with and that exists by now has the same answer for everybody.
+func TestExternalRemovesWhatIsNotOfTheScopeAnyMore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := runNode(t, newWorld(30), new(answerstest.Map), ExternalConfig{Domains: []string{"cluster.local"}})
+		defer n.external.Attach([]string{"."}, turncoat{n.world})()
+		key := asksA("www.shop.svc.cluster.local.", 3)
+		for range 200 { // 20 s
+			n.ask(key)
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(5 * time.Second)
+		if keys := n.kernel.Keys(); len(keys) > 0 {
+			t.Errorf("%v are in the kernel, %+v", keys, n.external.Counts())
 		}
 	})
 }
