@@ -29,17 +29,11 @@ func newExternalDNS() *cobra.Command {
 SIGTERM. It changes no record that it does not own. No error of an API ends it: see /readyz and "nearpath zone" for what it
 cannot do, and why.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := readPublisherConfig(path)
-			if err != nil {
-				return usageError{err}
-			}
-			cfg.DryRun = cfg.DryRun || dry
 			level := new(slog.LevelVar)
-			level.Set(cfg.LogLevel)
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 			slog.SetDefault(log)
 			klog.SetSlogLogger(log)
-			return runPublisher(cmd.Context(), cfg, log)
+			return newPublisherFile(path, dry, level, log).run(cmd.Context())
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "", "configuration file (YAML)")
@@ -65,11 +59,12 @@ type publisher struct {
 	closers []func()
 }
 
-// runPublisher builds the parts and runs them. What can be wrong with the configuration is a usageError; nothing else ends
+// runPublisher builds the parts and runs them, with metrics that are not theirs. What can be wrong with the configuration is a usageError; nothing else ends
 // it but its context.
-func runPublisher(ctx context.Context, cfg publisherConfig, log *slog.Logger) error {
+func runPublisher(ctx context.Context, cfg publisherConfig, log *slog.Logger, collected ...prometheus.Collector) error {
 	p := &publisher{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), store: cluster.NewNameStore(), events: cluster.NoEvents{}}
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	p.metrics.MustRegister(collected...)
 	defer func() {
 		for _, f := range slices.Backward(p.closers) {
 			f()

@@ -93,6 +93,15 @@ spec: {clusterIP: %s, clusterIPs: [%[3]s], ports: [{port: 80}]}
 // config reaches the simulated cloud. Lines replace those with their key.
 func (r *publishRig) config(t *testing.T, lines ...string) publisherConfig {
 	t.Helper()
+	cfg, err := readPublisherConfig(writeConfig(t, r.configText(t, lines...)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func (r *publishRig) configText(t *testing.T, lines ...string) string {
+	t.Helper()
 	text := map[string]string{}
 	for _, line := range append([]string{
 		"ownerID: prod", "policy: sync", "manifests: " + r.dir, "socket: " + filepath.Join(t.TempDir(), "s.sock"), "listen: 127.0.0.1:0",
@@ -106,11 +115,7 @@ func (r *publishRig) config(t *testing.T, lines ...string) publisherConfig {
 	for _, line := range text {
 		fmt.Fprintln(&whole, line)
 	}
-	cfg, err := readPublisherConfig(writeConfig(t, whole.String()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cfg
+	return whole.String()
 }
 
 // start runs a syncer until the test ends and returns its socket.

@@ -162,7 +162,6 @@ func (s *Server) store(o *objects, object runtime.Object) (json.RawMessage, erro
 	}
 	s.revision++
 	about.SetResourceVersion(strconv.Itoa(s.revision))
-	about.SetManagedFields(nil)
 	object.GetObjectKind().SetGroupVersionKind(o.gvk())
 	text, err := json.Marshal(object)
 	if err != nil {
