@@ -75,7 +75,7 @@ func (c Config) writeBlock(b *strings.Builder, port uint16) {
 			fmt.Fprintf(b, " %s", at.Addr())
 		}
 	}
-	b.WriteString("\n\tmetadata\n\terrors\n\tloadbalance\n")
+	b.WriteString("\n\tmetadata\n\tmetrics\n\terrors\n\tanswers\n\tloadbalance\n")
 	if c.Autopath {
 		b.WriteString("\tautopath @nearpath\n")
 	}
@@ -83,22 +83,16 @@ func (c Config) writeBlock(b *strings.Builder, port uint16) {
 	if len(c.Upstreams)+len(c.Stubs) > 0 {
 		c.writeCache(b)
 	}
-	for _, stub := range c.longestFirst() {
-		writeForward(b, strings.TrimSuffix(stub.Domain, "."), stub.Upstreams)
+	for _, stub := range c.Stubs {
+		writeUpstream(b, strings.TrimSuffix(stub.Domain, "."), stub.Upstreams)
 	}
 	if len(c.Upstreams) > 0 {
-		writeForward(b, ".", c.Upstreams)
+		writeUpstream(b, ".", c.Upstreams)
 	}
 	for line := range strings.Lines(c.Directives) {
 		fmt.Fprintf(b, "\t%s\n", strings.TrimRight(line, "\r\n"))
 	}
 	b.WriteString("}\n")
-}
-
-// longestFirst are the stubs in the order in which they are to be asked: the plugin takes the first that has the name.
-func (c Config) longestFirst() []Stub {
-	labels := func(s Stub) int { return strings.Count(strings.TrimSuffix(s.Domain, "."), ".") }
-	return slices.SortedStableFunc(slices.Values(c.Stubs), func(a, b Stub) int { return labels(b) - labels(a) })
 }
 
 // writeCache keeps answers for an hour after their time (RFC 8767), for when nobody upstream answers: a client waits for
@@ -108,8 +102,8 @@ func (c Config) writeCache(b *strings.Builder) {
 	b.WriteString("\t\tprefetch 1 1h 20%\n\t\tserve_stale 1h verify 1.8s 30s 5s\n\t\tserve_stale_policy prefer_positive\n\t}\n")
 }
 
-func writeForward(b *strings.Builder, domain string, upstreams []string) {
-	fmt.Fprintf(b, "\tforward %s %s {\n\t\tforce_tcp\n\t\texpire 30s\n\t}\n", domain, strings.Join(upstreams, " "))
+func writeUpstream(b *strings.Builder, domain string, upstreams []string) {
+	fmt.Fprintf(b, "\tupstream %s %s\n", domain, strings.Join(upstreams, " "))
 }
 
 // domainPattern keeps anything out of the Corefile that means something in it.

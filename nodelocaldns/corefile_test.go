@@ -33,7 +33,9 @@ func TestCorefile(t *testing.T) {
 		return ".:" + port + ` {
 	bind ` + addrs + `
 	metadata
+	metrics
 	errors
+	answers
 	loadbalance
 	autopath @nearpath
 	nearpath example.org in-addr.arpa ip6.arpa {
@@ -47,18 +49,9 @@ func TestCorefile(t *testing.T) {
 		serve_stale 1h verify 1.8s 30s 5s
 		serve_stale_policy prefer_positive
 	}
-	forward a.example 10.0.0.2:5300 10.0.0.3 {
-		force_tcp
-		expire 30s
-	}
-	forward example 10.0.0.1 {
-		force_tcp
-		expire 30s
-	}
-	forward . 100.100.2.136 [fd00::1]:5353 /etc/resolv.conf {
-		force_tcp
-		expire 30s
-	}
+	upstream example 10.0.0.1
+	upstream a.example 10.0.0.2:5300 10.0.0.3
+	upstream . 100.100.2.136 [fd00::1]:5353 /etc/resolv.conf
 	rewrite name x y
 	hosts {
 		fallthrough
@@ -77,7 +70,7 @@ func TestCorefileWithoutUpstreams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if text := string(got); strings.Contains(text, "forward") || !strings.Contains(text, "nearpath cluster.local ") {
+	if text := string(got); strings.Contains(text, "upstream") || !strings.Contains(text, "nearpath cluster.local ") {
 		t.Errorf("got:\n%s", text)
 	}
 }

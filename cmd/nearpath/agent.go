@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -82,29 +83,32 @@ type agent struct {
 	metrics *prometheus.Registry
 	closers []func() error
 
-	live      atomic.Pointer[config] // cfg with what has changed since
-	logLevel  *slog.LevelVar
-	instance  aliyun.Instance
-	client    *aliyun.Client
-	store     *cluster.Store
-	events    nodeWarner
-	refused   func() error                                   // Services and slices that the source refuses as they stand
-	nodes     func(context.Context) (map[string]bool, error) // instances of the cluster's nodes; nil: not known
-	recheck   func()                                         // looks at the network around the node soon
-	egress    *egress
-	datapath  *bpf.Datapath
-	services  *service.Reconciler
-	publisher *nodelocaldns.Publisher
-	kubeProxy kubeProxyFace
-	reaper    *service.Reaper
-	host      *hostnet.Host
-	pool      *ipam.Pool
-	scopes    *dnsScopes
-	cni       *cni.Server
-	pending   <-chan struct{}                  // closed when deletions from before this agent are done
-	synced    <-chan struct{}                  // closed when the first Snapshot is served
-	attached  <-chan struct{}                  // closed when the socket programs are in place
-	served    atomic.Pointer[cluster.Snapshot] // what DNS answers from
+	live       atomic.Pointer[config] // cfg with what has changed since
+	logLevel   *slog.LevelVar
+	instance   aliyun.Instance
+	client     *aliyun.Client
+	store      *cluster.Store
+	events     nodeWarner
+	refused    func() error                                   // Services and slices that the source refuses as they stand
+	nodes      func(context.Context) (map[string]bool, error) // instances of the cluster's nodes; nil: not known
+	recheck    func()                                         // looks at the network around the node soon
+	egress     *egress
+	datapath   *bpf.Datapath
+	services   *service.Reconciler
+	publisher  *nodelocaldns.Publisher
+	kubeProxy  kubeProxyFace
+	reaper     *service.Reaper
+	host       *hostnet.Host
+	pool       *ipam.Pool
+	scopes     *dnsScopes
+	cni        *cni.Server
+	pending    <-chan struct{}                  // closed when deletions from before this agent are done
+	synced     <-chan struct{}                  // closed when the first Snapshot is served
+	attached   <-chan struct{}                  // closed when the socket programs are in place
+	served     atomic.Pointer[cluster.Snapshot] // what DNS answers from
+	external   *nodelocaldns.External
+	dnsService cluster.Name
+	servers    *[]netip.Addr // where the kernel answers; publish has it
 	// noResolver says once that the node has none.
 	noResolver sync.Once
 	tasks      tasks
@@ -227,7 +231,7 @@ func (a *agent) buildHealth(context.Context) error {
 		a.tasks = append(a.tasks, keeper)
 	}
 	a.tasks = append(a.tasks, &delayed{task: api, first: []<-chan struct{}{a.pending}}, &health{
-		listen: a.cfg.Listen, metrics: a.metrics, ready: make(chan struct{}),
+		listen: a.cfg.Listen, metrics: prometheus.Gatherers{a.metrics, prometheus.GathererFunc(corednsMetrics)}, ready: make(chan struct{}),
 		waiting: func() []string { return a.tasks.waiting() },
 	})
 	return nil

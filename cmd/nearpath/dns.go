@@ -7,18 +7,32 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
+	prometheusmodel "github.com/prometheus/client_model/go"
+
 	"github.com/nearpath/nearpath/nodelocaldns"
+	"github.com/nearpath/nearpath/plugins/answers"
+	_ "github.com/nearpath/nearpath/plugins/metrics"
 	"github.com/nearpath/nearpath/plugins/nearpath"
+	"github.com/nearpath/nearpath/plugins/upstream"
 )
 
 // resolvConf is where the node's own resolvers are named.
 const resolvConf = "/etc/resolv.conf"
 
 func (a *agent) buildDNS(context.Context) error {
+	a.external = nodelocaldns.NewExternal(nodelocaldns.ExternalConfig{
+		Answers: a.datapath.Answers, Domains: []string{a.cfg.ClusterDomain}, Searched: a.scopes.Searched, Log: a.log,
+	})
+	a.tasks = append(a.tasks, a.external)
 	nearpath.Provide(a.served.Load)
+	upstream.Provide(a.served.Load)
+	upstream.Notify(a.upstreamLoops)
+	answers.Provide(answers.Node{External: a.external, ScopeID: a.scopes.ScopeID, ScopeOf: a.scopes.ScopeOf})
 	var required []netip.AddrPort
 	for _, addr := range a.cfg.DNS.addresses() {
 		required = append(required, netip.AddrPortFrom(addr, 53))
@@ -33,6 +47,16 @@ func (a *agent) buildDNS(context.Context) error {
 		first: []<-chan struct{}{a.host.Ready(), a.synced},
 	})
 	return nil
+}
+
+// upstreamLoops makes an event of a resolver that asks this one. It must not block.
+func (a *agent) upstreamLoops(e upstream.Event) {
+	if !e.Looped {
+		a.log.Info("an upstream of the node's DNS does not lead back to it any more", "upstream", e.Target, "zone", e.Zone)
+		return
+	}
+	a.log.Error("an upstream of the node's DNS leads back to it, and is not asked", "upstream", e.Target, "zone", e.Zone)
+	go a.warnNode("NodeDNSUpstreamLoops", fmt.Sprintf("upstream %s for %s leads back to the node's DNS, and is not asked", e.Target, e.Zone))
 }
 
 // corefileRefused makes an event of what a user can put right. Until there is a good Corefile the cluster's DNS serves.
@@ -84,6 +108,12 @@ func (a *agent) nodeResolvers(path string) (upstreams []string) {
 		})
 	}
 	return upstreams
+}
+
+// corednsMetrics are those that CoreDNS and its plugins register with the process.
+func corednsMetrics() ([]*prometheusmodel.MetricFamily, error) {
+	all, err := prometheus.DefaultGatherer.Gather()
+	return slices.DeleteFunc(all, func(f *prometheusmodel.MetricFamily) bool { return !strings.HasPrefix(f.GetName(), "coredns_") }), err
 }
 
 // clusterTTL is the TTL of the cluster's names, in seconds, as CoreDNS has it.

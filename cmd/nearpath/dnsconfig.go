@@ -25,6 +25,8 @@ type dnsConfig struct {
 	StubDomains map[string][]string `json:"stubDomains"`
 	// CacheSize is how many answers are kept, and again how many negative ones; 0 means the default.
 	CacheSize int `json:"cacheSize"`
+	// Kernel has the kernel answer what it can.
+	Kernel bool `json:"kernel"`
 	// Autopath answers the first question of a pod's search with what the whole search would find.
 	Autopath bool `json:"autopath"`
 	// Directives are lines for the generated Corefile's block, such as hosts and rewrite.
@@ -74,7 +76,8 @@ func (c dnsConfig) checkStubs() strict.Rule {
 
 func defaultDNS() dnsConfig {
 	return dnsConfig{
-		Address: netip.MustParseAddr("169.254.20.10"), Address6: listener6(disableIPv6), Service: "kube-system/kube-dns", Autopath: true,
+		Address: netip.MustParseAddr("169.254.20.10"), Address6: listener6(disableIPv6), Service: "kube-system/kube-dns",
+		Kernel: true, Autopath: true,
 	}
 }
 

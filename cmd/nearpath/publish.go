@@ -1,6 +1,9 @@
 package main
 
 import (
+	"net/netip"
+	"slices"
+
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/nodelocaldns"
 	autopathplugin "github.com/nearpath/nearpath/plugins/autopath"
@@ -19,4 +22,25 @@ func (a *agent) newPublisher(service cluster.Name) (*nodelocaldns.Publisher, err
 func (a *agent) publish(c cluster.Change) {
 	a.served.Store(c.Snapshot)
 	a.publisher.Publish(c)
+	a.setServers(c.Snapshot)
+}
+
+// setServers tells the kernel where pods ask. It answers nothing at other addresses, and nothing at all without dns.kernel.
+func (a *agent) setServers(s *cluster.Snapshot) {
+	var servers []netip.Addr
+	if a.cfg.DNS.Kernel {
+		servers = a.cfg.DNS.addresses()
+		if svc := s.Service(a.dnsService); svc != nil {
+			servers = append(servers, svc.ClusterIPs...)
+		}
+	}
+	slices.SortFunc(servers, netip.Addr.Compare)
+	if a.servers != nil && slices.Equal(servers, *a.servers) {
+		return
+	}
+	if err := a.datapath.Answers.SetServers(servers); err != nil {
+		a.log.Error("the kernel does not answer where pods ask", "servers", servers, "err", err)
+		return
+	}
+	a.servers = &servers
 }

@@ -22,6 +22,7 @@ func (a *agent) newServices() (*service.Reconciler, error) {
 	if a.kubeProxy, err = a.newKubeProxyFace(node); err != nil {
 		return nil, err
 	}
+	a.dnsService = dns
 	if a.publisher, err = a.newPublisher(dns); err != nil {
 		return nil, err
 	}
