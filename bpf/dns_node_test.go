@@ -5,7 +5,6 @@ package bpf
 import (
 	"errors"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,32 +15,127 @@ import (
 // dnsServers are where pods of these tests ask for names.
 var dnsServers = []string{"10.96.0.10", "fd00:96::10"}
 
-// TestAnswersLive has a pod ask its DNS over the link: the answers come from the program, for there is no server.
+// An asking is a question, and what a pod gets of a program.
+type asking struct {
+	name   string
+	rrtype uint16
+	edns   bool
+	want   string // status, answers, authority
+}
+
+var askings = []asking{
+	{"Cart.shop.svc.cluster.local.", dns.TypeA, false, "NOERROR Cart.shop.svc.cluster.local. 5 IN A 10.96.0.7"},
+	{"cart.shop.svc.cluster.local.", dns.TypeA, true, "NOERROR cart.shop.svc.cluster.local. 5 IN A 10.96.0.7"},
+	{"cart.shop.svc.cluster.local.", dns.TypeAAAA, false, "NOERROR " + soaText},
+	{"no.shop.svc.cluster.local.", dns.TypeA, true, "NXDOMAIN " + soaText},
+	{longName, dns.TypeTXT, true, `NOERROR ` + longName + ` 9 IN TXT "` + strings.Repeat("x", 250) + `" "` + strings.Repeat("y", 250) + `"`},
+}
+
+const soaText = "cluster.local. 5 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 7 7200 1800 86400 5"
+
+// publishAskings puts what askings want.
+func publishAskings(t testing.TB, a *Answers) {
+	t.Helper()
+	var errs []error
+	for _, q := range askings {
+		if text, ok := strings.CutPrefix(q.want, "NOERROR "+q.name); ok {
+			errs = append(errs, a.Put(AnswerKey{Name: q.name, Type: q.rrtype}, packed(t, q.name+text), AnswerLife{}))
+		}
+	}
+	errs = append(errs, a.Beat(), a.PutName("cart.shop.svc.cluster.local", NameAddresses), a.SetZone(AnswerZone{
+		Domain: "cluster.local", NS: "ns.dns.cluster.local", Mailbox: "hostmaster.cluster.local", Complete: true,
+		TTL: 5, Serial: 7, Refresh: 7200, Retry: 1800, Expire: 86400, MinTTL: 5,
+	}))
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// asks has a pod ask the server all askings.
+func (n *netns) asks(t *testing.T, server netip.Addr) {
+	t.Helper()
+	conn, err := n.dial(t, udp, netip.AddrPortFrom(server, 53), patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dns.Conn{Conn: conn, UDPSize: 1232}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	for _, q := range askings {
+		m := new(dns.Msg).SetQuestion(q.name, q.rrtype)
+		if q.edns {
+			m.SetEdns0(1232, false)
+		}
+		if err := c.WriteMsg(m); err != nil {
+			t.Fatal(err)
+		}
+		r, err := c.ReadMsg()
+		if err != nil {
+			t.Fatalf("%s of %s: %v", q.name, server, err)
+		}
+		if got := verdictText(r); got != q.want || r.Id != m.Id || !r.Authoritative || (r.IsEdns0() != nil) != q.edns {
+			t.Errorf("%s of %s: %v, want %s", q.name, server, r, q.want)
+		}
+	}
+}
+
+func verdictText(m *dns.Msg) string {
+	return strings.ReplaceAll(strings.Join(append([]string{dns.RcodeToString[m.Rcode]}, texts(append(m.Answer, m.Ns...))...), " "), "\t", " ")
+}
+
+// misses has a pod ask the node what no program knows.
+func (n *netns) misses(t *testing.T, server netip.Addr) {
+	t.Helper()
+	conn, err := n.dial(t, udp, netip.AddrPortFrom(server, 53), patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	b, err := new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA).Pack()
+	if err == nil {
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		_, err = conn.Write(b)
+	}
+	reply := make([]byte, 512)
+	if err == nil {
+		var got int
+		got, err = conn.Read(reply)
+		reply = reply[:got]
+	}
+	if err != nil || !strings.HasPrefix(string(reply), "node ") {
+		t.Errorf("a miss of %s: %q, %v, want the node's words", server, reply, err)
+	}
+}
+
+// TestAnswersLive has a pod ask its DNS over its link, and then by an ENI of its own: the answers come from the program, for there
+// is no server. What it does not know goes on to whom it was for, and is counted once.
 func TestAnswersLive(t *testing.T) {
-	w := newWorld(t, node(t))
-	for i := range podAddrs {
-		err := errors.Join(w.Answers.Beat(), w.Answers.SetServers(addrs(dnsServers)),
-			w.Answers.Put(AnswerKey{Name: "cart.shop.svc.cluster.local", Type: dns.TypeA}, packed(t, "cart.shop.svc.cluster.local. 5 IN A 10.96.0.7"), AnswerLife{}))
-		if err != nil {
-			t.Fatal(err)
+	c := newCluster(t)
+	if err := c.Answers.SetServers(addrs(append(dnsServers, nodeAddrs...))); err != nil {
+		t.Fatal(err)
+	}
+	publishAskings(t, c.Answers)
+	for i := range nodeAddrs {
+		c.node.serve(t, at(nodeAddrs[i], 53), "node")
+	}
+	rounds := 0
+	all := func() {
+		for i := range nodeAddrs {
+			c.pod.asks(t, addrs(dnsServers)[i])
+			c.pod.misses(t, addrs(nodeAddrs)[i])
+			rounds++
 		}
-		conn, err := w.pod.dial(t, udp, netip.AddrPortFrom(netip.MustParseAddr(dnsServers[i]), 53), patience)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := dns.Conn{Conn: conn}
-		_ = c.SetDeadline(time.Now().Add(patience))
-		if err := c.WriteMsg(new(dns.Msg).SetQuestion("Cart.shop.svc.cluster.local.", dns.TypeA)); err != nil {
-			t.Fatal(err)
-		}
-		m, err := c.ReadMsg()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := texts(m.Answer); !slices.Equal(got, []string{"Cart.shop.svc.cluster.local.\t5\tIN\tA\t10.96.0.7"}) {
-			t.Errorf("got %q", got)
-		}
-		c.Close()
+	}
+	all()
+	c.pod.do(t, func() error { return sumBySoftware("eth0") })
+	all()
+	c.giveENI(t)
+	all()
+	counts, err := c.Answers.Counts()
+	n := uint64(rounds)
+	want := DNSCounts{Hit: 3 * n, Negative: 2 * n, Miss: n}
+	if got := counts[addrs(podAddrs)[0]]; err != nil || got != want {
+		t.Errorf("counted %+v, %v, want %+v", got, err, want)
 	}
 }
 
