@@ -73,7 +73,7 @@ func nameText(wire []byte) string {
 	for at := 0; at < len(wire) && wire[at] != 0; at += 1 + int(wire[at]) {
 		for _, c := range wire[at+1 : min(at+1+int(wire[at]), len(wire))] {
 			switch {
-			case strings.IndexByte(`."\();@ `, c) >= 0:
+			case strings.IndexByte(`.'"\();@ `, c) >= 0:
 				b.WriteByte('\\')
 				b.WriteByte(c)
 			case c < '!' || c > '~':

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync/atomic"
+	"time"
 )
 
 // An AnswerZone is the domain of which the agent knows all names, and the SOA record of negative answers in it. NS and Mailbox are
@@ -135,8 +136,14 @@ func (a *Answers) change(edit func(*sockDnsView)) error {
 	return nil
 }
 
-// Beat says that the agent lives. Programs answer for an hour after it, and say that a name does not exist, because they have
-// no entry of it, for 30 seconds.
+// How long after a Beat programs say that a name does not exist because it has no entry, and how long they answer at all:
+// ABSENCE_SECONDS and ANSWER_SECONDS of bpf/c/consts.h.
+const (
+	AbsenceGrace = 30 * time.Second
+	AnswersGrace = time.Hour
+)
+
+// Beat says that the agent lives: see AbsenceGrace and AnswersGrace.
 func (a *Answers) Beat() error {
 	now, err := Clock()
 	if err != nil {

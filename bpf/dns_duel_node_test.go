@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -115,9 +114,6 @@ func answer(t *testing.T, rrtype uint16, records ...string) *dns.Msg {
 	m.Question = []dns.Question{{Name: m.Answer[0].Header().Name, Qtype: rrtype, Qclass: dns.ClassINET}}
 	return m
 }
-
-// longName has the most bytes that a name may have, and is in the domain.
-var longName = strings.Repeat(strings.Repeat("a", 63)+".", 3) + strings.Repeat("b", 46) + ".cluster.local."
 
 func addressRecords(owner string, n int, v6 bool) (all []string) {
 	for i := range n {

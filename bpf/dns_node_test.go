@@ -142,7 +142,12 @@ func TestAnswersLive(t *testing.T) {
 // loadAnswers loads the datapath with a pod whose link is the loopback, on which Ask runs programs, and no scope.
 func loadAnswers(t testing.TB) *Datapath {
 	t.Helper()
-	d, err := Load(node(t))
+	return loadAnswersOn(t, node(t))
+}
+
+func loadAnswersOn(t testing.TB, cfg Config) *Datapath {
+	t.Helper()
+	d, err := Load(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,8 +30,8 @@ type Config struct {
 	// NodeDNS are the addresses of the node's DNS listener on port 53, one of each family at most.
 	NodeDNS []netip.Addr
 	// Frontends, Records and BlockCells size the Service maps, Flows that of NATed connections, which have two each, and
-	// Affinities that of clients that keep their backend. They must not change while pins of an older agent exist.
-	Frontends, Records, BlockCells, Flows, Affinities uint32
+	// Affinities that of clients that keep their backend, Answers that of answers to pods' DNS questions. They must not change while pins of an older agent exist.
+	Frontends, Records, BlockCells, Flows, Affinities, Answers uint32
 }
 
 // A Datapath is the loaded programs and maps.
@@ -141,7 +141,7 @@ func (cfg Config) set(spec *ebpf.CollectionSpec, values map[string]any) error {
 func resize(spec *ebpf.CollectionSpec, cfg Config) {
 	for name, n := range map[string]uint32{
 		sockMapFrontends: cfg.Frontends, sockMapRecords: cfg.Records, sockMapBlocks: cfg.BlockCells, sockMapFlows: cfg.Flows,
-		sockMapAffinity: cfg.Affinities,
+		sockMapAffinity: cfg.Affinities, sockMapDnsAnswers: cfg.Answers,
 	} {
 		if n > 0 {
 			spec.Maps[name].MaxEntries = n
