@@ -10,6 +10,7 @@ import (
 
 	"github.com/nearpath/nearpath/autopath"
 	"github.com/nearpath/nearpath/internal/cluster"
+	"github.com/nearpath/nearpath/plugins/autopath/autopathtest"
 	"github.com/nearpath/nearpath/plugins/nearpath"
 )
 
@@ -38,7 +39,7 @@ func TestNode(t *testing.T) {
 		return *s, true
 	})})
 	t.Cleanup(func() { provided.Store(nil) })
-	servers := startServer(t, []string{"autopath @nearpath\n nearpath cluster.local\n cache\n hosts {\n 192.0.2.1 www.example.test web.team\n fallthrough\n}\n"})
+	servers := autopathtest.Serve(t, []string{"autopath @nearpath\n nearpath cluster.local\n cache\n hosts {\n 192.0.2.1 www.example.test web.team\n fallthrough\n}\n"})
 	if got := lookup(t, servers[0], external, dns.TypeA); got != "NXDOMAIN" {
 		t.Errorf("a client that nobody knows: %s", got)
 	}

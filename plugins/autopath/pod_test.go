@@ -8,29 +8,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nearpath/nearpath/autopath"
+	"github.com/nearpath/nearpath/plugins/autopath/autopathtest"
 )
 
-var podStart = time.Unix(1_000_000, 0)
+var podStart = autopathtest.Start()
 
-// running is a pod as the API has it while it runs.
 func running(uid, namespace string, addrs ...string) *corev1.Pod {
-	start := metav1.NewTime(podStart)
-	p := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: uid, UID: types.UID(uid), ResourceVersion: "1"},
-		Status: corev1.PodStatus{
-			Phase:             corev1.PodRunning,
-			StartTime:         &start,
-			ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}},
-		},
-	}
-	for _, addr := range addrs {
-		p.Status.PodIPs = append(p.Status.PodIPs, corev1.PodIP{IP: addr})
-		p.Status.PodIP = p.Status.PodIPs[0].IP
-	}
-	return p
+	return autopathtest.Running(uid, namespace, addrs...)
 }
 
 func TestPodFrom(t *testing.T) {

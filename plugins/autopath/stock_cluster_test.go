@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/nearpath/nearpath/plugins/autopath/autopathtest"
 )
 
 // A stock CoreDNS takes the plugin by one line of its plugin.cfg, as the README says: it is generated and built from the
@@ -100,7 +102,7 @@ func answers(t *testing.T, dir string) {
 			t.Log(output.String())
 		}
 	})
-	until(t, "www.example.test.", func() string {
+	autopathtest.Until(t, "www.example.test.", func() string {
 		reply, err := dns.Exchange(new(dns.Msg).SetQuestion("www.example.test.shop.svc.cluster.local.", dns.TypeA), server)
 		if err != nil || len(reply.Answer) != 2 {
 			return fmt.Sprint(reply, err)
