@@ -7,7 +7,6 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/nearpath/nearpath/autopath"
-	"github.com/nearpath/nearpath/bpf"
 	autopathplugin "github.com/nearpath/nearpath/plugins/autopath"
 )
 
@@ -33,24 +32,25 @@ func (a *agent) buildScopes(context.Context) error {
 
 // dropScope forgets what is kept under a number that no pod has any more.
 func (a *agent) dropScope(id uint32) {
-	if err := a.datapath.Answers.DropScope(id); err != nil {
-		a.log.Warn("answers of a search that no pod makes any more stay in the kernel", "err", err)
-	}
+	a.external.DropScoped(func(scope uint32, _ string) bool { return scope == id })
 }
 
 // scopeLeft forgets answers to searches that begin with names which these pods now ask for as they are.
 func (a *agent) scopeLeft(scope autopath.Scope, names []string) {
-	id := a.scopes.ScopeID(scope)
-	if id == 0 {
-		return
+	if id := a.scopes.ScopeID(scope); id != 0 {
+		a.external.DropNames(id, names)
 	}
-	for _, name := range names {
-		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
-			if err := a.datapath.Answers.Delete(bpf.AnswerKey{Name: name, Type: qtype, Scope: id}); err != nil {
-				a.log.Warn("the answer to a search stays in the kernel", "name", name, "err", err)
-			}
-		}
+}
+
+// namesChanged forgets the searches that may end elsewhere now that these Services have other names or answers, nil for any
+// Service, once the node's DNS answers so.
+func (a *agent) namesChanged(names []string) {
+	autopathplugin.Forget()
+	match := func(uint32, string) bool { return true }
+	if names != nil {
+		match = a.scopes.passing(names)
 	}
+	a.external.DropScoped(match)
 }
 
 // searchOf are the domains that the node's resolv.conf searches. The agent's own may be that of a pod.

@@ -6,7 +6,6 @@ import (
 
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/nodelocaldns"
-	autopathplugin "github.com/nearpath/nearpath/plugins/autopath"
 )
 
 // newPublisher makes what keeps the cluster's names in the kernel.
@@ -14,7 +13,7 @@ func (a *agent) newPublisher(service cluster.Name) (*nodelocaldns.Publisher, err
 	return nodelocaldns.NewPublisher(nodelocaldns.PublisherConfig{
 		Zone:    nodelocaldns.Zone{Domain: a.cfg.ClusterDomain, TTL: clusterTTL, DNSService: service},
 		Answers: a.datapath.Answers, Log: a.log, Metrics: a.metrics,
-		Changed: func([]string) { autopathplugin.Forget() },
+		Changed: a.namesChanged,
 	})
 }
 
