@@ -170,8 +170,11 @@ func TestExternalAnswersFromTheKernelWithoutAGap(t *testing.T) {
 			t.Errorf("%d of %d questions were answered in the kernel, want all but the first two", inKernel, asks)
 		}
 		// The cache prefetches in the last fifth of a TTL of 30 s: once each 24 s.
-		if n.world.upstream < 33 || n.world.upstream > 43 {
-			t.Errorf("%d upstream questions in 33 TTLs", n.world.upstream)
+		n.world.mu.Lock()
+		upstream := n.world.upstream
+		n.world.mu.Unlock()
+		if upstream < 33 || upstream > 43 {
+			t.Errorf("%d upstream questions in 33 TTLs", upstream)
 		}
 		time.Sleep(5 * time.Minute)
 		if keys := n.kernel.Keys(); len(keys) > 0 {
@@ -203,10 +206,12 @@ func TestExternalAnswersAreUserspacesOwn(t *testing.T) {
 					n.world.change(key)
 				case 1:
 					n.external.Flush(key.Name)
+					n.world.mu.Lock()
 					for scope := range uint32(3) {
 						at := asksA(key.Name, scope)
 						notBefore[at] = n.world.version[at]
 					}
+					n.world.mu.Unlock()
 				case 2:
 					n.external.DropNames(key.Scope, []string{key.Name})
 				}
