@@ -109,7 +109,8 @@ func (e *External) String() string { return "external answers" }
 // Ready is closed when what the map holds is adopted.
 func (e *External) Ready() <-chan struct{} { return e.ready }
 
-// Attach adds a chain, which answers for names of its zones, and returns what removes it.
+// Attach adds a chain, which answers for names of its zones, and returns what removes it. When there is another one for them
+// by then, all that the kernel holds is asked for again: a new configuration may answer otherwise.
 func (e *External) Attach(zones []string, chain ExternalChain) (detach func()) {
 	a := &attached{chain: chain}
 	for _, zone := range zones {
@@ -122,6 +123,13 @@ func (e *External) Attach(zones []string, chain ExternalChain) (detach func()) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.chains = slices.DeleteFunc(e.chains, func(other *attached) bool { return other == a })
+		if slices.ContainsFunc(a.zones, func(zone string) bool { return e.chainOf(zone) != nil }) {
+			e.era++
+			e.fence = e.era
+			clear(e.fences)
+			e.shelf.doubt(time.Now())
+			e.rouse()
+		}
 	}
 }
 

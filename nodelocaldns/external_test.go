@@ -26,7 +26,8 @@ type world struct {
 	changed   map[bpf.AnswerKey][]time.Time // when each version ended
 	cache     map[bpf.AnswerKey]*worldItem
 	down      bool
-	upstream  int // questions
+	refuses   map[bpf.AnswerKey]bool // as if down for these
+	upstream  int                    // questions
 	forgotten []string
 }
 
@@ -48,7 +49,7 @@ func (w *world) change(key bpf.AnswerKey) {
 
 // fetch asks the upstream, with mu held.
 func (w *world) fetch(key bpf.AnswerKey) bool {
-	if w.down {
+	if w.down || w.refuses[key] {
 		return false
 	}
 	w.upstream++
@@ -550,6 +551,44 @@ func TestExternalRemovesWhatIsNotOfTheScopeAnyMore(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		if keys := n.kernel.Keys(); len(keys) > 0 {
 			t.Errorf("%v are in the kernel, %+v", keys, n.external.Counts())
+		}
+	})
+}
+
+func TestExternalAsksAgainWhenTheConfigurationChanges(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := runNode(t, newWorld(300), new(answerstest.Map), ExternalConfig{})
+		old := newWorld(300)
+		detach := n.external.Attach([]string{"."}, old)
+		hot, cold, lost := asksA("hot.example.com.", 0), asksA("cold.example.com.", 0), asksA("lost.example.com.", 0)
+		for _, key := range []bpf.AnswerKey{cold, lost, hot} {
+			for range 2 {
+				n.ask(key)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		n.ask(hot)
+		n.ask(lost)
+		time.Sleep(10 * time.Second) // until hits are read
+		n.world.change(hot)
+		n.world.Forget(hot.Name)
+		n.world.Forget(lost.Name)
+		n.world.mu.Lock()
+		n.world.refuses = map[bpf.AnswerKey]bool{lost: true}
+		n.world.mu.Unlock()
+		detach()
+		time.Sleep(100 * time.Millisecond)
+		if m := n.kernel.Ask(hot.Name, hot.Type, 0); m == nil {
+			t.Error("the hot one is not there")
+		} else if _, version := addrVersion(m); version != 1 {
+			t.Errorf("version %d of the hot one is there", version)
+		}
+		if n.kernel.Ask(cold.Name, cold.Type, 0) != nil {
+			t.Error("the cold one is there still")
+		}
+		if n.kernel.Ask(lost.Name, lost.Type, 0) == nil {
+			t.Error("what the upstream has no word of is gone")
 		}
 	})
 }

@@ -43,13 +43,14 @@ type externalOp struct {
 type externalVerb uint8
 
 const (
-	askAgain   externalVerb = iota // ask userspace, and put what it says
-	dropEnded                      // it ended a while ago
-	dropColder                     // another name has more use for the place
+	askAgain    externalVerb = iota // ask userspace, and put what it says
+	dropEnded                       // it ended a while ago
+	dropColder                      // another name has more use for the place
+	dropDoubted                     // it may not hold any more, and nobody has asked for it
 )
 
 func (v externalVerb) String() string {
-	return [...]string{"ask again", "drop ended", "drop colder"}[v]
+	return [...]string{"ask again", "drop ended", "drop colder", "drop doubted"}[v]
 }
 
 func (o externalOp) String() string { return fmt.Sprintf("%s %v", o.verb, o.key) }
@@ -93,6 +94,7 @@ type shelved struct {
 	put, ends time.Time
 	stale     bool
 	asking    bool      // it is being refreshed
+	doubted   bool      // it may not hold any more
 	hits      uint64    // since it was put, as last read
 	last      time.Time // when hits were last found to have grown, or it was put
 	heat      heat      // over its whole time here
@@ -130,7 +132,7 @@ func (s *shelf) asked(now time.Time, key bpf.AnswerKey, ends time.Time, stale bo
 // may seem to end up to a second later than before.
 func (s *shelf) newer(now time.Time, e *shelved, ends time.Time, stale bool) bool {
 	switch {
-	case !now.Before(e.ends):
+	case !now.Before(e.ends), e.doubted:
 		return true
 	case stale:
 		return e.stale && ends.After(e.ends)
@@ -189,7 +191,7 @@ func (s *shelf) placed(now time.Time, key bpf.AnswerKey, ends time.Time, stale b
 		heap.Push(&s.due, e)
 	}
 	s.unsee(key)
-	e.put, e.ends, e.stale, e.hits, e.last, e.names = now, ends, stale, 0, now, names
+	e.put, e.ends, e.stale, e.hits, e.last, e.names, e.doubted = now, ends, stale, 0, now, names, false
 	s.lookAt(e, ends.Add(-e.lead()))
 }
 
@@ -220,6 +222,20 @@ func (s *shelf) forget() {
 	clear(s.waiting)
 }
 
+// doubtPace is between two answers that are doubted at once.
+const doubtPace = time.Millisecond
+
+// doubt has all answers asked for again, the hottest first, and removes those that nobody has asked for of late: who answers has changed.
+func (s *shelf) doubt(now time.Time) {
+	all := s.coldest(now)
+	slices.Reverse(all)
+	for i, c := range all {
+		e := s.held[c.key]
+		e.doubted = true
+		s.lookAt(e, now.Add(time.Duration(i)*doubtPace))
+	}
+}
+
 // counted tells how many hits the kernel has counted since an answer was put.
 func (s *shelf) counted(now time.Time, key bpf.AnswerKey, hits uint64) {
 	e := s.held[key]
@@ -240,7 +256,9 @@ func (s *shelf) answered(now time.Time, key bpf.AnswerKey) {
 		return
 	}
 	e.asking = false
-	if left := e.ends.Sub(now); left <= e.lead() {
+	if e.doubted {
+		s.lookAt(e, now.Add(time.Second))
+	} else if left := e.ends.Sub(now); left <= e.lead() {
 		s.lookAt(e, now.Add(max(minPause, left/4)))
 	}
 }
@@ -308,7 +326,10 @@ func (s *shelf) plan(now time.Time) []externalOp {
 			s.lookAt(e, now.Add(time.Second))
 		case left <= 0 || e.asking:
 			s.lookAt(e, e.ends.Add(keepExpired))
-		case e.wanted(now):
+		case e.doubted && e.heat.now(now) < 0.5:
+			ops = append(ops, externalOp{dropDoubted, e.key})
+			s.lookAt(e, now.Add(time.Second))
+		case e.doubted || e.wanted(now):
 			e.asking = true
 			ops = append(ops, externalOp{askAgain, e.key})
 			s.lookAt(e, e.ends.Add(keepExpired))

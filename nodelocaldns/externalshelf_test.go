@@ -192,9 +192,9 @@ type shelfModel struct {
 }
 
 type modelEntry struct {
-	ends   time.Time
-	hits   uint64
-	asking bool
+	ends            time.Time
+	hits            uint64
+	asking, doubted bool
 }
 
 func (m *shelfModel) ask(t *rapid.T, key bpf.AnswerKey) {
@@ -204,7 +204,7 @@ func (m *shelfModel) ask(t *rapid.T, key bpf.AnswerKey) {
 	switch {
 	case put && e == nil && !m.now.Before(m.asked[key]):
 		t.Fatalf("%v is put at the first question", key)
-	case put && e != nil && m.now.Before(e.ends) && ends.Sub(e.ends) < time.Second:
+	case put && e != nil && !e.doubted && m.now.Before(e.ends) && ends.Sub(e.ends) < time.Second:
 		t.Fatalf("%v is put though what is held is as good", key)
 	case !put && e != nil && !m.now.Before(e.ends):
 		t.Fatalf("%v is not put though what is held has ended", key)
@@ -222,7 +222,7 @@ func (m *shelfModel) place(key bpf.AnswerKey, ends time.Time) {
 		e = &modelEntry{}
 		m.held[key] = e
 	}
-	e.ends, e.hits = ends, 0
+	e.ends, e.hits, e.doubted = ends, 0, false
 	delete(m.asked, key)
 }
 
@@ -237,9 +237,10 @@ func (m *shelfModel) plan(t *rapid.T) {
 			t.Fatalf("%v: it is not held", op)
 		case op.verb == dropEnded && m.now.Sub(e.ends) < keepExpired:
 			t.Fatalf("%v: it ends in %v", op, e.ends.Sub(m.now))
-		case op.verb == askAgain && (e.asking || e.hits < minHits || !m.now.Before(e.ends)):
+		case op.verb == askAgain && (e.asking || e.hits < minHits && !e.doubted || !m.now.Before(e.ends)),
+			op.verb == dropDoubted && !e.doubted:
 			t.Fatalf("%v: asking %v, hits %d, left %v", op, e.asking, e.hits, e.ends.Sub(m.now))
-		case op.verb == dropEnded:
+		case op.verb != askAgain:
 			m.drop(op.key)
 		default:
 			e.asking = true
@@ -334,6 +335,12 @@ func TestShelfAgainstModel(t *testing.T) {
 			"sweep": func(*rapid.T) {
 				for k, e := range m.held {
 					m.shelf.counted(m.now, k, e.hits)
+				}
+			},
+			"doubt": func(*rapid.T) {
+				m.shelf.doubt(m.now)
+				for _, e := range m.held {
+					e.doubted = true
 				}
 			},
 			"drop": func(t *rapid.T) { m.drop(key.Draw(t, "key")) },

@@ -75,7 +75,11 @@ func (e *External) work(ctx context.Context, asks chan struct{}, asking *sync.Wa
 		switch op.verb {
 		case askAgain:
 			e.ask(ctx, op.key, asks, asking)
-		case dropEnded:
+		case dropDoubted:
+			if e.remove(op.key) {
+				e.counts.Forgotten++
+			}
+		default:
 			if e.remove(op.key) {
 				e.counts.Ended++
 			}
@@ -176,6 +180,7 @@ func (e *External) refreshed(era uint64, key bpf.AnswerKey, r ExternalReply, err
 	switch {
 	case unfit != Fits:
 		e.counts.RefreshFailed++
+		// No word, or SERVFAIL, is no reason to doubt what holds still.
 		if held.stale || err == nil && r.Msg != nil && (r.Scope != key.Scope || r.Msg.Rcode == dns.RcodeNameError) {
 			e.remove(key) // userspace would not give it any more
 		}
