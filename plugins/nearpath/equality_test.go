@@ -91,6 +91,7 @@ func startServers(t *testing.T) *servers {
 		}
 	})
 	Provide(s.store.Snapshot)
+	t.Cleanup(func() { provided.Store(nil) })
 	corefile := fmt.Sprintf(`.:%[1]d {
 	bind 127.0.0.1
 	loadbalance
