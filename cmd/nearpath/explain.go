@@ -20,8 +20,8 @@ import (
 const connectionPath = "/v1/explain/service"
 
 func newExplain() *cobra.Command {
-	cmd := &cobra.Command{Use: "explain", Short: "Say what becomes of a connection, and why"}
-	cmd.AddCommand(newExplainService())
+	cmd := &cobra.Command{Use: "explain", Short: "Say what becomes of a connection or of a lookup, and why"}
+	cmd.AddCommand(newExplainService(), newExplainDNS())
 	return cmd
 }
 

@@ -152,7 +152,7 @@ func printReady(w io.Writer, body json.RawMessage) error {
 }
 
 func newGet() *cobra.Command {
-	cmd := &cobra.Command{Use: "get", Short: "Show what the agent of this node has, and what the kernel has of Services"}
+	cmd := &cobra.Command{Use: "get", Short: "Show what the agent of this node has, and what the kernel has of Services and names"}
 	var o outputOptions
 	o.addTo(cmd)
 	for name, n := range nouns {
@@ -170,6 +170,7 @@ func newGet() *cobra.Command {
 	for _, n := range mapNouns {
 		cmd.AddCommand(newMapNoun(n, &o))
 	}
+	cmd.AddCommand(newGetDNS(&o))
 	return cmd
 }
 

@@ -57,7 +57,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newAgent(), newExternalDNS(), newZone(), newCNI(), newGet(), newExplain(), newCheck(), newSim(), newDemo())
+	root.AddCommand(newAgent(), newExternalDNS(), newZone(), newCNI(), newGet(), newExplain(), newDNS(), newCheck(), newSim(), newDemo())
 	checkArguments(root)
 	return root
 }

@@ -10,6 +10,9 @@ import (
 
 // newPublisher makes what keeps the cluster's names in the kernel.
 func (a *agent) newPublisher(service cluster.Name) (*nodelocaldns.Publisher, error) {
+	if err := a.metrics.Register(newKernelDNS(a.datapath.Answers.Counts)); err != nil {
+		return nil, err
+	}
 	return nodelocaldns.NewPublisher(nodelocaldns.PublisherConfig{
 		Zone:    nodelocaldns.Zone{Domain: a.cfg.ClusterDomain, TTL: clusterTTL, DNSService: service},
 		Answers: a.datapath.Answers, Log: a.log, Metrics: a.metrics,

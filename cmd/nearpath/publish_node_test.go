@@ -34,6 +34,7 @@ const (
 type published struct {
 	*agent
 	store *cluster.Store
+	pins  string
 	// before is called before a frontend comes or goes.
 	before func(f bpf.Frontend, comes bool)
 }
@@ -56,17 +57,18 @@ func (m witnessedMaps) DeleteFrontend(f bpf.Frontend) error {
 
 func startPublished(t *testing.T) *published {
 	t.Helper()
-	pins := t.TempDir()
-	must(t, unix.Mount("bpf", pins, "bpf", 0, ""))
-	t.Cleanup(func() { must(t, unix.Unmount(pins, 0)) })
-	d, err := bpf.Load(bpf.Config{PinDir: filepath.Join(pins, "nearpath"), CgroupRoot: "/sys/fs/cgroup"})
+	mount := t.TempDir()
+	must(t, unix.Mount("bpf", mount, "bpf", 0, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(mount, 0)) })
+	pins := filepath.Join(mount, "nearpath")
+	d, err := bpf.Load(bpf.Config{PinDir: pins, CgroupRoot: "/sys/fs/cgroup"})
 	must(t, err)
 	t.Cleanup(func() { must(t, d.Close()) })
-	must(t, errors.Join(d.Answers.SetServers([]netip.Addr{netip.MustParseAddr(publishServer)}), d.Answers.Beat(),
-		d.Pods.Put(bpf.Pod{Addrs: []netip.Addr{netip.MustParseAddr(publishPod)}, Link: 1, Slot: 1})))
+	must(t, errors.Join(d.Answers.Beat(), d.Pods.Put(bpf.Pod{Addrs: []netip.Addr{netip.MustParseAddr(publishPod)}, Link: 1, Slot: 1})))
 
-	p := &published{store: cluster.NewStore(), before: func(bpf.Frontend, bool) {}}
-	p.agent = newAgentOf(config{ClusterDomain: "cluster.local"}, new(slog.LevelVar), slog.New(slog.DiscardHandler))
+	p := &published{store: cluster.NewStore(), pins: pins, before: func(bpf.Frontend, bool) {}}
+	p.agent = newAgentOf(config{ClusterDomain: "cluster.local", DNS: dnsConfig{Address: netip.MustParseAddr(publishServer), Kernel: true, Autopath: true, Service: "kube-system/kube-dns"}},
+		new(slog.LevelVar), slog.New(slog.DiscardHandler))
 	p.datapath = d
 	p.publisher, err = p.newPublisher(cluster.Name{Namespace: "kube-system", Name: "kube-dns"})
 	must(t, err)
@@ -112,11 +114,11 @@ func (p *published) says(name string) string {
 	if err := m.Unpack(reply); err != nil {
 		return err.Error()
 	}
-	text := dns.RcodeToString[m.Rcode]
+	words := []string{dns.RcodeToString[m.Rcode]}
 	for _, rr := range m.Answer {
-		text += strings.TrimPrefix(rr.String(), rr.Header().String())
+		words = append(words, strings.TrimPrefix(rr.String(), rr.Header().String()))
 	}
-	return text
+	return strings.Join(words, " ")
 }
 
 func (p *published) await(t *testing.T, name, want string) {
@@ -153,7 +155,7 @@ func TestNamesFollowTheirServices(t *testing.T) {
 	for i := range count {
 		created := time.Now()
 		p.store.Update(func(e *cluster.Edit) { e.PutService(publishedService(i)) })
-		p.await(t, publishedName(i), fmt.Sprintf("NOERROR10.96.1.%d", i))
+		p.await(t, publishedName(i), fmt.Sprintf("NOERROR 10.96.1.%d", i))
 		took = append(took, time.Since(created))
 	}
 	slices.Sort(took)

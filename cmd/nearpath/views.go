@@ -21,6 +21,7 @@ func (a *agent) registerViews(api *agentapi.Server) {
 	api.Handle(frontendsPath, func(context.Context) (any, error) { return a.frontendViews() })
 	api.Handle(recordsPath, func(context.Context) (any, error) { return a.recordNames(), nil })
 	agentapi.Serve(api, connectionPath, func(ctx context.Context, r connectionRequest) (any, error) { return a.explainObjects(ctx, r) })
+	a.registerDNSViews(api)
 	api.Handle(nouns["enis"].path, func(context.Context) (any, error) { return a.eniViews(), nil })
 	api.Handle(nouns["pool"].path, func(context.Context) (any, error) { return a.poolView(), nil })
 	api.Handle(nouns["ready"].path, func(context.Context) (any, error) { return readyView{Waiting: a.tasks.waiting()}, nil })
