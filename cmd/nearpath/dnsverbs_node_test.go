@@ -17,7 +17,6 @@ import (
 	"github.com/nearpath/nearpath/cni"
 	"github.com/nearpath/nearpath/internal/agentapi"
 	"github.com/nearpath/nearpath/internal/cluster"
-	"github.com/nearpath/nearpath/nodelocaldns"
 )
 
 // startVerbs is a node with some names, whose agent answers at the socket.
@@ -30,11 +29,6 @@ func startVerbs(t *testing.T) (p *published, socket string) {
 	})
 	p.store.Update(func(e *cluster.Edit) { e.PutService(publishedService(1)) }) // by which it is known that the others are there
 	p.await(t, publishedName(1), "NOERROR 10.96.1.1")
-	p.external = nodelocaldns.NewExternal(nodelocaldns.ExternalConfig{Answers: p.datapath.Answers, Domains: []string{"cluster.local"}, Log: p.log})
-	p.scopes = newDNSScopes(dnsScopesConfig{
-		Domain: "cluster.local", Host: func() []string { return nil }, Pod: func(cni.PodRef) *cluster.Pod { return nil },
-		Kernel: func([]netip.Addr, uint32) error { return nil }, Ended: func(uint32) {}, Log: p.log,
-	})
 	p.scopes.Bind(cni.PodEntry{ContainerID: "c", Addrs: []netip.Addr{netip.MustParseAddr(publishPod)}, Scope: cni.DNSScope{
 		Servers: []string{publishServer}, Search: []string{"shop.svc.cluster.local", "svc.cluster.local", "cluster.local"}, Options: []string{"ndots:5"},
 	}})

@@ -19,8 +19,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nearpath/nearpath/bpf"
+	"github.com/nearpath/nearpath/cni"
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/internal/service"
+	"github.com/nearpath/nearpath/nodelocaldns"
 )
 
 const (
@@ -70,6 +72,11 @@ func startPublished(t *testing.T) *published {
 	p.agent = newAgentOf(config{ClusterDomain: "cluster.local", DNS: dnsConfig{Address: netip.MustParseAddr(publishServer), Kernel: true, Autopath: true, Service: "kube-system/kube-dns"}},
 		new(slog.LevelVar), slog.New(slog.DiscardHandler))
 	p.datapath = d
+	p.external = nodelocaldns.NewExternal(nodelocaldns.ExternalConfig{Answers: p.datapath.Answers, Domains: []string{"cluster.local"}, Log: p.log})
+	p.scopes = newDNSScopes(dnsScopesConfig{
+		Domain: "cluster.local", Host: func() []string { return nil }, Pod: func(cni.PodRef) *cluster.Pod { return nil },
+		Kernel: func([]netip.Addr, uint32) error { return nil }, Ended: func(uint32) {}, Log: p.log,
+	})
 	p.publisher, err = p.newPublisher(cluster.Name{Namespace: "kube-system", Name: "kube-dns"})
 	must(t, err)
 	sub := p.store.Subscribe(cluster.Services, cluster.Namespaces, cluster.Nodes, cluster.ServiceCIDRs)
