@@ -98,6 +98,7 @@ func TestKernelEqualToCoreDNS(t *testing.T) {
 		w := newWorld(seed)
 		s.become(t, w, int(seed))
 		publisher.Publish(cluster.Change{Snapshot: s.store.Snapshot(), Full: true})
+		ok(t, k.Answers.Beat())
 		pinned, err := bpf.OpenAnswers(k.pins)
 		ok(t, err)
 		for i, q := range w.questions() {
