@@ -109,7 +109,7 @@ func (p *PinnedAnswers) Decide(name string, qtype uint16, scope uint32) (DNSVerd
 		return DNSVerdict{}, err
 	case qtype == 0 || qtype == typeOPT || qtype >= firstMetaType:
 		return DNSVerdict{Outcome: DNSPunt, Reason: DNSMeta}, nil
-	case silent > answerTime:
+	case silent > AnswersGrace:
 		return DNSVerdict{Outcome: DNSPunt, Reason: DNSNobodyThere}, nil
 	}
 	for _, s := range []uint32{scope, 0} {
@@ -128,11 +128,7 @@ func (p *PinnedAnswers) Decide(name string, qtype uint16, scope uint32) (DNSVerd
 	return p.unentered(wire, qtype, scope != 0 && (qtype == typeA || qtype == typeAAAA), silent)
 }
 
-const (
-	answerTime, absenceTime = time.Hour, 30 * time.Second // ANSWER_SECONDS, ABSENCE_SECONDS of bpf/c/consts.h
-
-	typeSRV = 33
-)
+const typeSRV = 33
 
 func entered(a Answer) (DNSVerdict, error) {
 	m, err := parseResponse(a.Response)
@@ -168,7 +164,7 @@ func (p *PinnedAnswers) unentered(name []byte, qtype uint16, searching bool, sil
 		return DNSVerdict{DNSNegative, DNSNoSuchType, known}, nil
 	case v.Complete == 0:
 		return miss(DNSIncomplete)
-	case silent > absenceTime:
+	case silent > AbsenceGrace:
 		return miss(DNSNobodyThere)
 	case above == 0:
 		return miss(DNSIncomplete)
