@@ -25,6 +25,7 @@ import (
 	"github.com/nearpath/nearpath/nodelocaldns/answerstest"
 	pathplugin "github.com/nearpath/nearpath/plugins/autopath"
 	"github.com/nearpath/nearpath/plugins/nearpath"
+	_ "github.com/nearpath/nearpath/plugins/upstream"
 )
 
 // An upstream answers www.* with one address and everything else with NXDOMAIN.
@@ -235,7 +236,7 @@ func checkHotName(t *testing.T, k kernel, ttl uint32, asks int) {
 
 func TestStaleAnswers(t *testing.T) {
 	up := startUpstream(t, 1)
-	n := startNode(t, "answers\n"+cacheBody+"forward . "+up.addr+" {\n prefer_udp\n}\n", Node{}, nodelocaldns.ExternalConfig{})
+	n := startNode(t, "answers\n"+cacheBody+"upstream . "+up.addr+"\n", Node{}, nodelocaldns.ExternalConfig{})
 	n.until("published", func() bool { _, ok := n.ask(www, dns.TypeA, 0); return ok })
 	up.set(func(u *upstream) { u.down = true })
 	n.until("a stale answer in the kernel", func() bool {
@@ -254,7 +255,7 @@ func TestStaleAnswers(t *testing.T) {
 
 func TestFlushGoesThroughTheCache(t *testing.T) {
 	up := startUpstream(t, 300)
-	n := startNode(t, "answers\n"+cacheBody+"forward . "+up.addr+" {\n prefer_udp\n}\n", Node{}, nodelocaldns.ExternalConfig{})
+	n := startNode(t, "answers\n"+cacheBody+"upstream . "+up.addr+"\n", Node{}, nodelocaldns.ExternalConfig{})
 	for range 3 {
 		n.ask(www, dns.TypeA, 0)
 		n.ask("www.example.net.", dns.TypeA, 0)
@@ -278,7 +279,7 @@ func TestFlushGoesThroughTheCache(t *testing.T) {
 
 func TestOnlyPlainQuestionsPublish(t *testing.T) {
 	up := startUpstream(t, 300)
-	n := startNode(t, "answers\n"+cacheBody+"forward . "+up.addr+" {\n prefer_udp\n}\n", Node{}, nodelocaldns.ExternalConfig{})
+	n := startNode(t, "answers\n"+cacheBody+"upstream . "+up.addr+"\n", Node{}, nodelocaldns.ExternalConfig{})
 	for range 3 {
 		n.exchange(new(dns.Msg).SetQuestion(www, dns.TypeA).SetEdns0(1232, true))
 		checking := new(dns.Msg).SetQuestion(www, dns.TypeA)
@@ -324,7 +325,7 @@ func checkSearches(t *testing.T, k kernel) {
 		t.Fatal(err)
 	}
 	pathplugin.Provide(pathplugin.Node{Scopes: everyone{scope}})
-	n := startNodeOn(t, k, "answers\nautopath @nearpath\nnearpath cluster.local\n"+cacheBody+"forward . "+up.addr+" {\n prefer_udp\n}\n", Node{
+	n := startNodeOn(t, k, "answers\nautopath @nearpath\nnearpath cluster.local\n"+cacheBody+"upstream . "+up.addr+"\n", Node{
 		ScopeID: func(s autopath.Scope) uint32 {
 			if s == scope {
 				return 7
@@ -362,7 +363,7 @@ func checkSearches(t *testing.T, k kernel) {
 
 func TestReload(t *testing.T) {
 	up := startUpstream(t, 2)
-	body := "answers\n" + cacheBody + "forward . " + up.addr + " {\n prefer_udp\n}\n"
+	body := "answers\n" + cacheBody + "upstream . " + up.addr + "\n"
 	n := startNode(t, body, Node{}, nodelocaldns.ExternalConfig{})
 	n.until("published", func() bool { _, ok := n.ask(www, dns.TypeA, 0); return ok })
 	for range 2 {
