@@ -4,8 +4,11 @@ package answers
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -137,4 +140,71 @@ func TestNextAgentAdopts(t *testing.T) {
 	if top := n.external.Top(2); len(top) != 2 || top[0].Name != www {
 		t.Errorf("top %+v", top)
 	}
+}
+
+// What the kernel gives of names outside is what the server gives, to the record.
+func TestKernelGivesWhatTheServerGives(t *testing.T) {
+	k := loadKernel(t, 0)
+	up := startUpstream(t, 300)
+	zone := map[string][]string{
+		"one.example.com. A":    {"one.example.com. 300 IN A 192.0.2.1"},
+		"six.example.com. AAAA": {"six.example.com. 300 IN AAAA 2001:db8::1", "six.example.com. 300 IN AAAA 2001:db8::2"},
+		"alias.example.com. A": {
+			"alias.example.com. 300 IN CNAME a.CDN.example.net.", "a.CDN.example.net. 60 IN CNAME b.cdn.example.net.",
+			"b.cdn.example.net. 20 IN A 192.0.2.2", "b.cdn.example.net. 20 IN A 192.0.2.3", "b.cdn.example.net. 20 IN A 192.0.2.4",
+		},
+		"example.com. MX":          {"example.com. 300 IN MX 10 mail.example.com.", "example.com. 300 IN MX 20 mail.example.net."},
+		"txt.example.com. TXT":     {`txt.example.com. 300 IN TXT "v=spf1 -all" "more"`},
+		"_x._tcp.example.com. SRV": {"_x._tcp.example.com. 300 IN SRV 1 2 443 one.example.com."},
+		"web.example.com. HTTPS":   {`web.example.com. 300 IN HTTPS 1 . alpn="h2" ipv4hint="192.0.2.5"`},
+		"c.example.com. CNAME":     {"c.example.com. 300 IN CNAME one.example.com."},
+		"www.example.com. AAAA":    nil, // no data
+		"no.example.com. A":        nil,
+		"no.such.example.com. TXT": nil,
+	}
+	up.set(func(u *upstream) {
+		u.zone = map[string][]string{}
+		for question, records := range zone {
+			if records != nil {
+				u.zone[question] = records
+			}
+		}
+	})
+	n := startNodeOn(t, k, "answers\n"+cacheBody+"forward . "+up.addr+" {\n prefer_udp\n}\n", Node{}, nodelocaldns.ExternalConfig{})
+	for question := range zone {
+		name, typ, _ := strings.Cut(question, " ")
+		name, qtype := strings.ToUpper(name[:2])+name[2:], dns.StringToType[typ]
+		var server *dns.Msg
+		for range 2 {
+			server = n.exchange(new(dns.Msg).SetQuestion(name, qtype))
+		}
+		kernel := k.Ask(name, qtype, 0)
+		if kernel == nil {
+			t.Errorf("%s: not in the kernel; the server gives\n%v", question, server)
+			continue
+		}
+		if got, want := canonical(kernel), canonical(server); got != want {
+			t.Errorf("%s: the kernel gives\n%s\nthe server\n%s", question, got, want)
+		}
+	}
+}
+
+// canonical is a message without its id, the order of records, the seconds that may have passed, and the case of names,
+// which in the kernel is the client's where they are those of the question.
+func canonical(m *dns.Msg) string {
+	m = m.Copy()
+	m.Id = 0
+	var b strings.Builder
+	fmt.Fprintln(&b, m.MsgHdr.String(), m.Question)
+	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
+		var lines []string
+		for _, rr := range section {
+			if rr.Header().Ttl = (rr.Header().Ttl + 9) / 10 * 10; rr.Header().Rrtype != dns.TypeOPT {
+				lines = append(lines, strings.ToLower(rr.String()))
+			}
+		}
+		slices.Sort(lines)
+		fmt.Fprintln(&b, strings.Join(lines, "\n"))
+	}
+	return b.String()
 }

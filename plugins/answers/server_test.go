@@ -37,6 +37,7 @@ type upstream struct {
 	a     string
 	down  bool
 	asked map[string]int
+	zone  map[string][]string // records of a name and a type, "name TYPE", beside www.*
 }
 
 func startUpstream(t *testing.T, ttl uint32) *upstream {
@@ -66,9 +67,15 @@ func (u *upstream) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 	u.asked[name]++
 	m := new(dns.Msg).SetReply(r)
 	m.RecursionAvailable = true
+	records, ok := u.zone[name+" "+dns.TypeToString[r.Question[0].Qtype]]
 	switch {
 	case u.down:
 		m.Rcode = dns.RcodeServerFailure
+	case ok:
+		for _, record := range records {
+			rr, _ := dns.NewRR(record)
+			m.Answer = append(m.Answer, rr)
+		}
 	case strings.HasPrefix(name, "www.") && r.Question[0].Qtype == dns.TypeA:
 		rr, _ := dns.NewRR(fmt.Sprintf("%s %d IN A %s", name, u.ttl, u.a))
 		m.Answer = append(m.Answer, rr)

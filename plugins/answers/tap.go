@@ -25,7 +25,7 @@ const (
 	// and it takes a while until we look at the clock.
 	rounding = 1500 * time.Millisecond
 	// halfEnds is half of the answers whose end is known. With more in the cache, some stale ones pass for fresh once.
-	halfEnds = 32768
+	halfEnds = 16384
 )
 
 // A tap stands before and behind `cache`, which has no way to drop an answer and does not say which ones are stale. What
