@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -35,6 +36,9 @@ type rig struct {
 	pod               *netlab.Sandbox
 	link              *tap
 	stockConf         string // a resolv.conf that names the cluster's DNS
+	resolvers         map[string]resolver
+	names             int    // that were looked up
+	restart           func() // ends the agent and waits for the next
 }
 
 const upstreamPort = 5300
@@ -82,8 +86,8 @@ spec:
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	leaveNothing(t)
-	r := &rig{bin: build(t), coredns: new(server), upstream: new(server)}
-	for i := range 50 {
+	r := &rig{bin: build(t), coredns: new(server), upstream: new(server), resolvers: resolvers(t)}
+	for i := range 500 {
 		r.upstream.names = append(r.upstream.names, fmt.Sprintf("www%d.example.com.", i))
 	}
 	r.upstream.names = append(r.upstream.names, "web.team.")
@@ -132,19 +136,29 @@ func (r *rig) startAgent(t *testing.T, cloud *cloudlab.Cloud) {
 	text := cloud.AgentConfig("node") + fmt.Sprintf("manifests: %s\nstateDir: %s\nlogLevel: debug\ndns: {upstreams: [\"%s\"]}\n",
 		r.manifestDir(), filepath.Join(r.node.Dir(), "state"), netip.AddrPortFrom(r.dnsAddr, upstreamPort))
 	ok(t, os.WriteFile(config, []byte(text), 0o600))
-	log, err := os.Create(logFile)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the agent's log ends:\n%s", tail(logFile))
+		}
+	})
+	agent := r.runAgent(t, config, logFile)
+	t.Cleanup(func() { agent.Kill() })
+	r.restart = func() {
+		agent.Kill()
+		agent = r.runAgent(t, config, logFile)
+	}
+}
+
+// runAgent starts an agent and waits until it is ready.
+func (r *rig) runAgent(t *testing.T, config, logFile string) *netlab.Process {
+	t.Helper()
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	ok(t, err)
 	defer log.Close()
 	cmd := r.node.Command(context.WithoutCancel(t.Context()), filepath.Join(r.bin, "nearpath"), "agent", "--config", config)
 	cmd.Stdout, cmd.Stderr = log, log
 	agent, err := r.Start(cmd)
 	ok(t, err)
-	t.Cleanup(agent.Kill)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the agent's log ends:\n%s", tail(logFile))
-		}
-	})
 	await(t, patience, "the agent to be ready", func() error {
 		select {
 		case <-agent.Done():
@@ -160,6 +174,7 @@ func (r *rig) startAgent(t *testing.T, cloud *cloudlab.Cloud) {
 		}
 		return nil
 	})
+	return agent
 }
 
 // addPod gives a sandbox its network, as containerd does.
@@ -205,10 +220,34 @@ func resolvConf(nameserver netip.Addr) string {
 	return fmt.Sprintf("nameserver %s\nsearch %s\noptions ndots:5\n", nameserver, strings.Join(search, " "))
 }
 
-// Resolvers that pods have: the C library's and Go's own.
-var resolvers = map[string]func(name string) (argv, env []string){
-	"C library": func(name string) (argv, env []string) { return []string{"getent", "-A", "ahosts", name}, nil },
-	"Go":        func(name string) (argv, env []string) { return []string{os.Args[0]}, []string{lookupEnv + "=" + name} },
+// A resolver is a command that prints the addresses of a name.
+type resolver func(name string) (argv, env []string)
+
+// resolvers are those that pods have: glibc's and Go's own, and musl's and Node.js's where the machine can make them.
+func resolvers(t *testing.T) map[string]resolver {
+	t.Helper()
+	command := func(argv ...string) resolver {
+		return func(name string) ([]string, []string) { return append(argv, name), nil }
+	}
+	all := map[string]resolver{
+		"glibc": command("getent", "-A", "ahosts"),
+		"Go":    func(name string) (argv, env []string) { return []string{os.Args[0]}, []string{lookupEnv + "=" + name} },
+	}
+	if compiler, err := exec.LookPath("musl-gcc"); err == nil {
+		program := filepath.Join(t.TempDir(), "lookup")
+		if out, err := exec.CommandContext(t.Context(), compiler, "-static", "-o", program, "testdata/lookup.c").CombinedOutput(); err != nil {
+			t.Fatalf("build with musl: %v: %s", err, out)
+		}
+		all["musl"] = command(program)
+	}
+	if node, err := exec.LookPath("node"); err == nil {
+		const script = `require("dns").lookup(process.argv[1], {all: true}, (err, all) => {
+			if (err) throw err
+			for (const a of all) console.log(a.address)
+		})`
+		all["Node.js"] = command(node, "-e", script)
+	}
+	return all
 }
 
 // useStock is a shell script that becomes its arguments with another resolv.conf.
@@ -218,7 +257,7 @@ const useStock = `mount --bind "$1" /etc/resolv.conf; shift; exec "$@"`
 // DNS itself.
 func (r *rig) lookup(t *testing.T, resolver, name string, stock bool) []string {
 	t.Helper()
-	argv, env := resolvers[resolver](name)
+	argv, env := r.resolvers[resolver](name)
 	if stock {
 		argv = append([]string{"unshare", "-m", "--", "sh", "-ec", useStock, "stock", r.stockConf}, argv...)
 	}
@@ -241,7 +280,7 @@ func (r *rig) lookup(t *testing.T, resolver, name string, stock bool) []string {
 // A cost is what a lookup took.
 type cost struct {
 	sent          int // by the pod
-	toCluster, up int // questions that reached the cluster's DNS, and the node's upstream
+	toCluster, up int // questions that reached the cluster's DNS, and different ones that reached the node's upstream
 	toNode        int // datagrams that the node's stack got
 }
 
@@ -256,13 +295,19 @@ func (r *rig) price(t *testing.T, resolver, name string, stock bool) cost {
 	if want := []string{outside6.String(), outside4.String()}; !slices.Equal(got, want) {
 		t.Errorf("%s looks up %s: %q, want %q", resolver, name, got, want)
 	}
-	return cost{r.link.take(t), len(r.coredns.take()), len(r.upstream.take()), int(datagrams(t, r.machine.NetNS) - before)}
+	return cost{r.link.take(t), len(r.coredns.take()), different(r.upstream.take()), int(datagrams(t, r.machine.NetNS) - before)}
+}
+
+func different(asked []string) int {
+	slices.Sort(asked)
+	return len(slices.Compact(asked))
 }
 
 func TestWire(t *testing.T) {
 	r := newRig(t)
 	t.Run("counts", func(t *testing.T) { testCounts(t, r) })
 	t.Run("a new Service", func(t *testing.T) { testNewService(t, r) })
+	t.Run("another agent", func(t *testing.T) { testRestart(t, r) })
 }
 
 // An external name, ndots 5: cold, two packets leave the pod and nothing reaches the cluster's DNS; once it is wanted, the
@@ -270,30 +315,44 @@ func TestWire(t *testing.T) {
 // reach it.
 func testCounts(t *testing.T, r *rig) {
 	t.Helper()
-	for i, resolver := range slices.Sorted(maps.Keys(resolvers)) {
-		name := fmt.Sprintf("www%d.example.com", i)
-		cold := r.price(t, resolver, name, false)
-		if want := (cost{sent: 2, up: 2, toNode: cold.toNode}); cold != want {
-			t.Errorf("%s, cold: %+v, want %+v", resolver, cold, want)
-		}
+	for _, resolver := range slices.Sorted(maps.Keys(r.resolvers)) {
+		var name string
+		cold := tried(t, resolver+", cold", func(c cost) bool { return c == cost{sent: 2, up: 2, toNode: c.toNode} }, func() cost {
+			name = r.another()
+			return r.price(t, resolver, name, false)
+		})
 		asked := 1
 		var warm cost
 		await(t, patience, "the kernel to answer", func() error {
 			asked++
-			if warm = r.price(t, resolver, name, false); warm.sent != 2 || warm.toCluster != 0 {
-				return fmt.Errorf("%w: %+v", errHopeless, warm)
-			}
-			if warm.up+warm.toNode > 0 {
+			if warm = r.price(t, resolver, name, false); warm != (cost{sent: 2}) {
 				return fmt.Errorf("%+v", warm)
 			}
 			return nil
 		})
-		stock := r.price(t, resolver, name, true)
-		if stock.sent != 8 || stock.toCluster != 8 {
-			t.Errorf("%s, without us: %+v, want 8 packets and 8 to the cluster's DNS", resolver, stock)
-		}
+		stock := tried(t, resolver+", without us", func(c cost) bool { return c.sent == 8 && c.toCluster == 8 }, func() cost {
+			return r.price(t, resolver, name, true)
+		})
 		t.Logf("%s: cold %+v; warm at lookup %d %+v; without us %+v", resolver, cold, asked, warm, stock)
 	}
+}
+
+// tried returns the cost that is good. On a machine that stood still a resolver asks again, so one of a few has to be.
+func tried(t *testing.T, what string, good func(cost) bool, price func() cost) (c cost) {
+	t.Helper()
+	for range 3 {
+		if c = price(); good(c) {
+			return c
+		}
+	}
+	t.Errorf("%s: %+v", what, c)
+	return c
+}
+
+// another is a name that nobody has looked up.
+func (r *rig) another() string {
+	r.names++
+	return fmt.Sprintf("www%d.example.com", r.names)
 }
 
 // A Service whose name ends a search earlier is found at once, in whatever had kept the search: its TTL is 30 s.
@@ -310,6 +369,19 @@ func testNewService(t *testing.T, r *rig) {
 	await(t, 10*time.Second, "the new Service", func() error {
 		if got := r.lookup(t, "Go", name, false); !slices.Equal(got, []string{"10.96.0.77"}) {
 			return fmt.Errorf("%s is %q", name, got)
+		}
+		return nil
+	})
+}
+
+// An agent that follows another knows how the node's pods search without any ADD, and the kernel keeps nothing of what the
+// searches of the one before found.
+func testRestart(t *testing.T, r *rig) {
+	t.Helper()
+	r.restart()
+	await(t, patience, "the search of the pod to be known", func() error {
+		if cold := r.price(t, "Go", r.another(), false); cold != (cost{sent: 2, up: 2, toNode: cold.toNode}) {
+			return fmt.Errorf("%+v", cold)
 		}
 		return nil
 	})
