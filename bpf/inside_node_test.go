@@ -65,7 +65,7 @@ func newClusterOf(t *testing.T, cfg Config) *cluster {
 }
 
 // neighbour tells a link once and for all who has an address.
-func (n *netns) neighbour(t *testing.T, link, addr string, mac net.HardwareAddr) {
+func (n *netns) neighbour(t testing.TB, link, addr string, mac net.HardwareAddr) {
 	t.Helper()
 	n.do(t, func() error {
 		index, err := netlinkIndex(link)

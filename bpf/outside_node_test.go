@@ -36,7 +36,7 @@ func in(enter, f func() error) error {
 	return <-done
 }
 
-func newNetns(t *testing.T) *netns {
+func newNetns(t testing.TB) *netns {
 	t.Helper()
 	n := &netns{}
 	err := in(func() error { return unix.Unshare(unix.CLONE_NEWNET) }, func() (err error) {
@@ -54,7 +54,7 @@ func newNetns(t *testing.T) *netns {
 	return n
 }
 
-func (n *netns) do(t *testing.T, f func() error) {
+func (n *netns) do(t testing.TB, f func() error) {
 	t.Helper()
 	if err := in(func() error { return unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET) }, f); err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func (n *netns) do(t *testing.T, f func() error) {
 }
 
 // plug makes a link named name in n, the other end of which is named peer in to. It returns both indexes.
-func (n *netns) plug(t *testing.T, name string, to *netns, peer string) (index, peerIndex int) {
+func (n *netns) plug(t testing.TB, name string, to *netns, peer string) (index, peerIndex int) {
 	t.Helper()
 	n.do(t, func() error {
 		v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer, PeerNamespace: netlink.NsFd(int(to.file.Fd()))}
@@ -84,7 +84,7 @@ func (n *netns) plug(t *testing.T, name string, to *netns, peer string) (index, 
 }
 
 // address gives link addresses, which are usable at once.
-func (n *netns) address(t *testing.T, link string, prefixes ...string) {
+func (n *netns) address(t testing.TB, link string, prefixes ...string) {
 	t.Helper()
 	n.do(t, func() error {
 		l, err := netlink.LinkByName(link)
@@ -100,7 +100,7 @@ func (n *netns) address(t *testing.T, link string, prefixes ...string) {
 	})
 }
 
-func (n *netns) sysctl(t *testing.T, settings ...string) {
+func (n *netns) sysctl(t testing.TB, settings ...string) {
 	t.Helper()
 	n.do(t, func() error {
 		for _, s := range settings {
@@ -114,7 +114,7 @@ func (n *netns) sysctl(t *testing.T, settings ...string) {
 }
 
 // route adds a route by a link, with a permanent neighbour when the destination is one address.
-func (n *netns) route(t *testing.T, link, to, via string, mac net.HardwareAddr) {
+func (n *netns) route(t testing.TB, link, to, via string, mac net.HardwareAddr) {
 	t.Helper()
 	n.do(t, func() error {
 		l, err := netlink.LinkByName(link)
@@ -137,7 +137,7 @@ func (n *netns) route(t *testing.T, link, to, via string, mac net.HardwareAddr) 
 	})
 }
 
-func (n *netns) mac(t *testing.T, link string) (mac net.HardwareAddr) {
+func (n *netns) mac(t testing.TB, link string) (mac net.HardwareAddr) {
 	t.Helper()
 	n.do(t, func() error {
 		l, err := netlink.LinkByName(link)
@@ -165,7 +165,7 @@ type world struct {
 	uplink, podLink           int
 }
 
-func newWorld(t *testing.T, cfg Config) *world {
+func newWorld(t testing.TB, cfg Config) *world {
 	t.Helper()
 	d, err := Load(cfg)
 	if err != nil {
@@ -271,7 +271,7 @@ func at(addr string, port uint16) netip.AddrPort {
 }
 
 // serve answers TCP connections and datagrams with a name and the client's address as the server sees it.
-func (n *netns) serve(t *testing.T, addr netip.AddrPort, name string) {
+func (n *netns) serve(t testing.TB, addr netip.AddrPort, name string) {
 	t.Helper()
 	n.do(t, func() error {
 		l, err := net.Listen("tcp", addr.String())
@@ -325,7 +325,7 @@ func network(proto uint8) string {
 }
 
 // dial connects from a namespace; within is how long it may take.
-func (n *netns) dial(t *testing.T, proto uint8, to netip.AddrPort, within time.Duration) (conn net.Conn, err error) {
+func (n *netns) dial(t testing.TB, proto uint8, to netip.AddrPort, within time.Duration) (conn net.Conn, err error) {
 	t.Helper()
 	n.do(t, func() error {
 		conn, err = net.DialTimeout(network(proto), to.String(), within)
@@ -485,7 +485,7 @@ func netlinkIndex(name string) (int, error) {
 }
 
 // moveDefault makes the default routes go by another link, to a gateway that is never asked for its MAC.
-func (n *netns) moveDefault(t *testing.T, from, to string) {
+func (n *netns) moveDefault(t testing.TB, from, to string) {
 	t.Helper()
 	n.do(t, func() error {
 		index, err := netlinkIndex(from)
