@@ -23,7 +23,7 @@ func BenchmarkAnswers(b *testing.B) {
 	addresses := []netip.Addr{netip.MustParseAddr(dnsServers[0]), netip.MustParseAddr(dnsServers[1])}
 	publishAskings(b, w.Answers)
 	many := packed(b, addressRecords("many.shop.svc.cluster.local.", 16, false)...)
-	err := errors.Join(w.Answers.SetServers(addresses), w.Answers.PutName("many.shop.svc.cluster.local", NameAddresses),
+	err := errors.Join(w.Pods.Put(Pod{Addrs: addrs(podAddrs), Link: w.podLink, Parent: w.podLink, Slot: 1}), w.Answers.SetServers(addresses), w.Answers.PutName("many.shop.svc.cluster.local", NameAddresses),
 		w.Answers.Put(AnswerKey{Name: "many.shop.svc.cluster.local", Type: dns.TypeA}, many, AnswerLife{Aged: true}))
 	if err != nil {
 		b.Fatal(err)

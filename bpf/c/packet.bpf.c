@@ -134,7 +134,7 @@ int from_pod(struct __sk_buff *skb)
 	if (!parse_pods(skb, &m->p))
 		return TC_ACT_UNSPEC;
 	if (asks_names(&m->p) && !turned) {
-		verdict = answer_dns(skb, pod->scope, pod->number, 0);
+		verdict = answer_dns(skb, pod->scope, pod->number, pod->parent == pod->link ? TO_PEER : 0);
 		if (verdict != TC_ACT_UNSPEC)
 			return verdict;
 	}
