@@ -27,6 +27,8 @@ const (
 	IPVlanParent
 	// ExclusiveENI is an ENI that is a pod's, in the pod's network namespace.
 	ExclusiveENI
+	// Loopback is the node's lo, by which its own sockets ask its DNS.
+	Loopback
 )
 
 func (r Role) String() string {
@@ -41,6 +43,8 @@ func (r Role) String() string {
 		return "ipvlan parent"
 	case ExclusiveENI:
 		return "exclusive ENI"
+	case Loopback:
+		return "loopback"
 	}
 	return fmt.Sprintf("role %d", uint8(r))
 }
@@ -60,6 +64,7 @@ var linkPrograms = map[Role][]linkProgram{
 	PoolENI:      {{name: packetProgFromVpc}},
 	IPVlanParent: {{name: packetProgFromVpc}, {name: packetProgToVpc, egress: true}},
 	ExclusiveENI: {{name: packetProgFromVpc}, {name: packetProgLeavePod, egress: true}},
+	Loopback:     {{name: packetProgToSelf}},
 }
 
 // nameLinkPrograms is called once they are loaded.
@@ -68,6 +73,7 @@ func (d *Datapath) nameLinkPrograms() error {
 	loaded := map[string]*ebpf.Program{
 		packetProgFromOutside: p.FromOutside, packetProgToOutside: p.ToOutside, packetProgFromPod: p.FromPod, packetProgToPod: p.ToPod,
 		packetProgFromVpc: p.FromVpc, packetProgToVpc: p.ToVpc, packetProgLeavePod: p.LeavePod,
+		packetProgToSelf: p.ToSelf,
 	}
 	d.programs = map[Role][]linkProgram{}
 	for role, list := range linkPrograms {

@@ -480,6 +480,7 @@ const (
 	packetProgLeavePod          = "leave_pod"
 	packetProgToOutside         = "to_outside"
 	packetProgToPod             = "to_pod"
+	packetProgToSelf            = "to_self"
 	packetProgToVpc             = "to_vpc"
 	packetVarGoAnswerFlags      = "go_answer_flags"
 	packetVarGoDnsEvent         = "go_dns_event"
@@ -541,6 +542,7 @@ type packetProgramSpecs struct {
 	LeavePod    *ebpf.ProgramSpec `ebpf:"leave_pod"`
 	ToOutside   *ebpf.ProgramSpec `ebpf:"to_outside"`
 	ToPod       *ebpf.ProgramSpec `ebpf:"to_pod"`
+	ToSelf      *ebpf.ProgramSpec `ebpf:"to_self"`
 	ToVpc       *ebpf.ProgramSpec `ebpf:"to_vpc"`
 }
 
@@ -691,6 +693,7 @@ type packetPrograms struct {
 	LeavePod    *ebpf.Program `ebpf:"leave_pod"`
 	ToOutside   *ebpf.Program `ebpf:"to_outside"`
 	ToPod       *ebpf.Program `ebpf:"to_pod"`
+	ToSelf      *ebpf.Program `ebpf:"to_self"`
 	ToVpc       *ebpf.Program `ebpf:"to_vpc"`
 }
 
@@ -702,6 +705,7 @@ func (p *packetPrograms) Close() error {
 		p.LeavePod,
 		p.ToOutside,
 		p.ToPod,
+		p.ToSelf,
 		p.ToVpc,
 	)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync/atomic"
 	"testing"
 )
@@ -127,6 +128,30 @@ func (w dnsWorld) listen(t *testing.T, i int) (stop func()) {
 		return nil
 	})
 	return stop
+}
+
+// TestOwnDNS: a socket of the node that asked the listener hears nothing while nobody serves, and no refusal either.
+func TestOwnDNS(t *testing.T) {
+	w := newDNSWorld(t)
+	w.node.do(t, func() error { return w.AttachLink(Loopback, 1) })
+	for i := range nodeAddrs {
+		stop := w.listen(t, i)
+		w.live(true)
+		socket, err := w.node.dial(t, udp, at(listenerAddrs[i], 53), patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers(t, "with a listener", socket, "node")
+		w.live(false)
+		stop()
+		if _, _, err := ask(socket, silence); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("without a listener: %v, want silence", err)
+		}
+		stop = w.listen(t, i)
+		w.live(true)
+		answers(t, "with a new listener", socket, "node")
+		stop()
+	}
 }
 
 // TestPodsDNS holds for a pod on veth.

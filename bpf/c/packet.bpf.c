@@ -251,6 +251,31 @@ int leave_pod(struct __sk_buff *skb)
 	return verdict == TC_ACT_UNSPEC && by_node(m->to.daddr) ? bpf_redirect(pod->side, 0) : verdict;
 }
 
+/* Ingress of the node's loopback link: what its own sockets ask its DNS. New ones go elsewhere when nobody listens. One that asked
+ * before is not told so, as that ends a resolver's work: it hears nothing, and asks again by another. */
+SEC("tc")
+int to_self(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__be32 to[4] = { 0, 0, bpf_htonl(0xffff), 0 };
+	const struct ipv6hdr *ip6 = data + ETH_HLEN;
+	const struct iphdr *ip = data + ETH_HLEN;
+	const struct udphdr *udp;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		udp = (const void *)(ip + 1);
+		if ((const void *)(udp + 1) > end || ip->ihl != sizeof(*ip) / 4 || ip->protocol != IPPROTO_UDP || (ip->frag_off & bpf_htons(V4_OFFSET)))
+			return TC_ACT_UNSPEC;
+		to[3] = ip->daddr;
+	} else {
+		udp = (const void *)(ip6 + 1);
+		if (skb->protocol != bpf_htons(ETH_P_IPV6) || (const void *)(udp + 1) > end || ip6->nexthdr != IPPROTO_UDP)
+			return TC_ACT_UNSPEC;
+		__builtin_memcpy(to, &ip6->daddr, sizeof(to));
+	}
+	return is_node_dns(to, udp->dest) && !agent_alive() ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
 /* Nothing here uses these types by value; naming them puts them into BTF, from which Go's come. */
 const enum flow_flags *go_flow_flags __attribute__((unused));
 const enum way *go_way __attribute__((unused));

@@ -211,7 +211,7 @@ func (a *agent) buildDatapath(context.Context) error {
 		return err
 	}
 	// Programs come after the first full sync: until then whatever was attached before goes on.
-	attach := &after{name: "socket programs", first: services.Ready(), do: a.datapath.Attach, ready: make(chan struct{})}
+	attach := &after{name: "socket programs", first: services.Ready(), do: a.attachSockets, ready: make(chan struct{})}
 	a.services, a.synced, a.attached = services, services.Ready(), attach.Ready()
 	if a.reaper, err = a.newReaper(); err != nil {
 		return err
@@ -220,6 +220,14 @@ func (a *agent) buildDatapath(context.Context) error {
 		newAffinitySweeper(sweepAffinity(a.datapath), a.log, a.metrics))
 	a.forADD = append(a.forADD, attach)
 	return nil
+}
+
+// loopback is the index of lo in every network namespace (LOOPBACK_IFINDEX of include/net/flow.h).
+const loopback = 1
+
+// attachSockets puts into place what the node's own sockets meet.
+func (a *agent) attachSockets() error {
+	return errors.Join(a.datapath.Attach(), a.datapath.AttachLink(bpf.Loopback, loopback))
 }
 
 func (a *agent) buildHealth(context.Context) error {

@@ -117,7 +117,7 @@ var features = []feature{
 	{"refusals by packets", []string{"bpf.TestRefusalFrames"}},
 	{"ICMP errors of translated flows", []string{"bpf.TestErrorsOutside"}},
 	{"ways between pods of a node", []string{"bpf.TestWays"}},
-	{"node DNS", []string{"bpf.TestNodeDNS", "bpf.TestNodeDNSAgentKilled", "bpf.TestPodsDNS", "bpf.TestPodsDNSExclusive"}},
+	{"node DNS", []string{"bpf.TestNodeDNS", "bpf.TestNodeDNSAgentKilled", "bpf.TestPodsDNS", "bpf.TestPodsDNSExclusive", "bpf.TestOwnDNS"}},
 	{"DNS answers of the kernel", []string{"bpf.TestAnswersAgree", "bpf.TestAnswersLive", "bpf.TestAnswersIPVlan", "bpf.TestEvents"}},
 	{"netns cookie", []string{"test/vm/parts.TestNetNSCookie", "bpf.TestCookieByProgram"}},
 	{"node network", []string{"internal/hostnet.TestHostIsBroughtIntoStateAndKept", "internal/hostnet.TestWaitersShareComparisons"}},
