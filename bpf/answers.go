@@ -244,30 +244,36 @@ func (a *Answers) read(key sockAnswerKey, small sockSmallAnswer) (Answer, error)
 // answerBatch is how many elements are read by one system call.
 const answerBatch = 1024
 
+// each calls visit for the elements until it says no.
+func (a *Answers) each(visit func(sockAnswerKey, sockSmallAnswer) bool) error {
+	var cursor ebpf.MapBatchCursor
+	keys, values := make([]sockAnswerKey, answerBatch), make([]sockSmallAnswer, answerBatch)
+	for {
+		n, err := a.small.BatchLookup(&cursor, keys, values, nil)
+		end := errors.Is(err, ebpf.ErrKeyNotExist)
+		if err != nil && !end {
+			return fmt.Errorf("read answers: %w", err)
+		}
+		for i := range n {
+			if !visit(keys[i], values[i]) {
+				return nil
+			}
+		}
+		if end {
+			return nil
+		}
+	}
+}
+
 // All reads everything that is published, in no order. What changes meanwhile may be left out, or come twice.
 func (a *Answers) All() iter.Seq2[Answer, error] {
 	return func(yield func(Answer, error) bool) {
-		var cursor ebpf.MapBatchCursor
-		keys, values := make([]sockAnswerKey, answerBatch), make([]sockSmallAnswer, answerBatch)
-		for {
-			n, err := a.small.BatchLookup(&cursor, keys, values, nil)
-			end := errors.Is(err, ebpf.ErrKeyNotExist)
-			if err != nil && !end {
-				yield(Answer{}, fmt.Errorf("read answers: %w", err))
-				return
-			}
-			for i := range n {
-				answer, err := a.read(keys[i], values[i])
-				if errors.Is(err, ebpf.ErrKeyNotExist) {
-					continue
-				}
-				if !yield(answer, err) {
-					return
-				}
-			}
-			if end {
-				return
-			}
+		err := a.each(func(key sockAnswerKey, value sockSmallAnswer) bool {
+			answer, err := a.read(key, value)
+			return errors.Is(err, ebpf.ErrKeyNotExist) || yield(answer, err)
+		})
+		if err != nil {
+			yield(Answer{}, err)
 		}
 	}
 }
@@ -284,14 +290,12 @@ func (a *Answers) DropScoped() error {
 
 func (a *Answers) drop(match func(sockAnswerKey) bool) error {
 	var keys []sockAnswerKey
-	var key sockAnswerKey
-	all := a.small.Iterate()
-	for value := (sockSmallAnswer{}); all.Next(&key, &value); {
+	errs := []error{a.each(func(key sockAnswerKey, _ sockSmallAnswer) bool {
 		if match(key) {
 			keys = append(keys, key)
 		}
-	}
-	errs := []error{all.Err()}
+		return true
+	})}
 	for _, key := range keys {
 		errs = append(errs, a.delete(key))
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -81,7 +80,7 @@ func (a *Answers) Events(ctx context.Context, f func(DNSEvent)) error {
 	if err != nil {
 		return fmt.Errorf("read DNS events: %w", err)
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	stop := context.AfterFunc(ctx, func() { r.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var record ringbuf.Record
@@ -95,7 +94,7 @@ func (a *Answers) Events(ctx context.Context, f func(DNSEvent)) error {
 			err = binary.Read(bytes.NewReader(record.RawSample), binary.NativeEndian, &e)
 		}
 		if err != nil {
-			return errors.Join(fmt.Errorf("read DNS events: %w", err))
+			return fmt.Errorf("read DNS events: %w", err)
 		}
 		f(newEvent(e))
 	}

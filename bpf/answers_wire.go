@@ -156,23 +156,19 @@ func (m *message) parseRecords(b []byte, base int) error {
 	for section := range m.count {
 		for range binary.BigEndian.Uint16(b[6+2*section:]) {
 			r, err := parseRecord(b, at)
-			if err != nil {
+			switch at = r.end; {
+			case err != nil:
 				return err
-			}
-			at = r.end
-			if r.rrtype == typeOPT {
-				if at != len(b) {
-					return fmt.Errorf("%w: OPT is not the last record", ErrTooLarge)
-				}
-				b = b[:r.at]
-				continue
-			}
-			if m.count[section] == 255 {
+			case r.rrtype != typeOPT && m.count[section] == 255:
 				return fmt.Errorf("%w: more than 255 records", ErrTooLarge)
+			case r.rrtype != typeOPT:
+				m.count[section]++
+				m.all = append(m.all, record{r.at - base, r.ttlAt - base, r.end - base, r.owner, r.rrtype})
+			case at != len(b):
+				return fmt.Errorf("%w: OPT is not the last record", ErrTooLarge)
+			default:
+				b = b[:r.at]
 			}
-			m.count[section]++
-			r.at, r.ttlAt, r.end = r.at-base, r.ttlAt-base, r.end-base
-			m.all = append(m.all, r)
 		}
 	}
 	if at < len(b) {

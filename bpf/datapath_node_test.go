@@ -83,20 +83,20 @@ func runInside() int {
 	return 0
 }
 
-func node(t testing.TB) Config {
-	t.Helper()
-	pins := t.TempDir()
+func node(tb testing.TB) Config {
+	tb.Helper()
+	pins := tb.TempDir()
 	if err := unix.Mount("bpf", pins, "bpf", 0, ""); err != nil {
-		t.Fatalf("mount bpffs: %v", err)
+		tb.Fatalf("mount bpffs: %v", err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := unix.Unmount(pins, 0); err != nil {
-			t.Errorf("unmount bpffs: %v", err)
+			tb.Errorf("unmount bpffs: %v", err)
 		}
 	})
 	cookie, err := NetNSCookie()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return Config{PinDir: filepath.Join(pins, "nearpath"), CgroupRoot: os.Getenv(insideEnv), HostNetNSCookie: cookie}
 }

@@ -34,12 +34,12 @@ var askings = []asking{
 const soaText = "cluster.local. 5 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 7 7200 1800 86400 5"
 
 // publishAskings puts what askings want.
-func publishAskings(t testing.TB, a *Answers) {
-	t.Helper()
+func publishAskings(tb testing.TB, a *Answers) {
+	tb.Helper()
 	var errs []error
 	for _, q := range askings {
 		if text, ok := strings.CutPrefix(q.want, "NOERROR "+q.name); ok {
-			errs = append(errs, a.Put(AnswerKey{Name: q.name, Type: q.rrtype}, packed(t, q.name+text), AnswerLife{}))
+			errs = append(errs, a.Put(AnswerKey{Name: q.name, Type: q.rrtype}, packed(tb, q.name+text), AnswerLife{}))
 		}
 	}
 	errs = append(errs, a.Beat(), a.PutName("cart.shop.svc.cluster.local", NameAddresses), a.SetZone(AnswerZone{
@@ -47,7 +47,7 @@ func publishAskings(t testing.TB, a *Answers) {
 		TTL: 5, Serial: 7, Refresh: 7200, Retry: 1800, Expire: 86400, MinTTL: 5,
 	}))
 	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -145,25 +145,25 @@ func TestAnswersLive(t *testing.T) {
 }
 
 // loadAnswers loads the datapath with a pod whose link is the loopback, on which Ask runs programs, and no scope.
-func loadAnswers(t testing.TB) *Datapath {
-	t.Helper()
-	return loadAnswersOn(t, node(t))
+func loadAnswers(tb testing.TB) *Datapath {
+	tb.Helper()
+	return loadAnswersOn(tb, node(tb))
 }
 
-func loadAnswersOn(t testing.TB, cfg Config) *Datapath {
-	t.Helper()
+func loadAnswersOn(tb testing.TB, cfg Config) *Datapath {
+	tb.Helper()
 	d, err := Load(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := d.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	err = errors.Join(d.Answers.Beat(), d.Answers.SetServers(addrs(dnsServers)), d.Pods.Put(Pod{Addrs: addrs(podAddrs), Link: 1, Slot: 1}))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return d
 }
@@ -196,13 +196,13 @@ func TestAsk(t *testing.T) {
 }
 
 // packed is a response with the records, to a question for the first one's owner and type.
-func packed(t testing.TB, records ...string) []byte {
-	t.Helper()
+func packed(tb testing.TB, records ...string) []byte {
+	tb.Helper()
 	m := &dns.Msg{MsgHdr: dns.MsgHdr{Response: true, Authoritative: true}, Compress: true}
 	for _, text := range records {
 		rr, err := dns.NewRR(text)
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		m.Answer = append(m.Answer, rr)
 	}
@@ -210,7 +210,7 @@ func packed(t testing.TB, records ...string) []byte {
 	m.Question = []dns.Question{{Name: h.Name, Qtype: h.Rrtype, Qclass: dns.ClassINET}}
 	b, err := m.Pack()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -140,10 +141,10 @@ func (q *question) readDatagram() bool {
 	q.message = d[8:]
 	head := onesSum(uint32(onesSum(0, q.client.AsSlice()))+uint32(onesSum(0, q.server.AsSlice()))+17+uint32(len(d)), nil)
 	right := onesSum(uint32(head), d) == 0xffff
-	switch is := binary.BigEndian.Uint16(d[6:]); {
-	case is == 0:
+	switch binary.BigEndian.Uint16(d[6:]) {
+	case 0:
 		return q.client.Is4()
-	case is == head:
+	case head:
 		q.open = true
 		return !right
 	default:
@@ -265,12 +266,7 @@ func (r *reference) deny(q *question, scope uint32, now time.Duration) (m messag
 }
 
 func (q *question) begins(at int) bool {
-	for _, l := range q.labels {
-		if l == at {
-			return true
-		}
-	}
-	return at == len(q.name)-1
+	return slices.Contains(q.labels, at) || at == len(q.name)-1
 }
 
 // absent says whether a name without an entry does not exist.

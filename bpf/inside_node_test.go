@@ -65,9 +65,9 @@ func newClusterOf(t *testing.T, cfg Config) *cluster {
 }
 
 // neighbour tells a link once and for all who has an address.
-func (n *netns) neighbour(t testing.TB, link, addr string, mac net.HardwareAddr) {
-	t.Helper()
-	n.do(t, func() error {
+func (n *netns) neighbour(tb testing.TB, link, addr string, mac net.HardwareAddr) {
+	tb.Helper()
+	n.do(tb, func() error {
 		index, err := netlinkIndex(link)
 		return errors.Join(err, netlink.NeighSet(&netlink.Neigh{
 			LinkIndex: index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(addr), HardwareAddr: mac,

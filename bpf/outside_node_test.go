@@ -36,8 +36,8 @@ func in(enter, f func() error) error {
 	return <-done
 }
 
-func newNetns(t testing.TB) *netns {
-	t.Helper()
+func newNetns(tb testing.TB) *netns {
+	tb.Helper()
 	n := &netns{}
 	err := in(func() error { return unix.Unshare(unix.CLONE_NEWNET) }, func() (err error) {
 		n.file, err = os.Open("/proc/thread-self/ns/net")
@@ -48,23 +48,23 @@ func newNetns(t testing.TB) *netns {
 		return errors.Join(err, netlink.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo"}}))
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { n.file.Close() })
+	tb.Cleanup(func() { n.file.Close() })
 	return n
 }
 
-func (n *netns) do(t testing.TB, f func() error) {
-	t.Helper()
+func (n *netns) do(tb testing.TB, f func() error) {
+	tb.Helper()
 	if err := in(func() error { return unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET) }, f); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // plug makes a link named name in n, the other end of which is named peer in to. It returns both indexes.
-func (n *netns) plug(t testing.TB, name string, to *netns, peer string) (index, peerIndex int) {
-	t.Helper()
-	n.do(t, func() error {
+func (n *netns) plug(tb testing.TB, name string, to *netns, peer string) (index, peerIndex int) {
+	tb.Helper()
+	n.do(tb, func() error {
 		v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer, PeerNamespace: netlink.NsFd(int(to.file.Fd()))}
 		if err := netlink.LinkAdd(v); err != nil {
 			return err
@@ -72,7 +72,7 @@ func (n *netns) plug(t testing.TB, name string, to *netns, peer string) (index, 
 		index = v.Index
 		return netlink.LinkSetUp(v)
 	})
-	to.do(t, func() error {
+	to.do(tb, func() error {
 		other, err := netlink.LinkByName(peer)
 		if err != nil {
 			return err
@@ -84,9 +84,9 @@ func (n *netns) plug(t testing.TB, name string, to *netns, peer string) (index, 
 }
 
 // address gives link addresses, which are usable at once.
-func (n *netns) address(t testing.TB, link string, prefixes ...string) {
-	t.Helper()
-	n.do(t, func() error {
+func (n *netns) address(tb testing.TB, link string, prefixes ...string) {
+	tb.Helper()
+	n.do(tb, func() error {
 		l, err := netlink.LinkByName(link)
 		for _, p := range prefixes {
 			addr, parseErr := netlink.ParseAddr(p)
@@ -100,9 +100,9 @@ func (n *netns) address(t testing.TB, link string, prefixes ...string) {
 	})
 }
 
-func (n *netns) sysctl(t testing.TB, settings ...string) {
-	t.Helper()
-	n.do(t, func() error {
+func (n *netns) sysctl(tb testing.TB, settings ...string) {
+	tb.Helper()
+	n.do(tb, func() error {
 		for _, s := range settings {
 			name, value, _ := strings.Cut(s, "=")
 			if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil {
@@ -114,9 +114,9 @@ func (n *netns) sysctl(t testing.TB, settings ...string) {
 }
 
 // route adds a route by a link, with a permanent neighbour when the destination is one address.
-func (n *netns) route(t testing.TB, link, to, via string, mac net.HardwareAddr) {
-	t.Helper()
-	n.do(t, func() error {
+func (n *netns) route(tb testing.TB, link, to, via string, mac net.HardwareAddr) {
+	tb.Helper()
+	n.do(tb, func() error {
 		l, err := netlink.LinkByName(link)
 		if err != nil {
 			return err
@@ -137,9 +137,9 @@ func (n *netns) route(t testing.TB, link, to, via string, mac net.HardwareAddr) 
 	})
 }
 
-func (n *netns) mac(t testing.TB, link string) (mac net.HardwareAddr) {
-	t.Helper()
-	n.do(t, func() error {
+func (n *netns) mac(tb testing.TB, link string) (mac net.HardwareAddr) {
+	tb.Helper()
+	n.do(tb, func() error {
 		l, err := netlink.LinkByName(link)
 		if err == nil {
 			mac = l.Attrs().HardwareAddr
@@ -165,30 +165,30 @@ type world struct {
 	uplink, podLink           int
 }
 
-func newWorld(t testing.TB, cfg Config) *world {
-	t.Helper()
+func newWorld(tb testing.TB, cfg Config) *world {
+	tb.Helper()
 	d, err := Load(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := d.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
-	w := &world{Datapath: d, node: newNetns(t), pod: newNetns(t), client: newNetns(t), remote: newNetns(t)}
-	wire := newNetns(t)
-	wire.do(t, func() error {
+	w := &world{Datapath: d, node: newNetns(tb), pod: newNetns(tb), client: newNetns(tb), remote: newNetns(tb)}
+	wire := newNetns(tb)
+	wire.do(tb, func() error {
 		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br"}}
 		return errors.Join(netlink.LinkAdd(br), netlink.LinkSetUp(br))
 	})
 	for name, n := range map[string]*netns{"node": w.node, "client": w.client, "remote": w.remote} {
-		_, index := wire.plug(t, name, n, "eth0")
+		_, index := wire.plug(tb, name, n, "eth0")
 		if n == w.node {
 			w.uplink = index
 		}
 	}
-	wire.do(t, func() error {
+	wire.do(tb, func() error {
 		br, err := netlink.LinkByName("br")
 		if err != nil {
 			return err
@@ -204,35 +204,35 @@ func newWorld(t testing.TB, cfg Config) *world {
 		}
 		return nil
 	})
-	w.client.address(t, "eth0", clientAddrs[0]+"/24", clientAddrs[1]+"/64")
-	w.remote.address(t, "eth0", remoteAddrs[0]+"/24", remoteAddrs[1]+"/64")
-	w.node.address(t, "eth0", nodeAddrs[0]+"/24", nodeAddrs[1]+"/64")
+	w.client.address(tb, "eth0", clientAddrs[0]+"/24", clientAddrs[1]+"/64")
+	w.remote.address(tb, "eth0", remoteAddrs[0]+"/24", remoteAddrs[1]+"/64")
+	w.node.address(tb, "eth0", nodeAddrs[0]+"/24", nodeAddrs[1]+"/64")
 	// Nobody has to ask for a MAC. What waits for an answer is lost when it is late.
 	for _, n := range []*netns{w.client, w.remote, w.node} {
 		for i := range nodeAddrs {
 			for a, peer := range map[string]*netns{clientAddrs[i]: w.client, remoteAddrs[i]: w.remote, nodeAddrs[i]: w.node} {
 				if peer != n {
-					n.neighbour(t, "eth0", a, peer.mac(t, "eth0"))
+					n.neighbour(tb, "eth0", a, peer.mac(tb, "eth0"))
 				}
 			}
 		}
 	}
-	w.node.sysctl(t, "ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1")
-	w.podLink, _ = w.node.plug(t, "pod", w.pod, "eth0")
-	w.pod.address(t, "eth0", podAddrs[0]+"/32", podAddrs[1]+"/128")
-	w.pod.route(t, "eth0", "0.0.0.0/0", "169.254.1.1", w.node.mac(t, "pod"))
-	w.pod.route(t, "eth0", "::/0", "fe80::1:1", w.node.mac(t, "pod"))
+	w.node.sysctl(tb, "ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1")
+	w.podLink, _ = w.node.plug(tb, "pod", w.pod, "eth0")
+	w.pod.address(tb, "eth0", podAddrs[0]+"/32", podAddrs[1]+"/128")
+	w.pod.route(tb, "eth0", "0.0.0.0/0", "169.254.1.1", w.node.mac(tb, "pod"))
+	w.pod.route(tb, "eth0", "::/0", "fe80::1:1", w.node.mac(tb, "pod"))
 	for _, a := range []string{podAddrs[0] + "/32", podAddrs[1] + "/128"} {
-		w.node.route(t, "pod", a, "", w.pod.mac(t, "eth0"))
+		w.node.route(tb, "pod", a, "", w.pod.mac(tb, "eth0"))
 	}
 	for _, link := range []string{"eth0", "pod"} {
-		w.node.do(t, func() error { return sumBySoftware(link) })
+		w.node.do(tb, func() error { return sumBySoftware(link) })
 	}
-	w.node.do(t, func() error {
+	w.node.do(tb, func() error {
 		return errors.Join(w.AttachLink(Uplink, w.uplink), w.AttachLink(PodLink, w.podLink), w.SetNodeAddresses(addrs(nodeAddrs)))
 	})
 	if err := w.Pods.Put(Pod{Addrs: addrs(podAddrs), Link: w.podLink, Slot: 1}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return w
 }
@@ -271,9 +271,9 @@ func at(addr string, port uint16) netip.AddrPort {
 }
 
 // serve answers TCP connections and datagrams with a name and the client's address as the server sees it.
-func (n *netns) serve(t testing.TB, addr netip.AddrPort, name string) {
-	t.Helper()
-	n.do(t, func() error {
+func (n *netns) serve(tb testing.TB, addr netip.AddrPort, name string) {
+	tb.Helper()
+	n.do(tb, func() error {
 		l, err := net.Listen("tcp", addr.String())
 		if err != nil {
 			return err
@@ -282,7 +282,7 @@ func (n *netns) serve(t testing.TB, addr netip.AddrPort, name string) {
 		if err != nil {
 			return errors.Join(err, l.Close())
 		}
-		t.Cleanup(func() { l.Close(); c.Close() })
+		tb.Cleanup(func() { l.Close(); c.Close() })
 		go acceptAll(l, func(conn net.Conn, b []byte) { _, _ = fmt.Fprintf(conn, "%s %s\n", name, conn.RemoteAddr()) })
 		go receiveAll(c, func(from net.Addr, b []byte) { _, _ = c.WriteTo(fmt.Appendf(nil, "%s %s\n", name, from), from) })
 		return nil
@@ -325,14 +325,14 @@ func network(proto uint8) string {
 }
 
 // dial connects from a namespace; within is how long it may take.
-func (n *netns) dial(t testing.TB, proto uint8, to netip.AddrPort, within time.Duration) (conn net.Conn, err error) {
-	t.Helper()
-	n.do(t, func() error {
+func (n *netns) dial(tb testing.TB, proto uint8, to netip.AddrPort, within time.Duration) (conn net.Conn, err error) {
+	tb.Helper()
+	n.do(tb, func() error {
 		conn, err = net.DialTimeout(network(proto), to.String(), within)
 		return nil
 	})
 	if err == nil {
-		t.Cleanup(func() { conn.Close() })
+		tb.Cleanup(func() { conn.Close() })
 	}
 	return conn, err
 }
@@ -485,9 +485,9 @@ func netlinkIndex(name string) (int, error) {
 }
 
 // moveDefault makes the default routes go by another link, to a gateway that is never asked for its MAC.
-func (n *netns) moveDefault(t testing.TB, from, to string) {
-	t.Helper()
-	n.do(t, func() error {
+func (n *netns) moveDefault(tb testing.TB, from, to string) {
+	tb.Helper()
+	n.do(tb, func() error {
 		index, err := netlinkIndex(from)
 		if err != nil {
 			return err
@@ -504,6 +504,6 @@ func (n *netns) moveDefault(t testing.TB, from, to string) {
 		return nil
 	})
 	gateway := net.HardwareAddr{2, 0, 0, 0, 0, 1}
-	n.route(t, to, "0.0.0.0/0", "169.254.1.1", gateway)
-	n.route(t, to, "::/0", "fe80::1:1", gateway)
+	n.route(tb, to, "0.0.0.0/0", "169.254.1.1", gateway)
+	n.route(tb, to, "::/0", "fe80::1:1", gateway)
 }
