@@ -1,6 +1,7 @@
 package nodelocaldns
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -285,5 +286,38 @@ func TestOpsPrint(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestLargeSets: what cannot be held is asked for, by type, and is not even made.
+func TestLargeSets(t *testing.T) {
+	t.Parallel()
+	store := cluster.NewStore()
+	store.Replace(cluster.Objects{Namespaces: []string{"shop"}})
+	for _, tt := range []struct {
+		endpoints int
+		want      []string
+	}{
+		{40, []string{"hold big.shop.svc.cluster.local. A (684 bytes)", "hold name big.shop.svc.cluster.local. (has addresses, ask SRV, ask below)"}},
+		{60, []string{"hold name big.shop.svc.cluster.local. (has addresses, ask A, ask SRV, ask below)"}},
+		{200, []string{"hold name big.shop.svc.cluster.local. (has addresses, ask A, ask SRV, ask below)"}},
+	} {
+		big := service("big")
+		big.Headless = true
+		var endpoints []cluster.Endpoint
+		for i := range tt.endpoints {
+			endpoints = append(endpoints, endpoint(fmt.Sprintf("10.1.0.%d", i), ""))
+		}
+		store.Update(func(e *cluster.Edit) {
+			e.PutService(big)
+			e.PutSlice(slice("big", "big-1", nil, endpoints...))
+		})
+		var got []string
+		for _, op := range difference(nil, newPlanner(testZone).wanted(store.Snapshot(), owner{kind: ownsService, name: big.Name})) {
+			got = append(got, op.String())
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%d endpoints (-want +got):\n%s", tt.endpoints, diff)
+		}
 	}
 }

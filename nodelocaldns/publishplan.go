@@ -16,6 +16,8 @@ import (
 const (
 	// maxNamed is how many endpoints of one Service have their own names in the kernel; of a Service with more, none has.
 	maxNamed = 1000
+	// maxAddresses keeps answers from being made that cannot fit.
+	maxAddresses = 64
 	// maxSRVTargets keeps answers from being made that are larger than what is held of a port.
 	maxSRVTargets = 2
 )
@@ -242,11 +244,30 @@ var addressTypes = [...]struct {
 	ask   bpf.NameFlags
 }{{dns.TypeA, bpf.NameAskA}, {dns.TypeAAAA, bpf.NameAskAAAA}}
 
+// crowded are the flags of a name with more addresses than can be held.
+func crowded(targets []target) (flags bpf.NameFlags) {
+	for _, t := range addressTypes {
+		count := 0
+		for i := range targets {
+			if addressType(targets[i].addr) == t.qtype {
+				count++
+			}
+		}
+		if count > maxAddresses {
+			flags |= bpf.NameAddresses | t.ask
+		}
+	}
+	return flags
+}
+
 // named adds what is held of a name that has addresses, if it exists. SRV questions at such a name are rare, and their answers
 // large: userspace has them.
 func (p planner) named(to []held, s *cluster.Snapshot, name string, flags bpf.NameFlags, ready map[string][]target) []held {
 	for _, t := range addressTypes {
 		q := entry{name, t.qtype}
+		if flags&t.ask != 0 {
+			continue
+		}
 		r := p.ask(s, q, ready)
 		switch {
 		case r.Rcode != dns.RcodeSuccess:
@@ -325,6 +346,9 @@ func (p planner) service(s *cluster.Snapshot, name cluster.Name) []held {
 			}
 		}
 	}
+	if svc.Headless {
+		flags |= crowded(ready[""])
+	}
 	return p.named(out, s, host, flags, ready)
 }
 
@@ -345,7 +369,7 @@ func (p planner) below(s *cluster.Snapshot, svc *cluster.Service, host string, r
 	}
 	var out []held
 	for _, label := range labels {
-		out = p.named(out, s, label+"."+host, 0, ready)
+		out = p.named(out, s, label+"."+host, crowded(ready[label]), ready)
 	}
 	if len(labels) < len(ready)-1 { // which has "" besides
 		return out, bpf.NameAskBelow
