@@ -293,9 +293,7 @@ func TestIncrementalEqualsFull(t *testing.T) {
 		answers := newFakeAnswers()
 		p := newTestPublisher(t, answers, nil)
 		for i := range rapid.IntRange(1, 4).Draw(t, "changes") {
-			objects := drawObjects(t)
-			objects.Namespaces = append(objects.Namespaces, fmt.Sprint("n", i)) // a Change in any case
-			store.Replace(objects)
+			changeSome(t, store, i)
 			p.Publish(nextChange(t, sub, rapid.IntRange(0, 3).Draw(t, "full") == 0))
 		}
 		fresh := newFakeAnswers()
@@ -308,6 +306,21 @@ func TestIncrementalEqualsFull(t *testing.T) {
 		}
 		checkSays(t, answers, store.Snapshot(), true)
 	})
+}
+
+// changeSome makes another cluster of it, or lets a namespace alone come or go.
+func changeSome(t *rapid.T, store *cluster.Store, i int) {
+	if i > 0 && rapid.Bool().Draw(t, "namespace alone") {
+		change := func(e *cluster.Edit) { e.PutNamespace("a") }
+		if store.Snapshot().HasNamespace("a") {
+			change = func(e *cluster.Edit) { e.DeleteNamespace("a") }
+		}
+		store.Update(change)
+		return
+	}
+	objects := drawObjects(t)
+	objects.Namespaces = append(objects.Namespaces, fmt.Sprint("n", i)) // a Change in any case
+	store.Replace(objects)
 }
 
 // nextChange is the next Change, made a Full one on demand.
