@@ -2,10 +2,11 @@
 // name.a., name.b., name.c. and only then for name., each for A and for AAAA; with autopath the answer to the first
 // question is the answer the whole search would have had, and the client stops there.
 //
-//	scope  a client's search list and ndots            Scope, ParseResolvConf
+//	scope  a client's search list and ndots              Scope, ParseResolvConf, Cluster
 //	plan   the names its search would ask for, in order  Scope.Plan, pure
 //	choice which of them the search ends with            Plan.Choose, a function of the lookups alone
 //	answer the chosen reply under the name that was asked
+//	note   for whom that answer may be kept              Note
 //
 // [Handler] puts these into a CoreDNS chain. It asks the plugins behind it, so their caches hold every answer under the
 // name it was found at and never under the name the client asked: nothing leaks between clients of different scopes.

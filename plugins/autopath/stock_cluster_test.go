@@ -17,7 +17,7 @@ import (
 	"github.com/nearpath/nearpath/plugins/autopath/autopathtest"
 )
 
-// A stock CoreDNS takes the plugin by one line of its plugin.cfg, as the README says: it is generated and built from the
+// A stock CoreDNS takes our plugins by lines of its plugin.cfg, as their READMEs say: it is generated and built from the
 // module's source, with all that CoreDNS ships, and answers a search. The first run downloads the modules that only
 // other plugins of CoreDNS need, from the module proxy.
 func TestStockCoreDNS(t *testing.T) {
@@ -28,12 +28,15 @@ func TestStockCoreDNS(t *testing.T) {
 		t.Fatal(err)
 	}
 	writable(t, dir)
-	usePlugin(t, filepath.Join(dir, "plugin.cfg"))
+	usePlugins(t, filepath.Join(dir, "plugin.cfg"))
 	run(t, dir, "go", "mod", "edit", "-require=github.com/nearpath/nearpath@v0.0.0", "-replace=github.com/nearpath/nearpath="+project)
 	run(t, dir, "go", "run", "-mod=mod", "directives_generate.go")
 	run(t, dir, "go", "build", "-mod=mod", "-o", "coredns", ".")
-	if got := strings.Count(run(t, dir, "./coredns", "-plugins"), "autopath"); got != 1 {
-		t.Errorf("%d plugins are called autopath", got)
+	plugins := run(t, dir, "./coredns", "-plugins")
+	for _, name := range []string{"autopath", "nearpath", "upstream"} {
+		if got := strings.Count(plugins, "dns."+name+"\n"); got != 1 {
+			t.Errorf("%d plugins are called %s:\n%s", got, name, plugins)
+		}
 	}
 	answers(t, dir)
 }
@@ -56,17 +59,25 @@ func writable(t *testing.T, dir string) {
 	}
 }
 
-func usePlugin(t *testing.T, path string) {
+func usePlugins(t *testing.T, path string) {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	const stock, ours = "\nautopath:autopath\n", "\nautopath:github.com/nearpath/nearpath/plugins/autopath\n"
-	if bytes.Count(text, []byte(stock)) != 1 {
-		t.Fatal("plugin.cfg has no line autopath:autopath")
+	const ours = ":github.com/nearpath/nearpath/plugins/"
+	for _, line := range []struct{ stock, with string }{
+		{"autopath:autopath", "autopath" + ours + "autopath"},
+		{"cache:cache", "nearpath" + ours + "nearpath\ncache:cache"},
+		{"forward:forward", "upstream" + ours + "upstream\nforward:forward"},
+	} {
+		stock, with := []byte("\n"+line.stock+"\n"), []byte("\n"+line.with+"\n")
+		if bytes.Count(text, stock) != 1 {
+			t.Fatalf("plugin.cfg has no line %s", line.stock)
+		}
+		text = bytes.Replace(text, stock, with, 1)
 	}
-	if err := os.WriteFile(path, bytes.Replace(text, []byte(stock), []byte(ours), 1), 0o600); err != nil {
+	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -82,7 +93,7 @@ func answers(t *testing.T, dir string) {
 	conn.Close()
 	_, port, _ := net.SplitHostPort(server)
 	corefile := fmt.Sprintf(".:%s {\n bind 127.0.0.1\n autopath resolv.conf {\n ndots 5\n }\n hosts {\n 192.0.2.1 www.example.test\n"+
-		" }\n template IN ANY cluster.local {\n rcode NXDOMAIN\n }\n}\n", port)
+		" }\n template IN ANY cluster.local {\n rcode NXDOMAIN\n }\n upstream . 192.0.2.53\n}\n", port)
 	for name, text := range map[string]string{"Corefile": corefile, "resolv.conf": "search shop.svc.cluster.local cluster.local\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)

@@ -229,6 +229,7 @@ func TestWatchesFollowEachOther(t *testing.T) {
 		synctest.Wait()
 		api.last().Stop()
 		time.Sleep(connecting + time.Second)
+		synctest.Wait()
 		if got := searches(f, "10.0.0.2"); got != green || api.lists != 1 || len(api.options) != 2 || api.options[1].ResourceVersion != "120" {
 			t.Errorf("%q after %d lists and watches of %+v", got, api.lists, api.options)
 		}

@@ -33,6 +33,9 @@ var provided atomic.Pointer[func() *cluster.Snapshot]
 
 func init() {
 	plugin.Register(name, setup)
+	if slices.Contains(dnsserver.Directives, name) {
+		return // plugin.cfg has us
+	}
 	before := slices.Index(dnsserver.Directives, "cache")
 	dnsserver.Directives = slices.Insert(slices.Clone(dnsserver.Directives), before, name)
 }

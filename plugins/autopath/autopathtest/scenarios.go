@@ -39,7 +39,7 @@ func Scenarios() []Scenario {
 	return []Scenario{reused(), twoNames(), replicas(), hostNetwork(), leak()}
 }
 
-const external = "\n\tcache 30\n\thosts {\n\t\t192.0.2.1 www.example.test\n\t\tfallthrough\n\t}\n"
+const external = "\n\thosts {\n\t\t192.0.2.1 www.example.test\n\t\tfallthrough\n\t}\n"
 
 // from is the question that begins a namespace's search for www.
 func from(namespace string) string { return www + namespace + ".svc.cluster.local." }
@@ -162,7 +162,7 @@ func leak() Scenario {
 		Name: "coredns/coredns#1139, another namespace's search",
 		Servers: func(t *testing.T, cluster func(*API) string) []string {
 			t.Helper()
-			return []string{cluster(StartAPI(t, Running("a", "shop", client), Running("known", "known", neighbour))) + external}
+			return []string{cluster(StartAPI(t, Running("a", "shop", client), Running("known", "known", neighbour))) + "\n\tcache 30" + external}
 		},
 		Play: func(t *testing.T, servers []string) string {
 			t.Helper()
