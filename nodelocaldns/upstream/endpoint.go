@@ -13,6 +13,8 @@ const (
 	// silence is how long replies may be missing before a connection or an endpoint is passed over: three times its 95th
 	// percentile, within these bounds.
 	minSilence, maxSilence = 30 * time.Millisecond, 500 * time.Millisecond
+	// maxSilent is how many times as many connections there may be while some are silent.
+	maxSilent = 4
 	// maxStale is how often a question may find its connection closed before the endpoint counts as broken.
 	maxStale = 8
 	// drainTimeout is how long questions in flight may take once an endpoint is none any more.
@@ -282,7 +284,7 @@ func (e *endpoint) take(apart, dialed bool) (*conn, <-chan struct{}, error) {
 // pick returns the connection to use; busy is whether another one would be better. Those that have been silent for too
 // long are passed over, as long as there may be others. The caller holds mu.
 func (e *endpoint) pick(now time.Time) (least *conn, busy bool) {
-	silence, crowded := e.silence(), len(e.conns) >= 2*e.connections
+	silence, crowded := e.silence(), len(e.conns) >= maxSilent*e.connections
 	fewest := maxCalls
 	for _, c := range e.conns {
 		l := c.load(now)
@@ -293,7 +295,7 @@ func (e *endpoint) pick(now time.Time) (least *conn, busy bool) {
 	return least, fewest > 0
 }
 
-// room is whether there may be one connection more: silent ones do not count, up to as many again. The caller holds mu.
+// room is whether there may be one connection more: silent ones do not count, within limits. The caller holds mu.
 func (e *endpoint) room(now time.Time) bool {
 	silence, talking := e.silence(), 0
 	for _, c := range e.conns {
@@ -301,7 +303,7 @@ func (e *endpoint) room(now time.Time) bool {
 			talking++
 		}
 	}
-	return e.dialing+talking < e.connections && e.dialing+len(e.conns) < 2*e.connections
+	return e.dialing+talking < e.connections && e.dialing+len(e.conns) < maxSilent*e.connections
 }
 
 // startDial has a connection made. The caller holds mu.
@@ -311,12 +313,12 @@ func (e *endpoint) startDial() {
 		ctx, cancel := context.WithTimeout(e.life, dialTimeout)
 		defer cancel()
 		tcp, err := e.pool.dial(ctx, "tcp", e.source, e.addr)
-		if err == nil && e.life.Err() != nil {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if err == nil && e.life.Err() != nil { // shut has ended, or will end, what it sees
 			tcp.Close()
 			err = errDrained
 		}
-		e.mu.Lock()
-		defer e.mu.Unlock()
 		e.dialing--
 		if e.dialErr = err; err == nil {
 			e.conns = append(e.conns, newConn(tcp, &e.pool.running, e.remove))

@@ -5,10 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +22,9 @@ import (
 
 // patience is for machines that have other things to do: what is to be seen is seen long before.
 const patience = 20 * time.Second
+
+// alone is an address no other server is at: a port that was free there stays so.
+var alone = netip.MustParseAddrPort("127.9.9.9:0")
 
 // reset ends the connection the question came on with a RST; over UDP it says nothing.
 func reset(a *asked) []byte {
@@ -145,7 +150,7 @@ func TestDeathAndRebirth(t *testing.T) {
 	for name, transport := range map[string]Transport{"UDP": UDPFirst, "TCP": TCP} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			first, second := serve(t, ok), serve(t, ok)
+			first, second := serve(t, ok, alone), serve(t, ok)
 			u := open(t, Config{
 				Targets: []Target{first.target(transport), second.target(transport)}, Policy: Sequential, HealthCheck: 5 * time.Millisecond, Timeout: patience,
 			})
@@ -199,6 +204,34 @@ func TestResetInFlight(t *testing.T) {
 	if n := failed.Load(); n > 0 {
 		t.Errorf("%d of %d questions failed", n, questions)
 	}
+}
+
+// A connection on which a reply is to another question is given up: who knows what the next ones are to.
+func TestMixedUpConnection(t *testing.T) {
+	t.Parallel()
+	ours, theirs := net.Pipe()
+	var running sync.WaitGroup
+	c := newConn(ours, &running, func(*conn) {})
+	running.Go(func() {
+		defer theirs.Close()
+		query, err := readFrame(theirs)
+		m := new(dns.Msg)
+		if err != nil || m.Unpack(query) != nil {
+			return
+		}
+		reply := faults["other name"](&asked{Msg: m})
+		_, _ = theirs.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(reply))), reply...))
+		_, _ = readFrame(theirs) // until the other side closes
+	})
+	q, err := newQuery(question("www.example."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.exchange(t.Context(), q, false); !errors.Is(err, errMixedUp) {
+		t.Errorf("error %v", err)
+	}
+	<-c.ended
+	running.Wait()
 }
 
 // Replies in any order, many questions on one connection: each client gets its own.
@@ -258,9 +291,9 @@ func TestTruncated(t *testing.T) {
 			if got := address(mustAsk(t, u, "www.example.")); got != "192.0.2.1" {
 				t.Errorf("answer %q", got)
 			}
-			if n := value(t, u.Metrics.truncated.WithLabelValues(s.addr.String())); n < 1 {
-				t.Errorf("%v truncated replies are counted", n)
-			}
+			until(t, "the truncated reply is counted", func() bool {
+				return value(t, u.Metrics.truncated.WithLabelValues(s.addr.String())) > 0
+			})
 		})
 	}
 }
@@ -294,6 +327,24 @@ func TestForgedReplies(t *testing.T) {
 	}
 	if n := value(t, u.Metrics.mismatched.WithLabelValues(s.addr.String())); n < 50 {
 		t.Errorf("%v of 50 forged replies are counted", n)
+	}
+}
+
+// Nobody can guess what a reply must look like: ids are all over the place, and so are ports.
+func TestUnguessable(t *testing.T) {
+	t.Parallel()
+	s := serve(t, ok)
+	u := open(t, Config{Targets: []Target{s.target(UDPFirst)}, Timeout: patience})
+	const questions = 300
+	for i := range questions {
+		mustAsk(t, u, fmt.Sprintf("n%d.example.", i))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lowest := slices.Min(slices.Collect(maps.Keys(s.ids)))
+	highest := slices.Max(slices.Collect(maps.Keys(s.ids)))
+	if len(s.ids) < questions*9/10 || highest-lowest < 50_000 || len(s.ports) < questions*9/10 {
+		t.Errorf("%d questions have %d ids from %d to %d and %d ports", questions, len(s.ids), lowest, highest, len(s.ports))
 	}
 }
 
@@ -372,10 +423,12 @@ func TestNoSocketIsLeft(t *testing.T) { // not parallel: others open sockets
 func TestClientGoesAway(t *testing.T) {
 	t.Parallel()
 	gate := make(chan struct{})
+	opened := sync.OnceFunc(func() { close(gate) })
 	s := serve(t, func(a *asked) []byte {
 		<-gate
 		return ok(a)
 	})
+	t.Cleanup(opened)
 	u := open(t, Config{Targets: []Target{s.target(TCP)}, NoHedge: true, Timeout: patience})
 	ctx, cancel := context.WithCancel(t.Context())
 	gone, stayed := make(chan error, 1), make(chan error, 1)
@@ -394,7 +447,7 @@ func TestClientGoesAway(t *testing.T) {
 	if err := <-gone; !errors.Is(err, context.Canceled) {
 		t.Errorf("who went away: %v", err)
 	}
-	close(gate)
+	opened()
 	if err := <-stayed; err != nil {
 		t.Errorf("who stayed: %v", err)
 	}
@@ -404,10 +457,12 @@ func TestClientGoesAway(t *testing.T) {
 func TestDropOldest(t *testing.T) {
 	t.Parallel()
 	gate := make(chan struct{})
+	opened := sync.OnceFunc(func() { close(gate) })
 	s := serve(t, func(a *asked) []byte {
 		<-gate
 		return ok(a)
 	})
+	t.Cleanup(opened)
 	u := open(t, Config{Targets: []Target{s.target(TCP)}, MaxConcurrent: 3, NoHedge: true, Timeout: patience})
 	results := make([]chan error, 5)
 	for i := range results {
@@ -423,7 +478,7 @@ func TestDropOldest(t *testing.T) {
 			t.Errorf("question %d: %v", i, err)
 		}
 	}
-	close(gate)
+	opened()
 	for i := range results[2:] {
 		if err := <-results[i+2]; err != nil {
 			t.Errorf("question %d: %v", i+2, err)

@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	// linger is how long a reply is still given to who asks the same: they missed the cache before the reply reached it.
-	linger = 100 * time.Millisecond
+	// linger is how long a reply is still given to who asks the same: they missed the cache before the reply reached it, and a
+	// burst of questions takes a busy node that long.
+	linger = 500 * time.Millisecond
 	// maxClients is how many times the questions in flight may wait for their replies.
 	maxClients = 8
 )
@@ -57,11 +58,18 @@ func (u *Upstream) Exchange(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 	if u.Snapshot != nil {
 		u.follow()
 	}
-	f, err := u.join(q)
+	f, fly, err := u.join(q)
 	if err != nil {
 		return nil, err
 	}
 	defer u.leave(f)
+	switch {
+	case fly == nil: // it is on its way
+	case ctx.Done() == nil: // whoever waits to the end can do it: that saves waking somebody else
+		fly()
+	default:
+		go fly()
+	}
 	select {
 	case <-f.done:
 	case <-ctx.Done():
@@ -74,13 +82,13 @@ func (u *Upstream) Exchange(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 }
 
 // join finds the question's flight or starts it. Where there are too many, the oldest is dropped: who asked it is the
-// first to ask again or to give up.
-func (u *Upstream) join(q *query) (*flight, error) {
+// first to ask again or to give up. Who starts a flight must call fly.
+func (u *Upstream) join(q *query) (joined *flight, fly func(), err error) {
 	fs := &u.flights
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.closed {
-		return nil, errClosed
+		return nil, nil, errClosed
 	}
 	for fs.clients >= fs.max*maxClients && fs.drop() {
 		u.Metrics.dropped.Inc()
@@ -89,7 +97,7 @@ func (u *Upstream) join(q *query) (*flight, error) {
 		f.clients++
 		fs.clients++
 		u.Metrics.coalesced.Inc()
-		return f, nil
+		return f, nil, nil
 	}
 	for fs.order.Len() >= fs.max && fs.drop() {
 		u.Metrics.dropped.Inc()
@@ -101,13 +109,14 @@ func (u *Upstream) join(q *query) (*flight, error) {
 	fs.byKey[q.key] = f
 	fs.clients++
 	u.Metrics.waiting.Inc()
-	u.running.Go(func() {
+	u.running.Add(1)
+	return f, func() {
+		defer u.running.Done()
 		defer stop()
 		defer cancel(nil)
 		f.reply, f.err = u.ask(ctx, q)
 		u.land(f, q.key)
-	})
-	return f, nil
+	}, nil
 }
 
 // drop gives up the oldest flight. The caller holds mu.

@@ -15,8 +15,8 @@ const (
 	// nearby is how much slower than twice the fastest endpoint another may be to count as near.
 	nearby = time.Millisecond
 	// A reply is late after the 95th percentile, and missing after four times that, within these bounds.
-	minLate, maxLate       = time.Millisecond, 500 * time.Millisecond
-	minMissing, maxMissing = 100 * time.Millisecond, time.Second
+	minLate, maxLate       = 10 * time.Millisecond, 500 * time.Millisecond
+	minMissing, maxMissing = 150 * time.Millisecond, time.Second
 	// grace is for those that lose a race: a reply within it proves that they live.
 	minGrace = 250 * time.Millisecond
 	// firstRound is how long to wait when every endpoint has failed, before all are asked again; each further round waits
@@ -25,6 +25,8 @@ const (
 	maxRounds  = 6 // that make patience longer
 	// maxBad is how many endpoints are asked for a name that has an error everywhere.
 	maxBad = 3
+	// maxAtOnce is over how many connections a server is asked one question.
+	maxAtOnce = 3
 	// udpTries is how often a question is asked of an endpoint over UDP, before TCP is tried.
 	udpTries = 2
 )
@@ -40,6 +42,7 @@ type race struct {
 	late    time.Time // when the last one asked is missing
 	stage   stage
 	rounds  int
+	hedged  bool     // one time is enough
 	bad     *dns.Msg // a reply that is only good when there is no other
 	bads    int
 	err     error
@@ -91,7 +94,7 @@ func (u *Upstream) ask(ctx context.Context, q *query) (*dns.Msg, error) {
 }
 
 // attempts bounds how often one question is asked: everybody twice at least, so that one that lives is found.
-func (u *Upstream) attempts() int { return max(4, 2*len(*u.members.Load())) }
+func (u *Upstream) attempts() int { return max(6, 2*len(*u.members.Load())) }
 
 func (r *race) verdict(err error) (*dns.Msg, error) {
 	if r.bad != nil && !errors.Is(err, ErrDropped) {
@@ -132,8 +135,13 @@ func (r *race) start() bool {
 	patience := min(r.rounds, maxRounds)
 	late := min(max(p95, minLate), maxLate) << patience
 	r.late = one.start.Add(max(late, min(max(4*p95, minMissing), maxMissing)<<patience))
-	r.stage = stageHedge
-	r.timer.Reset(late)
+	if r.hedged || r.NoHedge {
+		r.stage = stageRetry
+		r.timer.Reset(time.Until(r.late))
+	} else {
+		r.stage = stageHedge
+		r.timer.Reset(late)
+	}
 	return true
 }
 
@@ -154,8 +162,8 @@ func (r *race) impatient() {
 	}
 	switch r.stage {
 	case stageHedge:
-		if !r.NoHedge && r.budget.spend() {
-			r.rounds++
+		if r.elsewhere() && r.budget.spend() {
+			r.hedged = true
 			if r.start() {
 				r.Metrics.hedged.Inc()
 			}
@@ -165,8 +173,22 @@ func (r *race) impatient() {
 		r.timer.Reset(time.Until(r.late))
 	case stageRetry, stageRound:
 		r.rounds++
-		r.again()
+		if r.stage = stageNone; r.elsewhere() {
+			r.again()
+		}
 	}
+}
+
+// elsewhere is whether asking once more is not just more of the same: over TCP nothing is lost, and a server that is asked over
+// three connections already is slow with this question rather than with those before it, and would be over all of them.
+func (r *race) elsewhere() bool {
+	next, waits := r.choose(r.asked), 0
+	for _, one := range r.runs {
+		if one.member == next && !one.over {
+			waits++
+		}
+	}
+	return next != nil && (next.transport == UDPFirst || waits < min(maxAtOnce, next.connections+1))
 }
 
 func (r *race) again() {

@@ -32,6 +32,8 @@ type server struct {
 	mu    sync.Mutex
 	conns map[*net.TCPConn]bool
 	names []string
+	ids   map[uint16]bool
+	ports map[uint16]bool // of UDP clients
 }
 
 // An asked is a query as the server has it.
@@ -45,7 +47,7 @@ type asked struct {
 // serve starts a server at an address, 127.0.0.1 and any port by default.
 func serve(tb testing.TB, reply func(*asked) []byte, at ...netip.AddrPort) *server {
 	tb.Helper()
-	s := &server{reply: reply, conns: make(map[*net.TCPConn]bool)}
+	s := &server{reply: reply, conns: make(map[*net.TCPConn]bool), ids: make(map[uint16]bool), ports: make(map[uint16]bool)}
 	want := netip.MustParseAddrPort("127.0.0.1:0")
 	if len(at) > 0 {
 		want = at[0]
@@ -133,6 +135,9 @@ func (s *server) serveUDP() {
 		}
 		query := append([]byte(nil), buffer[:n]...)
 		s.running.Go(func() {
+			s.mu.Lock()
+			s.ports[from.Port()] = true
+			s.mu.Unlock()
 			s.handle(query, "udp", nil, func(reply []byte) { _, _ = s.udp.WriteToUDPAddrPort(reply, from) })
 		})
 	}
@@ -145,7 +150,7 @@ func (s *server) handle(query []byte, proto string, conn *net.TCPConn, send func
 	}
 	s.count.Add(1)
 	s.mu.Lock()
-	s.names = append(s.names, m.Question[0].Name)
+	s.names, s.ids[m.Id] = append(s.names, m.Question[0].Name), true
 	s.mu.Unlock()
 	if reply := s.reply(&asked{m, s, proto, conn}); reply != nil {
 		send(reply)
@@ -202,7 +207,7 @@ func (s *server) target(t Transport) Target { return Target{Addr: s.addr, Transp
 // dead is an address on which nothing listens.
 func dead(tb testing.TB) netip.AddrPort {
 	tb.Helper()
-	s := serve(tb, nothing)
+	s := serve(tb, nothing, alone)
 	s.stop()
 	return s.addr
 }
@@ -283,9 +288,11 @@ func value(tb testing.TB, of prometheus.Metric) float64 {
 }
 
 func TestMain(m *testing.M) {
-	// Tests wait for sockets and timers, not for the processor.
-	if err := flag.Set("test.parallel", "32"); err != nil {
-		panic(err)
+	// Tests wait for sockets and timers, not for the processor; fuzzing does.
+	if flag.Parse(); flag.Lookup("test.fuzz").Value.String() == "" {
+		if err := flag.Set("test.parallel", "32"); err != nil {
+			panic(err)
+		}
 	}
 	goleak.VerifyTestMain(m)
 }

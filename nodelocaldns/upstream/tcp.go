@@ -55,6 +55,8 @@ type conn struct {
 	out   chan []byte   // frames
 	ended chan struct{} // closed at the end
 
+	writing sync.Mutex // held by who writes
+
 	mu    sync.Mutex // guards what follows
 	calls map[uint16]chan<- result
 	// waiting is how many of calls are waited for. An id whose question was given up stays until its reply is here: it
@@ -94,9 +96,7 @@ func (c *conn) exchange(ctx context.Context, q *query, plain bool) ([]byte, erro
 	frame := make([]byte, 2, 2+len(q.wire))
 	frame = q.message(frame, id, plain)
 	binary.BigEndian.PutUint16(frame, uint16(len(frame)-2)) //nolint:gosec // below 300
-	select {
-	case c.out <- frame:
-	default:
+	if !c.send(frame) {
 		c.forget(id)
 		return nil, errBusy
 	}
@@ -157,17 +157,42 @@ func (c *conn) forget(id uint16) {
 	}
 }
 
-// giveUp leaves the id taken, until the reply comes.
+// giveUp leaves the id taken, until the reply comes. A connection that nobody waits on any more, and that has been silent for
+// long, is of no use.
 func (c *conn) giveUp(id uint16) {
 	c.mu.Lock()
 	if c.calls[id] != nil {
 		c.calls[id] = nil
 		c.waiting--
 	}
-	over := c.retired && c.waiting == 0
+	over := c.waiting == 0 && (c.retired || len(c.calls) > 0 && time.Since(c.since) > maxSilence)
+	c.retired = c.retired || over // no question slips in
 	c.mu.Unlock()
 	if over {
 		c.end(errRetired)
+	}
+}
+
+// send writes at once when nobody else does, and leaves it to write otherwise: waking somebody takes longer.
+func (c *conn) send(frame []byte) bool {
+	if c.writing.TryLock() {
+		defer c.writing.Unlock()
+		c.writeNow(frame)
+		return true
+	}
+	select {
+	case c.out <- frame:
+		return true
+	default:
+		return false
+	}
+}
+
+// writeNow ends the connection when it fails. The caller holds writing.
+func (c *conn) writeNow(frames []byte) {
+	_ = c.tcp.SetWriteDeadline(time.Now().Add(writeTimeout)) // fails when closed, as the write then does
+	if _, err := c.tcp.Write(frames); err != nil {
+		c.end(err)
 	}
 }
 
@@ -188,11 +213,9 @@ func (c *conn) write() {
 				more = false
 			}
 		}
-		_ = c.tcp.SetWriteDeadline(time.Now().Add(writeTimeout)) // fails when closed, as the write then does
-		if _, err := c.tcp.Write(batch); err != nil {
-			c.end(err)
-			return
-		}
+		c.writing.Lock()
+		c.writeNow(batch)
+		c.writing.Unlock()
 	}
 }
 

@@ -53,7 +53,7 @@ type Config struct {
 	Snapshot func() *cluster.Snapshot
 
 	Policy      Policy
-	Connections int           // TCP connections to one endpoint, twice as many while some are silent; 0 means 4
+	Connections int           // TCP connections to one endpoint, four times as many while some are silent; 0 means 4
 	Expire      time.Duration // after which connections that nobody uses are closed; 0 means 60 s
 	ReadTimeout time.Duration // of one attempt; 0 means 2 s
 	Timeout     time.Duration // of one question with all attempts; 0 means 4 s: less than any client waits
