@@ -101,11 +101,12 @@ test-diff: ## (root) take over from the real kube-proxy, and random clusters bes
 demo: build ## (root) two simulated nodes, pods, Services and names; ends in under a minute
 	$(BIN)/nearpath demo
 
-bench: build ## (root) measure beside peers: BENCH=cni|service|shaping|all, QUICK=1 for fewer rounds, DOCS=1 to write docs/benchmarks.md
+bench: build ## (root) measure beside peers: BENCH=cni|externaldns|service|shaping|all, QUICK=1 for fewer rounds, DOCS=1 to write docs/benchmarks.md
 	@[ "$$(id -u)" = 0 ] || { echo "bench: needs root: sudo make bench"; exit 2; }
 	$(GO) build -C bench -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(abspath $(BIN))/ ./cmd/...
 	$(GO) build -C bench -buildvcs=false -trimpath -ldflags '-s -w' -o $(CACHE)/bench/peers/ tool
 	$(GO) build -C test/diff/kubeproxy -trimpath -ldflags '-s -w' -o $(CACHE)/bench/peers/kubeproxy .
+	$(if $(filter externaldns all,$(or $(BENCH),all)),$(GO) build -C test/tools/externaldns -trimpath -ldflags '-s -w' -o $(CACHE)/bench/peers/external-dns sigs.k8s.io/external-dns)
 	$(BIN)/bench run -bench $(or $(BENCH),all) -bin $(BIN) -peers $(CACHE)/bench/peers $(if $(QUICK),-quick) $(if $(DOCS),-docs docs/benchmarks.md)
 
 bench-check: ## compare the newest figures of make bench with what nearpath promises

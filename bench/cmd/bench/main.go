@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/nearpath/nearpath/bench/cni"
+	"github.com/nearpath/nearpath/bench/externaldns"
 	"github.com/nearpath/nearpath/bench/measure"
 	"github.com/nearpath/nearpath/bench/podruntime"
 	"github.com/nearpath/nearpath/bench/service"
@@ -69,7 +70,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 
 // benchmarks are those there are.
 func benchmarks() []measure.Benchmark {
-	return []measure.Benchmark{cni.Benchmark(), service.Benchmark(), shaping.Benchmark()}
+	return []measure.Benchmark{cni.Benchmark(), externaldns.Benchmark(), service.Benchmark(), shaping.Benchmark()}
 }
 
 func chosen(name string) ([]measure.Benchmark, error) {
