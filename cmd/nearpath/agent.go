@@ -145,7 +145,7 @@ func runAgent(ctx context.Context, a *agent, path string, read func(string) (con
 	if path != "" {
 		a.tasks = append(a.tasks, newReloader(path, a.cfg, read, a.applyConfig, a.log, a.metrics))
 	}
-	saveMemory()
+	saveMemory(gcPercent)
 	a.tasks = append(a.tasks, newMemoryTask(a.synced))
 	a.log.Info("agent starts", "version", version, "node", a.cfg.NodeName)
 	err = a.tasks.run(ctx, a.log)

@@ -76,6 +76,8 @@ func runPublisher(ctx context.Context, cfg publisherConfig, log *slog.Logger, co
 		}
 	}
 	p.buildAPI()
+	saveMemory(syncerGCPercent)
+	p.tasks = append(p.tasks, newMemoryTask(p.feed.Ready()), newMemoryTask(p.syncer.Ready()))
 	log.Info("syncer starts", "version", version, "owner", cfg.OwnerID, "policy", cfg.Policy, "dryRun", cfg.DryRun)
 	err := p.tasks.run(ctx, log)
 	log.Info("syncer stops; records stay as they are", "err", err)

@@ -9,10 +9,13 @@ import (
 // seldom changes, and the node's memory is for pods.
 const gcPercent = 50
 
+// syncerGCPercent is the syncer's: it waits for the cloud most of its time, and has more of it to collect.
+const syncerGCPercent = 25
+
 // saveMemory sets the collector, unless the environment does.
-func saveMemory() {
+func saveMemory(percent int) {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		debug.SetGCPercent(percent)
 	}
 }
 
