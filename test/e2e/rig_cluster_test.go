@@ -34,6 +34,7 @@ var appYAML string
 // instance of the VPC, too.
 type rig struct {
 	*kube.Cluster
+	cloud  *cloudlab.Cloud
 	bin    string
 	agents map[string]*netlab.Process
 }
@@ -64,7 +65,7 @@ func startRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{bin: bin, agents: map[string]*netlab.Process{}}
+	r := &rig{cloud: cloud, bin: bin, agents: map[string]*netlab.Process{}}
 	r.Cluster = kube.Start(t, clusterConfig(t, lab, cloud, bin))
 	for _, n := range r.Nodes() {
 		r.startAgent(t, n)
