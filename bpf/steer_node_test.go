@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // listenerAddrs are those of the node's DNS listener, clusterDNS those of the Service.
@@ -59,9 +61,26 @@ func (w dnsWorld) live(alive bool) {
 // answers asks by a connection, and fails unless the named one answers.
 func answers(t *testing.T, what string, conn net.Conn, want string) {
 	t.Helper()
-	if name, _, err := ask(conn, patience); err != nil || name != want {
+	if name, err := tell(conn, opcodeQuery, patience); err != nil || name != want {
 		t.Errorf("%s: %q answered, want %q, %v", what, name, want, err)
 	}
+}
+
+// Opcodes of DNS: RFC 1035, 4.1.1, and RFC 2136, 1.3.
+const opcodeQuery, opcodeUpdate = 0, 5
+
+// tell sends the header of a DNS message and returns who answered.
+func tell(conn net.Conn, opcode byte, within time.Duration) (name string, err error) {
+	buf := make([]byte, 100)
+	if err := conn.SetDeadline(time.Now().Add(within)); err != nil {
+		return "", err
+	}
+	if _, err := conn.Write([]byte{2: opcode << 3, 11: 0}); err != nil {
+		return "", err
+	}
+	n, err := conn.Read(buf)
+	name, _, _ = strings.Cut(string(buf[:n]), " ")
+	return name, err
 }
 
 // steering asks from a pod, at the Service's address as its packets have it where no hook translates, and at the listener's,
@@ -92,6 +111,10 @@ func (w dnsWorld) steer(t *testing.T, i int, to netip.AddrPort) {
 		return conn
 	}
 	answers(t, "datagram, with a listener", socket, "node")
+	if name, err := tell(socket, opcodeUpdate, patience); err != nil || name != "cluster" {
+		t.Errorf("an update: %q answered, want the cluster's DNS, %v", name, err)
+	}
+	answers(t, "datagram after an update", socket, "node")
 	atListener := connect()
 	answers(t, "connection, with a listener", atListener, "node")
 	// The agent is dead, and its socket not closed yet.
@@ -144,7 +167,7 @@ func TestOwnDNS(t *testing.T) {
 		answers(t, "with a listener", socket, "node")
 		w.live(false)
 		stop()
-		if _, _, err := ask(socket, silence); !errors.Is(err, os.ErrDeadlineExceeded) {
+		if _, err := tell(socket, opcodeQuery, silence); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("without a listener: %v, want silence", err)
 		}
 		stop = w.listen(t, i)

@@ -118,21 +118,29 @@ static __always_inline bool outlived(const struct flow *copy, const struct packe
 	return true;
 }
 
-/* Whether the packet is a datagram of a pod to the node's listener, and that one serves. A global function, see begin. */
-__attribute__((noinline)) int to_listener(void)
+/* Whether the node's listener serves what the packet asks: while it lives, and queries only. What else DNS is used for, such as updates
+ * and notices (RFC 6895, 2.2), is the cluster's DNS to judge. Of a connection it is not known. A global function, see begin. */
+__attribute__((noinline)) int listener_serves(struct __sk_buff *skb)
 {
 	struct moment *m = this_moment();
+	__u8 flags = 0;
 
-	return m && m->p.tuple.proto == IPPROTO_UDP && !m->p.inner && is_node_dns(m->p.tuple.daddr, m->p.tuple.dport) && agent_alive();
+	if (!m || !agent_alive())
+		return false;
+	if (m->p.tuple.proto != IPPROTO_UDP)
+		return true;
+	if (m->p.inner || m->p.net.part == LATER_FRAGMENT)
+		return false;
+	return !bpf_skb_load_bytes(skb, m->p.net.l4 + sizeof(struct udphdr) + OPCODE_AT, &flags, sizeof(flags)) && !(flags & OPCODE_BITS);
 }
 
-/* A datagram to the cluster's DNS goes to the node's listener while that one serves, whoever got the last: it needs a new
+/* A datagram to the cluster's DNS goes to the node's listener while that one serves it, whoever got the last: it needs a new
  * connection then. What answers the ones before is under way, so the answers' entry stays. */
-static __always_inline bool resteered(const struct flow *copy, const struct packet *p)
+static __always_inline bool resteered(struct __sk_buff *skb, const struct flow *copy, const struct packet *p)
 {
 	if ((copy->flags & (FLOW_DNS | FLOW_REPLY)) != FLOW_DNS || p->tuple.proto != IPPROTO_UDP || p->inner)
 		return false;
-	if (!(copy->flags & FLOW_LISTENER) == !agent_alive())
+	if (!(copy->flags & FLOW_LISTENER) == !listener_serves(skb))
 		return false;
 	bpf_map_delete_elem(&flows, &p->tuple);
 	return true;

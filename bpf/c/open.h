@@ -200,14 +200,14 @@ static __always_inline bool connect_flow(const struct packet *p, struct opening 
 }
 
 /* Who asks the cluster's DNS asks the node's listener while that one serves. A global function, see begin. */
-__attribute__((noinline)) int steered(void)
+__attribute__((noinline)) int steered(struct __sk_buff *skb)
 {
 	struct moment *m = this_moment();
 	struct opening *o;
 	__u32 zero = 0;
 
 	o = bpf_map_lookup_elem(&openings, &zero);
-	if (!m || !o || !agent_alive() || !find_service(m->p.tuple.daddr, m->p.tuple.dport, m->p.tuple.proto, &o->svc))
+	if (!m || !o || !listener_serves(skb) || !find_service(m->p.tuple.daddr, m->p.tuple.dport, m->p.tuple.proto, &o->svc))
 		return false;
 	return (o->svc.policy.flags & BLOCK_NODE_DNS) && get_node_dns(o->svc.policy.backend_cells == BACKEND_CELLS_V4, &o->backend);
 }
@@ -231,7 +231,7 @@ __attribute__((noinline)) int begin(struct __sk_buff *skb, __u32 who, __u32 link
 	p = &m->p;
 	c = &o->course;
 	asks = (who == CLIENT_POD || who == CLIENT_ENI_POD) && p->tuple.dport == bpf_htons(DNS_PORT);
-	listener = asks && steered();
+	listener = asks && steered(skb);
 	if (listener) {
 		/* From its own address there is nothing to translate. */
 		if (same_address(p->tuple.daddr, o->backend.addr))
@@ -261,12 +261,12 @@ static __always_inline enum decision find_or_begin(struct __sk_buff *skb, struct
 
 	/* A socket of a pod asks the listener's own address. Datagrams get there while it serves, and are translated, as any for a
 	 * Service, while it does not; what began otherwise does not end by that, for each has its entries. */
-	if (pod && to_listener()) {
+	if (pod && m->p.tuple.proto == IPPROTO_UDP && is_node_dns(m->p.tuple.daddr, m->p.tuple.dport) && listener_serves(skb)) {
 		forget_fragment(&m->p);
 		return DECIDE_PASS;
 	}
 	f = find_flow(&m->p.tuple, &m->to);
-	if (f && !resteered(&m->to, &m->p) && !outlived(&m->to, &m->p)) {
+	if (f && !resteered(skb, &m->to, &m->p) && !outlived(&m->to, &m->p)) {
 		touch(f, &m->p);
 		return DECIDE_BACKEND;
 	}

@@ -10,6 +10,10 @@
 #include "block.h"
 #include "maps.h"
 
+/* Where a DNS message has its opcode (RFC 1035, 4.1.1); a query's is 0. */
+#define OPCODE_AT 2
+#define OPCODE_BITS 0x78
+
 /* Addresses of the listener, of each family; zero: none. */
 const volatile struct address node_dns4, node_dns6;
 
