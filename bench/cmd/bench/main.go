@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/nearpath/nearpath/bench/cni"
+	"github.com/nearpath/nearpath/bench/dns"
 	"github.com/nearpath/nearpath/bench/externaldns"
 	"github.com/nearpath/nearpath/bench/measure"
 	"github.com/nearpath/nearpath/bench/podruntime"
@@ -62,15 +63,17 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case "runtime": // what run starts on nodes
 		return podruntime.Serve(os.Stdin, os.Stdout)
 	}
-	if serve, ok := service.Roles()[args[0]]; ok {
-		return serve(os.Stdin, os.Stdout)
+	for _, roles := range []map[string]func(io.Reader, io.Writer) error{service.Roles(), dns.Roles()} {
+		if serve, ok := roles[args[0]]; ok {
+			return serve(os.Stdin, os.Stdout)
+		}
 	}
 	return errUsage
 }
 
 // benchmarks are those there are.
 func benchmarks() []measure.Benchmark {
-	return []measure.Benchmark{cni.Benchmark(), externaldns.Benchmark(), service.Benchmark(), shaping.Benchmark()}
+	return []measure.Benchmark{cni.Benchmark(), dns.Benchmark(), externaldns.Benchmark(), service.Benchmark(), shaping.Benchmark()}
 }
 
 func chosen(name string) ([]measure.Benchmark, error) {
