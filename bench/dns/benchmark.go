@@ -168,24 +168,34 @@ func (b *bed) addPod(ctx context.Context, name string) error {
 	return errors.Join(b.client.Ask(ctx, verbEnter, podruntime.Path(name), nil), b.client.Ask(ctx, verbPin, clientCPU, nil))
 }
 
-// warm asks for a name until the kernel has its answer: while the agent stands still, nobody else can give it.
+// warm asks for a name until the kernel answers.
 func (b *bed) warm(ctx context.Context, name string) error {
-	ask := func(patience time.Duration) error {
-		return b.client.Ask(ctx, verbLoop, loop{Server: b.ours.server, Names: []string{name}, Times: 1, Patience: patience}, nil)
-	}
 	return b.node.Await(ctx, func() string {
-		if err := ask(2 * time.Second); err != nil {
+		by, err := b.answeredByKernel(ctx, func() error {
+			_, err := b.ask(ctx, b.ours, []string{name}, 1)
+			return err
+		})
+		switch {
+		case err != nil:
 			return err.Error()
-		}
-		if err := stop(b.ours.pid); err != nil {
-			return err.Error()
-		}
-		err := errors.Join(ask(patience), resume(b.ours.pid))
-		if err != nil {
-			return "the kernel has no answer: " + err.Error()
+		case by == 0:
+			return "the kernel has no answer to " + name
 		}
 		return ""
 	})
+}
+
+// answeredByKernel is how many questions the kernel answered meanwhile.
+func (b *bed) answeredByKernel(ctx context.Context, meanwhile func() error) (uint64, error) {
+	var before, after uint64
+	if err := b.beside.Ask(ctx, verbHits, nil, &before); err != nil {
+		return 0, err
+	}
+	if err := meanwhile(); err != nil {
+		return 0, err
+	}
+	err := b.beside.Ask(ctx, verbHits, nil, &after)
+	return after - before, err
 }
 
 // fresh are names that nobody has asked for.

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,7 +10,6 @@ import (
 	"net/netip"
 	"runtime"
 	"time"
-	"unsafe"
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
@@ -25,6 +25,7 @@ const (
 	verbRate  = "rate"
 	verbBurst = "burst"
 	verbMaps  = "maps"
+	verbHits  = "hits"
 )
 
 // A loop is one question after another over one socket, the names by turns.
@@ -65,6 +66,7 @@ func serveClient(in io.Reader, out io.Writer) error {
 		verbRate:  remote.Verb(func(r rate) (any, error) { return r.do() }),
 		verbBurst: remote.Verb(func(b burst) (any, error) { return b.do() }),
 		verbMaps:  serveMaps,
+		verbHits:  func(json.RawMessage) (any, error) { return kernelHits() },
 	})
 }
 
@@ -77,8 +79,7 @@ func enter(path string) error {
 	return unix.Setns(fd, unix.CLONE_NEWNET)
 }
 
-// A socket asks one server. Its calls go past Go's scheduler, which nothing else on this thread needs, and which would be
-// timed, too.
+// A socket asks one server.
 type socket struct {
 	fd  int
 	buf [1500]byte
@@ -99,23 +100,17 @@ func dial(to netip.AddrPort, patience time.Duration) (*socket, error) {
 }
 
 func (s *socket) send(query []byte) error {
-	_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(query))), uintptr(len(query)))
-	if errno != 0 {
-		return errno
-	}
-	return nil
+	_, err := unix.Write(s.fd, query)
+	return err
 }
 
 func (s *socket) receive() ([]byte, error) {
 	for {
-		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(s.fd), uintptr(unsafe.Pointer(&s.buf)), uintptr(len(s.buf)))
-		switch errno {
-		case 0:
-			return s.buf[:n], nil
-		case unix.EINTR: // the runtime's own signals
-		default:
-			return nil, errno
+		n, err := unix.Read(s.fd, s.buf[:])
+		if errors.Is(err, unix.EINTR) { // the runtime's own signals
+			continue
 		}
+		return s.buf[:max(n, 0)], err
 	}
 }
 
@@ -205,44 +200,62 @@ func (r rate) do() (answered int, err error) {
 	return answered, nil
 }
 
+// How long a burst waits for answers, and after which time it asks those again that it has none from, as resolvers do: a
+// server's queue is shorter than a burst.
+const (
+	burstPatience = 5 * time.Second
+	burstAgain    = time.Second
+)
+
 // do returns how many sockets got an answer.
 func (b burst) do() (answered int, err error) {
 	query, err := question(b.Name)
 	if err != nil {
 		return 0, err
 	}
-	var sockets []*socket
-	defer func() {
-		for _, s := range sockets {
-			_ = unix.Close(s.fd)
-		}
-	}()
-	for range b.Sockets {
-		s, err := dial(b.Server, 5*time.Second)
-		if err != nil {
+	waiting := make([]*socket, b.Sockets)
+	for i := range waiting {
+		if waiting[i], err = dial(b.Server, time.Millisecond); err != nil {
 			return 0, err
 		}
-		sockets = append(sockets, s)
+		defer unix.Close(waiting[i].fd)
 	}
-	for i, s := range sockets {
-		binary.BigEndian.PutUint16(query, uint16(i))
-		if err := s.send(query); err != nil {
-			return 0, err
+	for end := time.Now().Add(burstPatience); len(waiting) > 0 && time.Now().Before(end); {
+		for _, s := range waiting {
+			if err := s.send(query); err != nil {
+				return 0, err
+			}
+		}
+		for again := time.Now().Add(burstAgain); len(waiting) > 0 && time.Now().Before(again); {
+			if waiting, err = stillWaiting(waiting, query); err != nil {
+				return 0, fmt.Errorf("ask %s for %s by %d sockets: %w", b.Server, b.Name, b.Sockets, err)
+			}
 		}
 	}
+	return b.Sockets - len(waiting), nil
+}
+
+// stillWaiting takes the answers there are, and returns who has none.
+func stillWaiting(sockets []*socket, query []byte) (left []*socket, err error) {
+	polls := make([]unix.PollFd, len(sockets))
 	for i, s := range sockets {
-		binary.BigEndian.PutUint16(query, uint16(i))
+		polls[i] = unix.PollFd{Fd: int32(s.fd), Events: unix.POLLIN}
+	}
+	if _, err := unix.Poll(polls, 10); err != nil && !errors.Is(err, unix.EINTR) {
+		return nil, err
+	}
+	for i, s := range sockets {
+		if polls[i].Revents == 0 {
+			left = append(left, s)
+			continue
+		}
 		answer, err := s.receive()
-		if errors.Is(err, unix.EAGAIN) {
-			continue // an answer that is missed is what is counted
-		}
 		if err == nil {
 			err = check(query, answer)
 		}
 		if err != nil {
-			return 0, fmt.Errorf("ask %s for %s by %d sockets: %w", b.Server, b.Name, b.Sockets, err)
+			return nil, err
 		}
-		answered++
 	}
-	return answered, nil
+	return left, nil
 }

@@ -7,11 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf" //nolint:depguard // the size of maps is what is measured
-	"golang.org/x/sys/unix"
 )
-
-func stop(pid int) error   { return unix.Kill(pid, unix.SIGSTOP) }
-func resume(pid int) error { return unix.Kill(pid, unix.SIGCONT) }
 
 // pins is where the agent's maps are, as the node sees it.
 const pins = "/sys/fs/bpf/nearpath/*"
@@ -19,11 +15,7 @@ const pins = "/sys/fs/bpf/nearpath/*"
 // mapBytes is what the kernel says of pinned maps, together (memlock in fdinfo; since 6.4 it is what is allocated).
 func mapBytes(names []string) (total uint64, err error) {
 	for _, name := range names {
-		paths, err := filepath.Glob(filepath.Join(pins, name))
-		if err != nil || len(paths) != 1 {
-			return 0, errors.Join(err, fmt.Errorf("map %s has %d pins", name, len(paths)))
-		}
-		m, err := ebpf.LoadPinnedMap(paths[0], &ebpf.LoadPinOptions{ReadOnly: true})
+		m, err := openPin(name)
 		if err != nil {
 			return 0, err
 		}
@@ -38,6 +30,32 @@ func mapBytes(names []string) (total uint64, err error) {
 		total += bytes
 	}
 	return total, nil
+}
+
+func openPin(name string) (*ebpf.Map, error) {
+	paths, err := filepath.Glob(filepath.Join(pins, name))
+	if err != nil || len(paths) != 1 {
+		return nil, errors.Join(err, fmt.Errorf("map %s has %d pins", name, len(paths)))
+	}
+	return ebpf.LoadPinnedMap(paths[0], &ebpf.LoadPinOptions{ReadOnly: true})
+}
+
+// kernelHits is how many questions of all pods the kernel has answered with something: the first of the outcomes.
+func kernelHits() (total uint64, err error) {
+	m, err := openPin("dns_counts")
+	if err != nil {
+		return 0, err
+	}
+	defer m.Close()
+	var pod uint32
+	var outcomes [][5]uint64 // of each processor
+	all := m.Iterate()
+	for all.Next(&pod, &outcomes) {
+		for _, o := range outcomes {
+			total += o[0]
+		}
+	}
+	return total, all.Err()
 }
 
 // serveMaps is the verb that asks for mapBytes.
