@@ -89,13 +89,14 @@ func setup(ctx context.Context, env measure.Env) (*measure.Bed, error) {
 }
 
 func (b *bed) close() error {
+	var err error
 	if b.runtime != nil {
-		b.runtime.Close()
+		err = b.runtime.Close()
 	}
 	if b.node == nil {
-		return nil
+		return err
 	}
-	return b.node.Close()
+	return errors.Join(err, b.node.Close())
 }
 
 func (b *bed) build(ctx context.Context) (err error) {

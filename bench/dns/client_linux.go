@@ -220,19 +220,27 @@ func (b burst) do() (answered int, err error) {
 		}
 		defer unix.Close(waiting[i].fd)
 	}
-	for end := time.Now().Add(burstPatience); len(waiting) > 0 && time.Now().Before(end); {
-		for _, s := range waiting {
-			if err := s.send(query); err != nil {
-				return 0, err
-			}
-		}
-		for again := time.Now().Add(burstAgain); len(waiting) > 0 && time.Now().Before(again); {
-			if waiting, err = stillWaiting(waiting, query); err != nil {
-				return 0, fmt.Errorf("ask %s for %s by %d sockets: %w", b.Server, b.Name, b.Sockets, err)
-			}
-		}
+	for end := time.Now().Add(burstPatience); err == nil && len(waiting) > 0 && time.Now().Before(end); {
+		waiting, err = askOnce(waiting, query)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("ask %s for %s by %d sockets: %w", b.Server, b.Name, b.Sockets, err)
 	}
 	return b.Sockets - len(waiting), nil
+}
+
+// askOnce has sockets ask, and returns those that have no answer when it is time to ask again.
+func askOnce(sockets []*socket, query []byte) (waiting []*socket, err error) {
+	for _, s := range sockets {
+		if err := s.send(query); err != nil {
+			return nil, err
+		}
+	}
+	waiting = sockets
+	for again := time.Now().Add(burstAgain); err == nil && len(waiting) > 0 && time.Now().Before(again); {
+		waiting, err = stillWaiting(waiting, query)
+	}
+	return waiting, err
 }
 
 // stillWaiting takes the answers there are, and returns who has none.

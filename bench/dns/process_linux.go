@@ -46,7 +46,6 @@ func kernelHits() (total uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer m.Close()
 	var pod uint32
 	var outcomes [][5]uint64 // of each processor
 	all := m.Iterate()
@@ -55,7 +54,7 @@ func kernelHits() (total uint64, err error) {
 			total += o[0]
 		}
 	}
-	return total, all.Err()
+	return total, errors.Join(all.Err(), m.Close())
 }
 
 // serveMaps is the verb that asks for mapBytes.
