@@ -15,7 +15,7 @@ const udpSumAt = 6
 // AskPort is the port that Ask asks from.
 const AskPort = 40053
 
-// Ask gives the program of a pod's link a datagram as if the pod had sent it from AskPort to port 53 of a server, and returns what
+// Ask gives the program of a pod's link a datagram as if the pod had sent it from AskPort, or the next one, to port 53 of a server, and returns what
 // it answers: nil if the datagram would go on. The pod's link must be in the caller's network namespace. The question counts
 // like any other, and one that is not answered may begin a flow.
 func (d *Datapath) Ask(pod, server netip.Addr, query []byte) ([]byte, error) {
@@ -26,7 +26,12 @@ func (d *Datapath) Ask(pod, server netip.Addr, query []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask for %s: %w", pod, err)
 	}
-	frame := dnsFrame(netip.AddrPortFrom(pod, AskPort), netip.AddrPortFrom(server, 53), query)
+	from, to := netip.AddrPortFrom(pod, AskPort), netip.AddrPortFrom(server, 53)
+	frame := dnsFrame(from, to, query)
+	// A program does not answer when it cannot tell from the sum who was to make it. From the next port it is another sum.
+	if sum := frame[len(frame)-len(query)-2:]; binary.BigEndian.Uint16(sum) == onesSum(pseudoHeader(pod, server, 8+len(query)), nil) {
+		frame = dnsFrame(netip.AddrPortFrom(pod, AskPort+1), to, query)
+	}
 	opts := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+2*largeAnswerBytes), Context: skbContext(known.Link)}
 	verdict, err := d.packet.FromPod.Run(opts)
 	if err != nil {
@@ -57,8 +62,7 @@ func dnsFrame(from, to netip.AddrPort, payload []byte) []byte {
 	l4 = binary.BigEndian.AppendUint16(l4, uint16(8+len(payload)))
 	l4 = append(append(l4, 0, 0), payload...)
 	src, dst := from.Addr().AsSlice(), to.Addr().AsSlice()
-	head := uint32(onesSum(0, src)) + uint32(onesSum(0, dst)) + unix.IPPROTO_UDP + uint32(len(l4))
-	check := ^onesSum(head, l4)
+	check := ^onesSum(pseudoHeader(from.Addr(), to.Addr(), len(l4)), l4)
 	if check == 0 {
 		check = 0xffff
 	}
@@ -75,6 +79,11 @@ func dnsFrame(from, to netip.AddrPort, payload []byte) []byte {
 	binary.BigEndian.PutUint16(ip[4:], uint16(len(l4)))
 	ip = append(append(ip, src...), dst...)
 	return append(append(append(frame, 0x86, 0xdd), ip...), l4...)
+}
+
+// pseudoHeader is what the sum of a datagram of so many bytes begins with (RFC 768).
+func pseudoHeader(from, to netip.Addr, bytes int) uint32 {
+	return uint32(onesSum(0, from.AsSlice())) + uint32(onesSum(0, to.AsSlice())) + unix.IPPROTO_UDP + uint32(bytes)
 }
 
 // onesSum adds up words in ones' complement (RFC 1071).

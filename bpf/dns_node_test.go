@@ -60,16 +60,12 @@ func (n *netns) asks(t *testing.T, server netip.Addr) {
 	}
 	c := dns.Conn{Conn: conn, UDPSize: 1232}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
 	for _, q := range askings {
 		m := new(dns.Msg).SetQuestion(q.name, q.rrtype)
 		if q.edns {
 			m.SetEdns0(1232, false)
 		}
-		if err := c.WriteMsg(m); err != nil {
-			t.Fatal(err)
-		}
-		r, err := c.ReadMsg()
+		r, err := exchangeDNS(&c, m)
 		if err != nil {
 			t.Fatalf("%s of %s: %v", q.name, server, err)
 		}
@@ -77,6 +73,22 @@ func (n *netns) asks(t *testing.T, server netip.Addr) {
 			t.Errorf("%s of %s: %v, want %s", q.name, server, r, q.want)
 		}
 	}
+}
+
+// exchangeDNS asks until there is an answer, as a resolver would: of what programs cannot tell the sum of, one in 65,536, there is
+// none.
+func exchangeDNS(c *dns.Conn, m *dns.Msg) (r *dns.Msg, err error) {
+	for range 5 {
+		m.Id = dns.Id()
+		_ = c.SetDeadline(time.Now().Add(patience / 10))
+		if err = c.WriteMsg(m); err != nil {
+			return nil, err
+		}
+		if r, err = c.ReadMsg(); err == nil {
+			return r, nil
+		}
+	}
+	return nil, err
 }
 
 func verdictText(m *dns.Msg) string {
@@ -118,7 +130,7 @@ func TestAnswersLive(t *testing.T) {
 	for i := range nodeAddrs {
 		c.node.serve(t, at(nodeAddrs[i], 53), "node")
 	}
-	rounds := 0
+	rounds := uint64(0)
 	all := func() {
 		for i := range nodeAddrs {
 			c.pod.asks(t, addrs(dnsServers)[i])
@@ -136,11 +148,16 @@ func TestAnswersLive(t *testing.T) {
 	all()
 	c.giveENI(t)
 	all()
-	counts, err := c.Answers.Counts()
-	n := uint64(rounds)
-	want := DNSCounts{Hit: 3 * n, Negative: 2 * n, Miss: n}
-	if got := counts[addrs(podAddrs)[0]]; err != nil || got != want {
-		t.Errorf("counted %+v, %v, want %+v", got, err, want)
+	wantRounds(t, c.Answers, addrs(podAddrs)[0], rounds)
+}
+
+// wantRounds compares what was counted of a pod with so many rounds of askings and a miss, for which exchangeDNS may have asked once
+// or twice more.
+func wantRounds(t *testing.T, a *Answers, pod netip.Addr, n uint64) {
+	t.Helper()
+	counts, err := a.Counts()
+	if got := counts[pod]; err != nil || got.Hit != 3*n || got.Negative != 2*n || got.Miss > n || got.Miss+got.Punt < n || got.Miss+got.Punt > n+2 {
+		t.Errorf("counted %+v, %v, of %d rounds", got, err, n)
 	}
 }
 
