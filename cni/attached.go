@@ -117,12 +117,12 @@ func lost(known []attached, state hostState) (found []attached) {
 
 // follow tells pods of addresses of the node, and of networks behind it, that are new, and has them forget former ones.
 func (c *Collector) follow(known []attached) error {
+	node, networks := c.server.nodeSide()
+	if len(node) == 0 {
+		return nil // not known, which is not none
+	}
 	var errs []error
 	for _, a := range known {
-		node, networks := c.server.nodeSide(a.wiring.Datapath)
-		if len(node) == 0 {
-			return nil // not known, which is not none
-		}
 		if a.recorded && a.wiring.Datapath != Veth && !a.record.reaches(node, networks) {
 			errs = append(errs, c.update(a.wiring.Key, node, networks))
 		}

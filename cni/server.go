@@ -45,8 +45,6 @@ type Config struct {
 	// Records is the directory that says what ADD decided, on a file system that a reboot empties; it is made if absent.
 	// It is needed for datapaths other than Veth, limits and host ports.
 	Records string
-	// NodeDNS are the addresses of the node's DNS listener.
-	NodeDNS []netip.Addr
 	// HostNetworks are what pods with an ENI of their own reach through the node. Optional.
 	HostNetworks func() []netip.Prefix
 	// Report tells the node's users what was put right. Optional: it is only logged.

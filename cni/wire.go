@@ -85,7 +85,7 @@ func (s *Server) decide(ctx context.Context, a Attachment, wish Wish, lease Leas
 	if r.Datapath == Veth {
 		return r, nil
 	}
-	r.Node, r.Networks = s.nodeSide(r.Datapath)
+	r.Node, r.Networks = s.nodeSide()
 	if len(r.Node) == 0 {
 		return record{}, failure(types.ErrTryAgainLater, "wire pod", errors.New("the node's own addresses are not known yet"))
 	}
@@ -95,19 +95,12 @@ func (s *Server) decide(ctx context.Context, a Attachment, wish Wish, lease Leas
 	return r, nil
 }
 
-// nodeSide is what pods of a datapath reach through the node; no addresses while the node's are not known. A pod with an ENI of its own
-// asks the node's DNS by the ENI: its program there has it go to the node while the listener serves, and else to the cluster's
-// DNS, to which no way leads from the node with the pod's address.
-func (s *Server) nodeSide(datapath Datapath) (addrs []netip.Addr, networks []netip.Prefix) {
+// nodeSide is what pods reach through the node past their ENI; no addresses while the node's are not known. Those of the node's DNS are not
+// among them: a pod asks these by its ENI, whose program has it go to the node while somebody listens there, and else to the
+// cluster's DNS.
+func (s *Server) nodeSide() (addrs []netip.Addr, networks []netip.Prefix) {
 	if s.config.ENIs != nil {
 		addrs = slices.Clone(s.config.ENIs.Addrs())
-	}
-	if len(addrs) > 0 && datapath != Exclusive {
-		for _, dns := range s.config.NodeDNS {
-			if !slices.Contains(addrs, dns) {
-				addrs = append(addrs, dns)
-			}
-		}
 	}
 	if s.config.HostNetworks != nil {
 		networks = s.config.HostNetworks()

@@ -83,7 +83,7 @@ func newWorld(t *testing.T) *world {
 	w.pods.route = w.routePod
 	w.config = Config{
 		Addresses: w.addresses, Pods: w.pods, ENIs: w.host, Shaper: w.shaper, NetNS: w.node.Path(), MTU: w.host.MTU,
-		Records: w.records, NodeDNS: []netip.Addr{netip.MustParseAddr(nodeDNS)}, Log: slog.New(slog.DiscardHandler),
+		Records: w.records, Log: slog.New(slog.DiscardHandler),
 	}
 	w.serve(t)
 	return w

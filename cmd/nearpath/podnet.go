@@ -33,7 +33,7 @@ func (a *agent) buildCNI(context.Context) (err error) {
 				a.events.Warn(podWith(a.pool.Leases(), addrs), reason, message)
 			},
 		},
-		Wish: wishes.Wish, ENIs: a.host, Shaper: shaper, Records: cni.RecordsDir(a.cfg.Socket), NodeDNS: a.cfg.DNS.addresses(),
+		Wish: wishes.Wish, ENIs: a.host, Shaper: shaper, Records: cni.RecordsDir(a.cfg.Socket),
 		HostNetworks: func() []netip.Prefix { return a.cfg.Network.HostNetworks }, Report: a.warnNode,
 		Status: a.cniStatus, MTU: a.host.MTU, Log: a.log,
 	})
