@@ -95,7 +95,7 @@ static __always_inline bool still_served(const struct flow *copy)
 	if (!word)
 		return false;
 	if (copy->flags & FLOW_LISTENER)
-		return true;
+		return is_node_dns(copy->daddr, copy->dport); /* it may have another address by now */
 	u.cell = *word;
 	if (u.published.block == copy->published.block && u.published.sequence == copy->published.sequence)
 		return true;

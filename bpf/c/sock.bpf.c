@@ -9,6 +9,7 @@
 #include <stdbool.h>
 
 #include "lb.h"
+#include "listen.h"
 #include "steer.h"
 
 #define ALLOW 1
@@ -39,34 +40,6 @@ static __always_inline struct caller get_caller(struct bpf_sock_addr *ctx)
 static __always_inline bool by_packets(const struct caller *who)
 {
 	return who->pod && (who->pod->flags & POD_BY_PACKETS);
-}
-
-/* Whether a socket of the node listens at its DNS address. A global function, see compare. */
-__attribute__((noinline)) int listens(struct bpf_sock_addr *ctx, __u32 v4)
-{
-	struct bpf_sock_tuple tuple = {};
-	struct backend dns;
-	struct bpf_sock *sk;
-	__u32 size;
-
-	get_node_dns(v4, &dns);
-	if (v4) {
-		tuple.ipv4.daddr = dns.addr[3];
-		tuple.ipv4.dport = dns.port;
-		size = sizeof(tuple.ipv4);
-	} else {
-		__builtin_memcpy(tuple.ipv6.daddr, dns.addr, sizeof(dns.addr));
-		tuple.ipv6.dport = dns.port;
-		size = sizeof(tuple.ipv6);
-	}
-	if (ctx->protocol == IPPROTO_UDP)
-		sk = bpf_sk_lookup_udp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
-	else
-		sk = bpf_sk_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
-	if (!sk)
-		return false;
-	bpf_sk_release(sk);
-	return true;
 }
 
 /* The cluster's DNS is the node's listener. Packets of pods are looked at again on their way: of a pod, the packet path decides
