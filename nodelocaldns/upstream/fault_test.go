@@ -54,13 +54,16 @@ func swapped(change func(*dns.Msg)) func(*asked) []byte {
 
 // faults are what a server may do to a question.
 var faults = map[string]func(*asked) []byte{
-	"says nothing":    nothing,
-	"resets":          reset,
-	"hangs up":        hangUp,
-	"fails":           failing(dns.RcodeServerFailure),
-	"refuses":         failing(dns.RcodeRefused),
-	"other id":        swapped(func(m *dns.Msg) { m.Id++ }),
-	"other name":      swapped(func(m *dns.Msg) { m.Question[0].Name = "evil.example." }),
+	"says nothing": nothing,
+	"resets":       reset,
+	"hangs up":     hangUp,
+	"fails":        failing(dns.RcodeServerFailure),
+	"refuses":      failing(dns.RcodeRefused),
+	"other id":     swapped(func(m *dns.Msg) { m.Id++ }),
+	"other name":   swapped(func(m *dns.Msg) { m.Question[0].Name = "evil.example." }),
+	"a name like it": swapped(func(m *dns.Msg) {
+		m.Question[0].Name = strings.NewReplacer("n", "x", "w", "x").Replace(m.Question[0].Name)
+	}),
 	"other type":      swapped(func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAAAA }),
 	"other class":     swapped(func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }),
 	"no question":     swapped(func(m *dns.Msg) { m.Question = nil }),
