@@ -14,7 +14,7 @@ export GOLANGCI_LINT_CACHE := $(CURDIR)/bin/lint-cache
 # What Debian must provide for each lane, beyond Go.
 PACKAGES_VERIFY := clang-19 llvm-19 libbpf-dev linux-libc-dev
 PACKAGES_CLUSTER := etcd-server busybox-static libseccomp-dev pkg-config gcc libc6-dev
-PACKAGES_NODE := nftables iptables iproute2
+PACKAGES_NODE := nftables iptables iproute2 musl-tools
 PACKAGES_BENCH := unbound gcc libc6-dev
 PACKAGES_VM := qemu-system-x86 busybox-static debian-archive-keyring
 
