@@ -371,3 +371,41 @@ func TestAnswersChangeUnderReaders(t *testing.T) {
 		t.Error("nothing was answered")
 	}
 }
+
+// TestElementsOfOthers: the kernel may give an element of the map to another key while a program reads it. What does not say that it
+// is of the name, the type and the scope, or has two stamps, is not an answer. An element that is older has smaller TTLs.
+func TestElementsOfOthers(t *testing.T) {
+	d := newDuel(t)
+	const name = "www.example.com."
+	key := d.Answers.key([]byte(wireOf(name)), dns.TypeA, 0)
+	var good sockSmallAnswer
+	if err := d.objs.DnsAnswers.Lookup(key, &good); err != nil {
+		t.Fatal(err)
+	}
+	for what, tt := range map[string]struct {
+		change func(*sockSmallAnswer)
+		ttl    uint32 // of the first record; 0: no answer
+	}{
+		"as it is":           {func(*sockSmallAnswer) {}, 300},
+		"a minute older":     {func(e *sockSmallAnswer) { e.Head.Born -= uint64(time.Minute + time.Second/2) }, 240},
+		"an hour older":      {func(e *sockSmallAnswer) { e.Head.Born -= uint64(time.Hour) }, 1},
+		"of another name":    {func(e *sockSmallAnswer) { e.Data[0] ^= 1 << 8 }, 0},
+		"of a longer name":   {func(e *sockSmallAnswer) { e.Head.NameBytes++ }, 0},
+		"of another type":    {func(e *sockSmallAnswer) { e.Head.Type = dns.TypeAAAA }, 0},
+		"of another scope":   {func(e *sockSmallAnswer) { e.Head.Scope = 5 }, 0},
+		"begun to be others": {func(e *sockSmallAnswer) { e.Head.Stamp++ }, 0},
+	} {
+		e := good
+		tt.change(&e)
+		if err := d.objs.DnsAnswers.Put(key, &e); err != nil {
+			t.Fatal(err)
+		}
+		got := uint32(0)
+		if m := d.ask(t, 0, name, dns.TypeA); m != nil {
+			got = m.Answer[0].Header().Ttl
+		}
+		if got != tt.ttl && (tt.ttl <= 1 || got+1 != tt.ttl) { // a second may have passed
+			t.Errorf("%s: TTL %d, want %d", what, got, tt.ttl)
+		}
+	}
+}
