@@ -14,7 +14,8 @@ import (
 const linkDir = "links"
 
 // Attach puts the socket programs in place; those of links are AttachLink's. A hook that an older agent attached gets the
-// new program by one atomic update of its link, so no socket call ever meets a hook without a program.
+// new program by one atomic update of its link, so no socket call ever meets a hook without a program. Those of another layout
+// go once all of this one are attached.
 func (d *Datapath) Attach() error {
 	for _, h := range d.hooks() {
 		path := filepath.Join(d.cfg.PinDir, layoutVersion, linkDir, h.name)
@@ -22,7 +23,7 @@ func (d *Datapath) Attach() error {
 			return fmt.Errorf("attach %s to %s: %w", h.name, d.cfg.CgroupRoot, err)
 		}
 	}
-	return nil
+	return d.dropHooks()
 }
 
 type hook struct {

@@ -13,7 +13,8 @@ import (
 // HandBack gives Services back to whoever else serves them on the node: from then on what is pinned below pinDir begins no
 // connection. Calls of sockets go on untouched, and so do packets of no connection of ours; what is never ours to drop is
 // not dropped. Connections that packets are translated for go on, and Remove ends them; of UDP, which has no end, the next
-// datagram is somebody else's. No agent may run. When nothing is there it does nothing.
+// datagram is somebody else's. No agent may run. When nothing is there it does nothing;
+// what is of another layout is only Remove's.
 func HandBack(pinDir string) (err error) {
 	// Networks of Services first: what is in them and has no frontend any more would be dropped.
 	networks, err := openPinned(pinDir, sockMapHostNetworks)

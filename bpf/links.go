@@ -6,8 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -92,7 +90,7 @@ func (d *Datapath) nameLinkPrograms() error {
 }
 
 // AttachLink puts the programs of a role on a link of the calling thread's network namespace. A program that an older
-// agent put there is replaced by one atomic update. It may be called again at any time, and concurrently for different
+// agent put there is replaced by one atomic update; one of another layout goes once they are attached. It may be called again at any time, and concurrently for different
 // links. Programs stay when the agent ends, and end with the link.
 func (d *Datapath) AttachLink(role Role, index int) error {
 	for _, p := range d.programs[role] {
@@ -104,7 +102,10 @@ func (d *Datapath) AttachLink(role Role, index int) error {
 			return fmt.Errorf("attach %s to %s %d: %w", p.name, role, index, err)
 		}
 	}
-	return nil
+	if d.byTCX(role) {
+		return d.dropLink("", index)
+	}
+	return nil // the kernel has replaced the filters of any layout
 }
 
 // LinkAttached reports whether a link of the calling thread's network namespace has the programs of this agent.
@@ -155,14 +156,13 @@ func haveTCX(p *ebpf.Program) (bool, error) {
 	return !errors.Is(err, ebpf.ErrNotSupported), nil
 }
 
-// tcxPin is where the link is pinned. Interface indexes are unique in a network namespace only.
+// tcxPin is where the link is pinned.
 func (d *Datapath) tcxPin(p linkProgram, index int) (string, error) {
 	cookie, err := NetNSCookie()
 	if err != nil {
 		return "", err
 	}
-	name := strings.Join([]string{p.name, strconv.FormatUint(cookie, 10), strconv.Itoa(index)}, "-")
-	return filepath.Join(d.cfg.PinDir, layoutVersion, linkDir, name), nil
+	return filepath.Join(d.cfg.PinDir, layoutVersion, linkDir, pinName(p.name, cookie, index)), nil
 }
 
 func (p linkProgram) tcxType() ebpf.AttachType {
@@ -232,6 +232,9 @@ func (d *Datapath) tcxAttached(p linkProgram, index int) (bool, error) {
 }
 
 func (d *Datapath) detachTCX(p linkProgram, index int) error {
+	if err := d.dropLink(p.name, index); err != nil {
+		return err
+	}
 	pin, err := d.tcxPin(p, index)
 	if err != nil {
 		return err
@@ -259,20 +262,23 @@ func (d *Datapath) SweepLinks() error {
 	if !d.tcx {
 		return nil
 	}
+	others, err := d.otherLayouts()
+	errs := []error{err}
+	for _, layout := range append(others, filepath.Join(d.cfg.PinDir, layoutVersion)) {
+		errs = append(errs, d.sweep(filepath.Join(layout, linkDir)))
+	}
+	none := func([]string) []string { return nil }
+	return errors.Join(append(errs, d.dropOthers(none))...)
+}
+
+func (d *Datapath) sweep(dir string) error {
 	d.linksMu.Lock()
 	defer d.linksMu.Unlock()
-	dir := filepath.Join(d.cfg.PinDir, layoutVersion, linkDir)
-	pins, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("look for pins of links that are gone: %w", err)
-	}
-	var errs []error
-	for _, pin := range pins {
-		if !strings.Contains(pin.Name(), "-") { // a hook's
-			continue
-		}
-		if err := removeDefunct(filepath.Join(dir, pin.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("remove the pin %s of a link that is gone: %w", pin.Name(), err))
+	names, err := pinNames(dir)
+	errs := []error{err}
+	for _, name := range slices.DeleteFunc(names, func(name string) bool { return !isLinkPin(name) }) {
+		if err := removeDefunct(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove the pin %s of a link that is gone: %w", name, err))
 		}
 	}
 	return errors.Join(errs...)

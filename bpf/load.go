@@ -15,10 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// layoutVersion names the pin directory. It changes when the meaning of a map does, so that programs and maps of two
-// layouts never meet.
-const layoutVersion = "v2"
-
 // Config says where the datapath lives. The zero value of a size means the default of bpf/c/consts.h.
 type Config struct {
 	// PinDir is a directory on a bpffs, such as /sys/fs/bpf/nearpath; it is made if missing.
