@@ -36,16 +36,21 @@ func (o DNSOutcome) String() string {
 	return fmt.Sprintf("outcome %d", uint8(o))
 }
 
-// Counts returns what became of the questions of each pod since it was put, by its first address.
+// Counts returns what became of the questions of each pod since it was put, by its first address. While pods come and go some
+// may not be seen: ebpf.ErrIterationAborted, if that went on for too long.
 func (a *Answers) Counts() (map[netip.Addr]DNSCounts, error) {
 	first := map[uint16]netip.Addr{}
 	var key sockAddress
 	var pod sockPodAddress
-	for all := a.pods.Iterate(); all.Next(&key, &pod); {
+	all := a.pods.Iterate()
+	for all.Next(&key, &pod) {
 		addr := address(key.Addr)
 		if have, ok := first[pod.Number]; pod.Number != 0 && (!ok || addr.Less(have)) {
 			first[pod.Number] = addr
 		}
+	}
+	if err := all.Err(); err != nil {
+		return nil, fmt.Errorf("look for pods: %w", err)
 	}
 	out := make(map[netip.Addr]DNSCounts, len(first))
 	for number, addr := range first {

@@ -15,9 +15,11 @@ type kernelDNS struct {
 	counts func() (map[netip.Addr]bpf.DNSCounts, error)
 	desc   *prometheus.Desc
 
-	mu    sync.Mutex // guards the rest
-	last  map[netip.Addr]bpf.DNSCounts
-	total bpf.DNSCounts
+	mu sync.Mutex // guards the rest
+	// last is what was read last, and before that what was read before it: a pod that is put anew while the map is read may be
+	// missed once.
+	last, before map[netip.Addr]bpf.DNSCounts
+	total        bpf.DNSCounts
 }
 
 func newKernelDNS(counts func() (map[netip.Addr]bpf.DNSCounts, error)) *kernelDNS {
@@ -50,7 +52,10 @@ func (k *kernelDNS) add(now map[netip.Addr]bpf.DNSCounts) bpf.DNSCounts {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for addr, c := range now {
-		was := k.last[addr]
+		was, ok := k.last[addr]
+		if !ok {
+			was = k.before[addr]
+		}
 		if c.Hit < was.Hit || c.Negative < was.Negative || c.Miss < was.Miss || c.Punt < was.Punt || c.Expired < was.Expired {
 			was = bpf.DNSCounts{}
 		}
@@ -60,6 +65,6 @@ func (k *kernelDNS) add(now map[netip.Addr]bpf.DNSCounts) bpf.DNSCounts {
 		k.total.Punt += c.Punt - was.Punt
 		k.total.Expired += c.Expired - was.Expired
 	}
-	k.last = now
+	k.last, k.before = now, k.last
 	return k.total
 }
