@@ -399,6 +399,9 @@ func TestExternalAdopts(t *testing.T) {
 		put(asksA("www.example.com.", 5), true, 30*time.Second)
 		put(asksA("old.example.com.", 0), true, time.Second)
 		put(asksA("cart.shop.svc.cluster.local.", 0), false, 0)
+		put(asksA("stale.example.com.", 0), false, 30*time.Second)
+		put(asksA("stale.shop.svc.cluster.local.", 0), false, 30*time.Second)
+		put(asksA("aged.shop.svc.cluster.local.", 0), true, 30*time.Second)
 		time.Sleep(5 * time.Second)
 		n := runNode(t, newWorld(30), kernel, ExternalConfig{Domains: []string{"cluster.local"}})
 		if keys := kernel.Keys(); len(keys) != 2 || n.external.Counts().Held != 1 {

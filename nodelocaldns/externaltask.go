@@ -46,11 +46,12 @@ func (e *External) adopt() error {
 		if err != nil {
 			return err
 		}
-		if a.Type == 0 || a.Scope == 0 && (!a.Aged || e.owned(a.Name)) {
-			continue // the zone's
+		if ofZone(a) {
+			continue
 		}
+		// A stale answer is that of a cache which is gone. What is of the domain now may have been anybody's.
 		m := new(dns.Msg)
-		if a.Scope != 0 || a.Expires <= 0 || len(e.shelf.held) >= e.shelf.room || m.Unpack(a.Response) != nil {
+		if a.Scope != 0 || !a.Aged || e.owned(a.Name) || a.Expires <= 0 || len(e.shelf.held) >= e.shelf.room || m.Unpack(a.Response) != nil {
 			drop = append(drop, a.AnswerKey)
 			continue
 		}
@@ -58,10 +59,16 @@ func (e *External) adopt() error {
 		e.shelf.counted(now, a.AnswerKey, uint64(a.Hits))
 	}
 	for _, key := range drop {
+		if a, ok, err := e.config.Answers.Lookup(key); err == nil && ok && ofZone(a) {
+			continue // put in its place since
+		}
 		e.remove(key)
 	}
 	return nil
 }
+
+// ofZone says whether an answer is the Publisher's, whose have no end and count nothing down.
+func ofZone(a bpf.Answer) bool { return a.Type == 0 || a.Scope == 0 && !a.Aged && a.Expires == 0 }
 
 // work does what is due, and returns what tells that something is due again.
 func (e *External) work(ctx context.Context, asks chan struct{}, asking *sync.WaitGroup) <-chan time.Time {
