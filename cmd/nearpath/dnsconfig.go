@@ -46,7 +46,6 @@ func (c dnsConfig) check() []strict.Rule {
 		{OK: c.Address.Is4(), Path: "dns.address", Value: c.Address, Fix: "use an IPv4 address, such as the link-local 169.254.20.10"},
 		{OK: !c.Address6.IsValid() || c.Address6.Is6() && !c.Address6.Is4In6() && c.Address6.IsGlobalUnicast(), Path: "dns.address6", Value: c.Address6, Fix: "use an IPv6 address of a network of your own, such as " + defaultListener6 + ", or leave it empty"},
 		{OK: serviceErr == nil, Path: "dns.service", Value: c.Service, Fix: `write it as "namespace/name"`},
-		{OK: !slices.ContainsFunc(c.Upstreams, notAddress), Path: "dns.upstreams", Value: c.Upstreams, Fix: "use addresses, with or without a port"},
 		atLeast("dns.cacheSize", c.CacheSize, 0),
 		{OK: c.Corefile == "" || filepath.IsAbs(c.Corefile), Path: "dns.corefile", Value: c.Corefile, Fix: "use an absolute path"},
 	}
@@ -62,16 +61,19 @@ func (c dnsConfig) check() []strict.Rule {
 			Fix: "remove it, or dns.corefile, which replaces what it would be part of",
 		})
 	}
-	return append(rules, c.checkStubs())
+	return append(rules,
+		c.checkCorefile("dns.upstreams", "use addresses, with or without a port", nodelocaldns.Config{Upstreams: c.Upstreams}),
+		c.checkCorefile("dns.stubDomains", "use domains, each with the addresses of its resolvers", nodelocaldns.Config{Stubs: c.stubs()}),
+	)
 }
 
-func (c dnsConfig) checkStubs() strict.Rule {
-	conf := nodelocaldns.Config{Listen: []netip.AddrPort{netip.AddrPortFrom(c.Address, 53)}, Stubs: c.stubs()}
-	_, err := conf.Corefile()
-	if err == nil || !c.Address.IsValid() || c.CacheSize < 0 {
-		return strict.Rule{OK: true}
+// checkCorefile is the check of whoever writes the Corefile.
+func (c dnsConfig) checkCorefile(path, fix string, conf nodelocaldns.Config) strict.Rule {
+	for _, addr := range c.addresses() {
+		conf.Listen = append(conf.Listen, netip.AddrPortFrom(addr, 53))
 	}
-	return strict.Rule{Path: "dns.stubDomains", Value: err, Fix: "use domains, each with the addresses of its resolvers"}
+	_, err := conf.Corefile()
+	return strict.Rule{OK: err == nil || len(conf.Listen) == 0, Path: path, Value: err, Fix: fix}
 }
 
 func defaultDNS() dnsConfig {
@@ -101,10 +103,4 @@ func (c dnsConfig) stubs() (stubs []nodelocaldns.Stub) {
 		stubs = append(stubs, nodelocaldns.Stub{Domain: domain, Upstreams: c.StubDomains[domain]})
 	}
 	return stubs
-}
-
-func notAddress(s string) bool {
-	_, err := netip.ParseAddr(s)
-	_, errPort := netip.ParseAddrPort(s)
-	return err != nil && errPort != nil
 }
