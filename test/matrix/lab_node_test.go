@@ -165,8 +165,8 @@ spec:
   - {name: dns-tcp, port: 53, protocol: TCP}
 `
 
-// kubeDNS is the address of that Service, nodeDNS the listener's on every node.
+// kubeDNS are the addresses of that Service, nodeDNS the listener's on every node.
 var (
-	kubeDNS = netip.MustParseAddrPort("10.96.0.10:53")
-	nodeDNS = netip.MustParseAddrPort("169.254.20.10:53")
+	kubeDNS = map[family]netip.AddrPort{ipv4: netip.MustParseAddrPort("10.96.0.10:53"), ipv6: netip.MustParseAddrPort("[fd00:96::a]:53")}
+	nodeDNS = map[family]netip.AddrPort{ipv4: netip.MustParseAddrPort("169.254.20.10:53"), ipv6: netip.MustParseAddrPort("[fd6e:6561:7270::53]:53")}
 )

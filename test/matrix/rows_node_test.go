@@ -84,7 +84,6 @@ func (c cell) resolve(from *peer, server netip.AddrPort) error {
 }
 
 const (
-	noDNSv6    = "the node DNS listener has an IPv4 address only"
 	noDockerv6 = "Docker publishes IPv4; its IPv6 is routed"
 )
 
@@ -122,8 +121,8 @@ func nodeRows() []row {
 		{name: "pod - other node", try: func(c cell) error { return c.direct(c.pods.a.peer, c.n2.host) }},
 		{name: "other node - pod", try: func(c cell) error { return c.direct(c.n2.host, c.pods.a.peer) }},
 		{name: "machine outside - pod", try: func(c cell) error { return c.direct(c.outside, c.pods.a.peer) }},
-		{name: "pod - node DNS", noIPv6: noDNSv6, try: func(c cell) error { return c.resolve(c.pods.a.peer, nodeDNS) }},
-		{name: "pod - node DNS by the kube-dns Service", noIPv6: noDNSv6, try: func(c cell) error { return c.resolve(c.pods.a.peer, kubeDNS) }},
+		{name: "pod - node DNS", try: func(c cell) error { return c.resolve(c.pods.a.peer, nodeDNS[c.family]) }},
+		{name: "pod - node DNS by the kube-dns Service", try: func(c cell) error { return c.resolve(c.pods.a.peer, kubeDNS[c.family]) }},
 		{name: "pod - published port of own node", noIPv6: noDockerv6, try: func(c cell) error {
 			return c.through(c.pods.a.peer, c.n1, publishedPort, c.docker, nil)
 		}},
