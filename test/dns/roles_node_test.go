@@ -66,7 +66,7 @@ type record struct {
 	Class   class
 	Outcome outcome
 	Kept    bool // by a socket that asked before
-	_       uint8
+	Late    bool // who asked had no processor in time
 }
 
 func play(role string, args []string) error {
@@ -177,14 +177,16 @@ func (c *client) run(stop chan struct{}, pause time.Duration, self string) {
 		default:
 		}
 		// Whoever is late asks less, and does not catch up.
+		late := false
 		if wait := time.Until(next); wait > 0 {
 			time.Sleep(wait)
+			late = time.Since(next) > lateAtMost
 			next = next.Add(pause)
 		} else {
 			next = time.Now().Add(pause)
 		}
 		what, name := c.choose(n, self)
-		r := record{Began: time.Now().UnixNano(), Class: what, Kept: !c.fresh}
+		r := record{Began: time.Now().UnixNano(), Class: what, Kept: !c.fresh, Late: late}
 		r.Outcome = c.ask(name)
 		r.Took = uint32((time.Now().UnixNano() - r.Began) / int64(time.Microsecond))
 		c.records = append(c.records, r)
