@@ -177,6 +177,11 @@ const patience = 30 * time.Second
 
 // Await polls until nothing is lacking.
 func (n *Node) Await(ctx context.Context, lacking func() string) error {
+	return n.AwaitWithin(ctx, patience, lacking)
+}
+
+// AwaitWithin is Await for what may take another time than most.
+func (n *Node) AwaitWithin(ctx context.Context, patience time.Duration, lacking func() string) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	end := time.NewTimer(patience)

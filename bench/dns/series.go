@@ -6,14 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nearpath/nearpath/bench/dnslab"
 	"github.com/nearpath/nearpath/bench/measure"
-)
-
-// Clients are on one processor. Who answers is on the other one, or on the same: waking another processor takes longer than
-// most answers do.
-const (
-	clientCPU = 0
-	otherCPU  = 1
 )
 
 // turns is how often what is compared within one round takes turns: the machine's moods last longer than one of them.
@@ -21,7 +15,7 @@ const turns = 8
 
 func (b *bed) all() []measure.Series {
 	return []measure.Series{
-		b.hits("hits, other processor", otherCPU), b.hits("hits, same processor", clientCPU), b.work(), b.misses(), b.together(), b.memory(),
+		b.hits("hits, other processor", dnslab.OtherCPU), b.hits("hits, same processor", dnslab.ClientCPU), b.work(), b.misses(), b.together(), b.memory(),
 	}
 }
 
@@ -51,7 +45,7 @@ func (b *bed) cases(floor bool, one func(context.Context, *contender) (measure.S
 // pinAll keeps everybody who answers on a processor.
 func (b *bed) pinAll(cpu int) error {
 	for _, c := range b.contenders {
-		if err := pin(c.pid, cpu); err != nil {
+		if err := dnslab.Pin(c.pid, cpu); err != nil {
 			return err
 		}
 	}
@@ -60,7 +54,7 @@ func (b *bed) pinAll(cpu int) error {
 
 // ask has the pod ask a contender for names, one after another.
 func (b *bed) ask(ctx context.Context, c *contender, names []string, times int) (nanos []float64, err error) {
-	err = b.client.Ask(ctx, verbLoop, loop{Server: c.server, Names: names, Times: times}, &nanos)
+	err = b.Client.Ask(ctx, dnslab.VerbLoop, dnslab.Loop{Server: c.server, Names: names, Times: times}, &nanos)
 	return nanos, err
 }
 
@@ -85,7 +79,7 @@ func (b *bed) hits(name string, cpu int) measure.Series {
 			return measure.Samples{"latency": micros(nanos)}, err
 		}
 		var took [][]float64
-		by, err := b.answeredByKernel(ctx, func() (err error) {
+		by, err := b.AnsweredByKernel(ctx, func() (err error) {
 			took, err = b.byTurns(ctx, []*contender{c, b.by(nameEcho), b.by(nameCoreDNS)}, func(c *contender) ([]float64, error) {
 				return b.ask(ctx, c, []string{hot}, each)
 			})
@@ -134,19 +128,19 @@ func (b *bed) work() measure.Series {
 		},
 	}
 	answers := func(ctx context.Context, c *contender) (float64, error) {
-		before, err := busySeconds()
+		before, err := dnslab.BusySeconds()
 		if err != nil {
 			return 0, err
 		}
 		var answered int
-		if err := b.client.Ask(ctx, verbRate, rate{Server: c.server, Name: hot, Window: 16, For: time.Second}, &answered); err != nil {
+		if err := b.Client.Ask(ctx, dnslab.VerbRate, dnslab.Rate{Server: c.server, Name: hot, Window: 16, For: time.Second}, &answered); err != nil {
 			return 0, err
 		}
-		after, err := busySeconds()
+		after, err := dnslab.BusySeconds()
 		return float64(answered) / (after - before), err
 	}
 	s.Cases = b.cases(true, func(ctx context.Context, c *contender) (measure.Samples, error) {
-		if err := b.pinAll(otherCPU); err != nil {
+		if err := b.pinAll(dnslab.OtherCPU); err != nil {
 			return nil, err
 		}
 		rate, err := answers(ctx, c)
@@ -175,7 +169,7 @@ func (b *bed) misses() measure.Series {
 	}
 	const each = 25
 	s.Cases = b.cases(false, func(ctx context.Context, c *contender) (measure.Samples, error) {
-		if err := b.pinAll(otherCPU); err != nil {
+		if err := b.pinAll(dnslab.OtherCPU); err != nil {
 			return nil, err
 		}
 		var through, direct []float64
@@ -185,7 +179,7 @@ func (b *bed) misses() measure.Series {
 				return nil, err
 			}
 			var bare []float64
-			if err := b.beside.Ask(ctx, verbLoop, loop{Server: upstreamAddr, Names: b.fresh(each), Times: each}, &bare); err != nil {
+			if err := b.Beside.Ask(ctx, dnslab.VerbLoop, dnslab.Loop{Server: dnslab.UpstreamAddr, Names: b.fresh(each), Times: each}, &bare); err != nil {
 				return nil, err
 			}
 			through, direct = append(through, part...), append(direct, bare...)
@@ -209,10 +203,10 @@ func (b *bed) together() measure.Series {
 	s.Cases = b.cases(false, func(ctx context.Context, c *contender) (measure.Samples, error) {
 		name := b.fresh(1)[0]
 		var answered, asked int
-		if err := b.client.Ask(ctx, verbBurst, burst{Server: c.server, Name: name, Sockets: sockets}, &answered); err != nil {
+		if err := b.Client.Ask(ctx, dnslab.VerbBurst, dnslab.Burst{Server: c.server, Name: name, Sockets: sockets}, &answered); err != nil {
 			return nil, err
 		}
-		err := b.upstream.Ask(ctx, verbAsked, name, &asked)
+		err := b.Upstream.Ask(ctx, dnslab.VerbAsked, name, &asked)
 		return measure.Samples{"upstream": {float64(asked)}, "answered": {float64(answered)}}, err
 	})
 	return s
@@ -236,10 +230,10 @@ func (b *bed) memory() measure.Series {
 	const mebi = 1 << 20
 	s.Cases = b.cases(false, func(ctx context.Context, c *contender) (measure.Samples, error) {
 		kernel := func() (bytes float64, err error) {
-			err = b.beside.Ask(ctx, verbMaps, answerMaps, &bytes)
+			err = b.Beside.Ask(ctx, dnslab.VerbMaps, answerMaps, &bytes)
 			return bytes, err
 		}
-		before, err := residentMiB(c.pid)
+		before, _, err := measure.MemoryMiB(c.pid)
 		if err != nil {
 			return nil, err
 		}
@@ -252,7 +246,7 @@ func (b *bed) memory() measure.Series {
 				return nil, err
 			}
 		}
-		after, err := residentMiB(c.pid)
+		after, _, err := measure.MemoryMiB(c.pid)
 		if err != nil || c != b.ours {
 			return measure.Samples{"added": {after - before}, "resident": {after}}, err
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -71,7 +70,7 @@ func (b *bed) remember(ctx context.Context, p program) (samples measure.Samples,
 	if n := c.since(0); n.writes() > 0 {
 		return nil, fmt.Errorf("%s wrote to a zone that was as it shall be: %+v", p.name(), n)
 	}
-	resident, peak, err := memoryOf(c.process.PID())
+	resident, peak, err := measure.MemoryMiB(c.process.PID())
 	return measure.Samples{"resident": {resident}, "peak": {peak}}, err
 }
 
@@ -104,26 +103,3 @@ func podOf(i int) *corev1.Pod {
 }
 
 func podAddress(i int) string { return fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255) }
-
-// memoryOf reads the sizes of a process in MiB.
-func memoryOf(pid int) (resident, peak float64, err error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	sizes := map[string]float64{}
-	for line := range strings.Lines(string(status)) {
-		name, rest, _ := strings.Cut(line, ":")
-		if fields := strings.Fields(rest); len(fields) == 2 && fields[1] == "kB" {
-			kib, err := strconv.ParseFloat(fields[0], 64)
-			if err != nil {
-				return 0, 0, err
-			}
-			sizes[name] = kib / 1024
-		}
-	}
-	if sizes["VmRSS"] == 0 || sizes["VmHWM"] == 0 {
-		return 0, 0, fmt.Errorf("process %d has no size", pid)
-	}
-	return sizes["VmRSS"], sizes["VmHWM"], nil
-}

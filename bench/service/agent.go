@@ -74,23 +74,9 @@ func memoryOf(parent int) (resident, peak float64, err error) {
 	if len(pids) != 1 {
 		return 0, 0, fmt.Errorf("process %d has %d children, want the agent alone", parent, len(pids))
 	}
-	status, err := os.ReadFile("/proc/" + pids[0] + "/status")
+	pid, err := strconv.Atoi(pids[0])
 	if err != nil {
 		return 0, 0, err
 	}
-	sizes := map[string]float64{}
-	for line := range strings.Lines(string(status)) {
-		name, rest, _ := strings.Cut(line, ":")
-		if fields := strings.Fields(rest); len(fields) == 2 && fields[1] == "kB" {
-			kib, err := strconv.ParseFloat(fields[0], 64)
-			if err != nil {
-				return 0, 0, err
-			}
-			sizes[name] = kib / 1024
-		}
-	}
-	if sizes["VmRSS"] == 0 || sizes["VmHWM"] == 0 {
-		return 0, 0, fmt.Errorf("process %s has no size", pids[0])
-	}
-	return sizes["VmRSS"], sizes["VmHWM"], nil
+	return measure.MemoryMiB(pid)
 }

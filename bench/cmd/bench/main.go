@@ -15,6 +15,7 @@ import (
 
 	"github.com/nearpath/nearpath/bench/cni"
 	"github.com/nearpath/nearpath/bench/dns"
+	"github.com/nearpath/nearpath/bench/dnslab"
 	"github.com/nearpath/nearpath/bench/externaldns"
 	"github.com/nearpath/nearpath/bench/measure"
 	"github.com/nearpath/nearpath/bench/podruntime"
@@ -63,7 +64,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case "runtime": // what run starts on nodes
 		return podruntime.Serve(os.Stdin, os.Stdout)
 	}
-	for _, roles := range []map[string]func(io.Reader, io.Writer) error{service.Roles(), dns.Roles()} {
+	for _, roles := range []map[string]func(io.Reader, io.Writer) error{service.Roles(), dnslab.Roles()} {
 		if serve, ok := roles[args[0]]; ok {
 			return serve(os.Stdin, os.Stdout)
 		}

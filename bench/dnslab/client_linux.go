@@ -1,4 +1,4 @@
-package dns
+package dnslab
 
 import (
 	"encoding/binary"
@@ -17,19 +17,22 @@ import (
 	"github.com/nearpath/nearpath/bench/remote"
 )
 
-// What a client does.
+// What a client does: a [Loop], a [Rate], a [Burst] or [Searches], or it says how many bytes maps have, by a list of their
+// names, or how many questions the kernel has answered.
 const (
+	VerbLoop   = "loop"
+	VerbRate   = "rate"
+	VerbBurst  = "burst"
+	VerbSearch = "search"
+	VerbMaps   = "maps"
+	VerbHits   = "hits"
+
 	verbEnter = "enter"
 	verbPin   = "pin"
-	verbLoop  = "loop"
-	verbRate  = "rate"
-	verbBurst = "burst"
-	verbMaps  = "maps"
-	verbHits  = "hits"
 )
 
-// A loop is one question after another over one socket, the names by turns.
-type loop struct {
+// A Loop is one question after another over one socket, the names by turns.
+type Loop struct {
 	Server netip.AddrPort `json:"server"`
 	Names  []string       `json:"names"`
 	Times  int            `json:"times"`
@@ -37,16 +40,16 @@ type loop struct {
 	Patience time.Duration `json:"patience,omitempty"`
 }
 
-// A rate is so many questions under way at a time, for a time.
-type rate struct {
+// A Rate is so many questions under way at a time, for a time.
+type Rate struct {
 	Server netip.AddrPort `json:"server"`
 	Name   string         `json:"name"`
 	Window int            `json:"window"`
 	For    time.Duration  `json:"for"`
 }
 
-// A burst is one question that so many sockets ask at once.
-type burst struct {
+// A Burst is one question that so many sockets ask at once.
+type Burst struct {
 	Server  netip.AddrPort `json:"server"`
 	Name    string         `json:"name"`
 	Sockets int            `json:"sockets"`
@@ -62,11 +65,12 @@ func serveClient(in io.Reader, out io.Writer) error {
 			set.Set(cpu)
 			return nil, unix.SchedSetaffinity(0, &set)
 		}),
-		verbLoop:  remote.Verb(func(l loop) (any, error) { return l.do() }),
-		verbRate:  remote.Verb(func(r rate) (any, error) { return r.do() }),
-		verbBurst: remote.Verb(func(b burst) (any, error) { return b.do() }),
-		verbMaps:  serveMaps,
-		verbHits:  func(json.RawMessage) (any, error) { return kernelHits() },
+		VerbLoop:   remote.Verb(func(l Loop) (any, error) { return l.do() }),
+		VerbRate:   remote.Verb(func(r Rate) (any, error) { return r.do() }),
+		VerbBurst:  remote.Verb(func(b Burst) (any, error) { return b.do() }),
+		VerbSearch: remote.Verb(func(s Searches) (any, error) { return s.do() }),
+		VerbMaps:   serveMaps,
+		VerbHits:   func(json.RawMessage) (any, error) { return kernelHits() },
 	})
 }
 
@@ -134,7 +138,7 @@ func check(query, answer []byte) error {
 }
 
 // do returns nanoseconds, one figure for each question.
-func (l loop) do() (times []float64, err error) {
+func (l Loop) do() (times []float64, err error) {
 	queries := make([][]byte, len(l.Names))
 	for i, name := range l.Names {
 		if queries[i], err = question(name); err != nil {
@@ -170,7 +174,7 @@ func (l loop) do() (times []float64, err error) {
 }
 
 // do returns how many questions were answered.
-func (r rate) do() (answered int, err error) {
+func (r Rate) do() (answered int, err error) {
 	query, err := question(r.Name)
 	if err != nil {
 		return 0, err
@@ -208,7 +212,7 @@ const (
 )
 
 // do returns how many sockets got an answer.
-func (b burst) do() (answered int, err error) {
+func (b Burst) do() (answered int, err error) {
 	query, err := question(b.Name)
 	if err != nil {
 		return 0, err

@@ -1,4 +1,4 @@
-package dns
+package dnslab
 
 import (
 	"encoding/json"

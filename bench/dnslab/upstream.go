@@ -1,4 +1,4 @@
-package dns
+package dnslab
 
 import (
 	"errors"
@@ -13,10 +13,11 @@ import (
 	"github.com/nearpath/nearpath/bench/remote"
 )
 
-// What an upstream does: it answers every name with one address, over UDP and TCP, and counts who asks for what.
+// What an upstream does: it answers every name with one address of each family, over UDP and TCP, and counts the questions for
+// IPv4 addresses, of one name or, with "", of all.
 const (
+	VerbAsked  = "asked"
 	verbListen = "listen"
-	verbAsked  = "asked"
 )
 
 // answerTTL outlives a run.
@@ -31,7 +32,7 @@ func serveUpstream(in io.Reader, out io.Writer) error {
 	u := &upstream{asked: map[string]int{}}
 	return remote.Serve(in, out, remote.Verbs{
 		verbListen: remote.Verb(func(at netip.AddrPort) (any, error) { return nil, u.listen(at) }),
-		verbAsked:  remote.Verb(func(name string) (any, error) { return u.count(name), nil }),
+		VerbAsked:  remote.Verb(func(name string) (any, error) { return u.count(name), nil }),
 	})
 }
 
@@ -53,19 +54,27 @@ func (u *upstream) listen(at netip.AddrPort) error {
 func (u *upstream) answer(w dns.ResponseWriter, q *dns.Msg) {
 	m := new(dns.Msg).SetReply(q)
 	m.RecursionAvailable = true
-	if len(q.Question) == 1 && q.Question[0].Qtype == dns.TypeA {
-		name := q.Question[0].Name
-		u.mu.Lock()
-		u.asked[strings.ToLower(name)]++
-		u.mu.Unlock()
-		m.Answer = []dns.RR{&dns.A{
-			Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: answerTTL}, A: net.IPv4(192, 0, 2, 7),
-		}}
+	if len(q.Question) == 1 {
+		m.Answer = u.records(q.Question[0])
 	}
 	if opt := q.IsEdns0(); opt != nil {
 		m.SetEdns0(1232, opt.Do())
 	}
 	_ = w.WriteMsg(m) // the client is gone then
+}
+
+func (u *upstream) records(q dns.Question) []dns.RR {
+	header := dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: dns.ClassINET, Ttl: answerTTL}
+	switch q.Qtype {
+	case dns.TypeA:
+		u.mu.Lock()
+		u.asked[strings.ToLower(q.Name)]++
+		u.mu.Unlock()
+		return []dns.RR{&dns.A{Hdr: header, A: net.IPv4(192, 0, 2, 7)}}
+	case dns.TypeAAAA:
+		return []dns.RR{&dns.AAAA{Hdr: header, AAAA: net.ParseIP("2001:db8::7")}}
+	}
+	return nil
 }
 
 // count is how often a name was asked for, all names with "".
