@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/nearpath/nearpath/bench/autopath"
 	"github.com/nearpath/nearpath/bench/cni"
 	"github.com/nearpath/nearpath/bench/dns"
 	"github.com/nearpath/nearpath/bench/dnslab"
@@ -74,7 +75,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 
 // benchmarks are those there are.
 func benchmarks() []measure.Benchmark {
-	return []measure.Benchmark{cni.Benchmark(), dns.Benchmark(), externaldns.Benchmark(), service.Benchmark(), shaping.Benchmark()}
+	return []measure.Benchmark{autopath.Benchmark(), cni.Benchmark(), dns.Benchmark(), externaldns.Benchmark(), service.Benchmark(), shaping.Benchmark()}
 }
 
 func chosen(name string) ([]measure.Benchmark, error) {
