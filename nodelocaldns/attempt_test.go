@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ import (
 // faulty counts the servers that it has started and not ended, and fails as its argument says.
 var faulty atomic.Int32
 
-func init() {
+var registerFaulty = sync.OnceFunc(func() {
 	plugin.Register("faulty", func(c *caddy.Controller) error {
 		c.Next()
 		how := strings.Join(c.RemainingArgs(), " ")
@@ -51,10 +52,11 @@ func init() {
 		return nil
 	})
 	dnsserver.Directives = append(dnsserver.Directives, "faulty")
-}
+})
 
 // A Corefile that fails half way leaves nothing running, and what served before goes on; after a panic of a plugin, too.
 func TestServerEndsWhatItRefuses(t *testing.T) {
+	registerFaulty()
 	at, up := freeAddr(t), startUpstream(t)
 	tcp, udp := bindBoth(t)
 	defer udp.Close()
@@ -115,6 +117,7 @@ func TestServerEndsWhatItRefuses(t *testing.T) {
 
 // Whoever does not end well when another Corefile serves is no reason to give that up.
 func TestServerGoesOnWithoutWhoDoesNotEnd(t *testing.T) {
+	registerFaulty()
 	at := freeAddr(t)
 	corefile := func(addr, how string) []byte {
 		return fmt.Appendf(nil, ".:%d {\n\tbind 127.0.0.1\n\thosts {\n\t\t%s a.example\n\t}\n\tfaulty %s\n}\n", at.Port(), addr, how)

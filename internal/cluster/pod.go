@@ -68,7 +68,7 @@ func podDNS(spec *corev1.PodSpec) *PodDNS {
 		d.Search = slices.Clone(c.Searches)
 		for _, option := range c.Options {
 			if option.Name == "ndots" {
-				d.Ndots = ptr.To(ptr.Deref(option.Value, ""))
+				d.Ndots = new(ptr.Deref(option.Value, ""))
 			}
 		}
 	}
