@@ -139,6 +139,8 @@ func (a *Answers) PutName(name string, flags NameFlags) error {
 	return nil
 }
 
+// put writes what is large before what refers to it, and deletes what was large when nothing refers to it any more. Who has seen the
+// reference and does not find it looks again: see find_answer of bpf/c/dns_find.h.
 func (a *Answers) put(e *entry, life AnswerLife) error {
 	now, err := Clock()
 	if err != nil {
@@ -209,10 +211,12 @@ func (a *Answers) Lookup(k AnswerKey) (Answer, bool, error) {
 	if err != nil {
 		return Answer{}, false, fmt.Errorf("look up answer %s: %w", k, err)
 	}
-	var small sockSmallAnswer
 	key := a.key(wire, k.Type, k.Scope)
-	err = a.small.Lookup(key, &small)
-	if err == nil {
+	for range 2 { // what is large may become small between the two maps
+		var small sockSmallAnswer
+		if err = a.small.Lookup(key, &small); err != nil {
+			break
+		}
 		answer, err := a.read(key, small)
 		if !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return answer, err == nil, err

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -317,95 +316,5 @@ func TestCountsBelongToPods(t *testing.T) {
 	cart(0)
 	if got := counts(); !slices.Equal(got, []uint64{1, 1}) {
 		t.Errorf("counted %d of a pod that came back, want 1 and 1", got)
-	}
-}
-
-// TestAnswersChangeUnderReaders replaces and deletes answers while they are asked for: each reply is one of those that were put.
-func TestAnswersChangeUnderReaders(t *testing.T) {
-	d := newDuel(t)
-	name := func(i int) string { return fmt.Sprintf("n%d.example.", i) }
-	// What a reply to the name and type must be made of: the elements of one name go to others.
-	record := func(i int, rrtype uint16) string {
-		if rrtype == dns.TypeA {
-			return fmt.Sprintf("%s 5 IN A 192.0.2.%d", name(i), i)
-		}
-		return fmt.Sprintf("%s 5 IN AAAA 2001:db8::%d", name(i), i)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	var writer sync.WaitGroup
-	writer.Go(func() {
-		for i := 0; ctx.Err() == nil; i++ {
-			n, rrtype := i%3+1, []uint16{dns.TypeA, dns.TypeAAAA}[i/3%2]
-			k := AnswerKey{Name: name(n), Type: rrtype}
-			m := answerTo(k.Name, rrtype, slices.Repeat([]string{record(n, rrtype)}, 1+i/6%3)...)
-			b, err := m.Pack()
-			if err == nil {
-				err = d.Answers.Put(k, b, AnswerLife{})
-			}
-			if err == nil && i%2 == 0 {
-				err = d.Answers.Delete(AnswerKey{Name: name((n+1)%3 + 1), Type: rrtype})
-			}
-			if err != nil {
-				t.Error(err)
-				return
-			}
-		}
-	})
-	hits := 0
-	for i := range 20_000 {
-		n, rrtype := i%3+1, []uint16{dns.TypeA, dns.TypeAAAA}[i/3%2]
-		m := d.ask(t, 0, name(n), rrtype)
-		if m == nil {
-			continue
-		}
-		hits++
-		for _, rr := range m.Answer {
-			if got := strings.ReplaceAll(rr.String(), "\t", " "); got != record(n, rrtype) {
-				t.Fatalf("asked for %s type %d, got %s", name(n), rrtype, got)
-			}
-		}
-	}
-	cancel()
-	writer.Wait()
-	if hits == 0 {
-		t.Error("nothing was answered")
-	}
-}
-
-// TestElementsOfOthers: the kernel may give an element of the map to another key while a program reads it. What does not say that it
-// is of the name, the type and the scope, or has two stamps, is not an answer. An element that is older has smaller TTLs.
-func TestElementsOfOthers(t *testing.T) {
-	d := newDuel(t)
-	const name = "www.example.com."
-	key := d.Answers.key([]byte(wireOf(name)), dns.TypeA, 0)
-	var good sockSmallAnswer
-	if err := d.objs.DnsAnswers.Lookup(key, &good); err != nil {
-		t.Fatal(err)
-	}
-	for what, tt := range map[string]struct {
-		change func(*sockSmallAnswer)
-		ttl    uint32 // of the first record; 0: no answer
-	}{
-		"as it is":           {func(*sockSmallAnswer) {}, 300},
-		"a minute older":     {func(e *sockSmallAnswer) { e.Head.Born -= uint64(time.Minute + time.Second/2) }, 240},
-		"an hour older":      {func(e *sockSmallAnswer) { e.Head.Born -= uint64(time.Hour) }, 1},
-		"of another name":    {func(e *sockSmallAnswer) { e.Data[0] ^= 1 << 8 }, 0},
-		"of a longer name":   {func(e *sockSmallAnswer) { e.Head.NameBytes++ }, 0},
-		"of another type":    {func(e *sockSmallAnswer) { e.Head.Type = dns.TypeAAAA }, 0},
-		"of another scope":   {func(e *sockSmallAnswer) { e.Head.Scope = 5 }, 0},
-		"begun to be others": {func(e *sockSmallAnswer) { e.Head.Stamp++ }, 0},
-	} {
-		e := good
-		tt.change(&e)
-		if err := d.objs.DnsAnswers.Put(key, &e); err != nil {
-			t.Fatal(err)
-		}
-		got := uint32(0)
-		if m := d.ask(t, 0, name, dns.TypeA); m != nil {
-			got = m.Answer[0].Header().Ttl
-		}
-		if got != tt.ttl && (tt.ttl <= 1 || got+1 != tt.ttl) { // a second may have passed
-			t.Errorf("%s: TTL %d, want %d", what, got, tt.ttl)
-		}
 	}
 }

@@ -40,9 +40,16 @@ static __always_inline bool in_domain(struct dns_question *q, const struct dns_z
 	return q->end_hash[0] == v->hash[0] && q->end_hash[1] == v->hash[1];
 }
 
-/* Copies what an element of dns_answers or dns_large has for the name. False: nothing, for it is another's. */
-static __always_inline bool copy_answer(struct dns_question *q, const struct dns_answer *head, const __u64 *data, __u32 words,
-					const __u64 *end_stamp)
+/* What becomes of looking for an element. One that changes hands while it is read says nothing about what there is. */
+enum found {
+	FOUND,
+	ABSENT,
+	CHANGED,
+};
+
+/* Copies what an element of dns_answers or dns_large has for the name. CHANGED: it is another's by now. */
+static __always_inline enum found copy_answer(struct dns_question *q, const struct dns_answer *head, const __u64 *data, __u32 words,
+					      const __u64 *end_stamp)
 {
 	__u64 stamp = again(*end_stamp);
 	__u32 i, bytes, at;
@@ -50,13 +57,13 @@ static __always_inline bool copy_answer(struct dns_question *q, const struct dns
 	barrier();
 	q->head = *head;
 	if (q->head.name_bytes != q->name_bytes || q->head.type != q->key.type || q->head.scope != q->key.scope)
-		return false;
+		return CHANGED;
 	bytes = q->name_bytes;
 	for (i = 0; i < NAME_WORDS && i < words; i++) {
 		if (i * 8 >= bytes)
 			break;
 		if (data[i] != q->name[i])
-			return false;
+			return CHANGED;
 	}
 	at = ((again(q->name_bytes) & 255) + 7) >> 3;
 	bytes = q->head.bytes;
@@ -68,39 +75,49 @@ static __always_inline bool copy_answer(struct dns_question *q, const struct dns
 		at++;
 	}
 	barrier();
-	return again(head->stamp) == stamp;
+	return again(head->stamp) == stamp ? FOUND : CHANGED;
 }
 
-LOOPS bool copy_small(struct dns_question *q, const struct small_answer *from)
+LOOPS int copy_small(struct dns_question *q, const struct small_answer *from)
 {
 	return copy_answer(q, &from->head, from->data, ANSWER_BYTES / 8, &from->stamp);
 }
 
-LOOPS bool copy_large(struct dns_question *q, const struct large_answer *from)
+LOOPS int copy_large(struct dns_question *q, const struct large_answer *from)
 {
 	return copy_answer(q, &from->head, from->data, LARGE_ANSWER_BYTES / 8, &from->stamp);
 }
 
-/* Finds the answer to a type of the name, of a scope. False: there is none. */
-LOOPS bool find_answer(struct dns_question *q, __u16 type, __u32 scope)
+/* Looks for the key's answer once. A large one is put before what refers to it, and deleted after that. */
+LOOPS int look_once(struct dns_question *q)
 {
 	struct large_answer *large;
 	struct small_answer *small;
 
-	q->key.type = type;
-	q->key.scope = scope;
 	small = bpf_map_lookup_elem(&dns_answers, &q->key);
 	if (!small)
-		return false;
+		return ABSENT;
 	if (!(again(small->head.flags) & ANSWER_LARGE)) {
 		small->head.hits++;
 		return copy_small(q, small);
 	}
 	large = bpf_map_lookup_elem(&dns_large, &q->key);
 	if (!large)
-		return false;
+		return CHANGED;
 	large->head.hits++;
 	return copy_large(q, large);
+}
+
+/* Finds the answer to a type of the name, of a scope. Looking again is for elements that change hands meanwhile, and for those that
+ * are replaced: the new one comes first in its bucket, and then the old one goes, so who is under way there may see neither. */
+LOOPS int find_answer(struct dns_question *q, __u16 type, __u32 scope)
+{
+	int found;
+
+	q->key.type = type;
+	q->key.scope = scope;
+	found = look_once(q);
+	return found == FOUND ? FOUND : look_once(q);
 }
 
 /* What is published of the name itself. */
@@ -128,6 +145,8 @@ LOOPS bool asks_below(struct dns_question *q, const struct dns_zone *z, __u32 la
 	q->key.hash[0] = q->end_hash[0];
 	q->key.hash[1] = q->end_hash[1];
 	e = bpf_map_lookup_elem(&dns_answers, &q->key);
+	if (!e)
+		e = bpf_map_lookup_elem(&dns_answers, &q->key); /* see find_answer */
 	if (!e)
 		return false;
 	flags = again(e->head.flags);
@@ -190,17 +209,25 @@ static __always_inline void deny(struct dns_question *q, const struct dns_view *
 	q->head.count[1] = 1;
 }
 
+/* Only what is absent for sure is denied. */
 static __always_inline enum dns_outcome look_up(struct dns_question *q, const struct dns_zone *z, const struct dns_view *v,
 						__u32 scope)
 {
-	if ((scope && find_answer(q, q->type, scope)) || find_answer(q, q->type, 0)) {
+	int found = scope ? find_answer(q, q->type, scope) : ABSENT;
+
+	if (found == ABSENT)
+		found = find_answer(q, q->type, 0);
+	if (found == FOUND) {
 		if (q->head.expires && q->now >= q->head.expires)
 			return DNS_EXPIRED;
 		return (q->head.header & bpf_htons(DNS_RCODE)) || !q->head.count[0] ? DNS_NEGATIVE : DNS_HIT;
 	}
-	if (!in_domain(q, z, v))
+	if (found == CHANGED || !in_domain(q, z, v))
 		return DNS_MISS;
-	if (find_answer(q, 0, 0)) {
+	found = find_answer(q, 0, 0);
+	if (found == CHANGED)
+		return DNS_MISS;
+	if (found == FOUND) {
 		if (asks_agent(q->head.flags, q->type) || (is_searched(q, scope) && !(q->head.flags & NAME_ADDRESSES)))
 			return DNS_MISS;
 		deny(q, v, 0);
