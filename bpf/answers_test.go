@@ -107,7 +107,7 @@ func TestAnswersThatDoNotFit(t *testing.T) {
 		"another class":        {key, func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }, false, "class IN"},
 		"two questions":        {key, func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) }, false, "one question"},
 		"OPT before the end":   {key, func(m *dns.Msg) { m.SetEdns0(512, false); m.Extra = append(m.Extra, m.Answer[0]) }, true, "OPT is not the last"},
-		"more bytes than room": {key, func(m *dns.Msg) { m.Answer = append(m.Answer, text(4, 255)) }, true, "of 880"},
+		"more bytes than room": {key, func(m *dns.Msg) { m.Answer = append(m.Answer, text(4, 255)) }, true, "of 872"},
 	} {
 		m := answerTo("a.example.", dns.TypeA, "a.example. 5 IN A 192.0.2.1")
 		tt.change(m)

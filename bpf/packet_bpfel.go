@@ -114,7 +114,7 @@ type packetDnsQuestion struct {
 		RotateCount uint8
 		TtlStep     [16]uint8
 	}
-	Records   [224]uint64
+	Records   [222]uint64
 	Event     packetDnsEvent
 	Server    [4]uint32
 	L4        uint32
@@ -247,7 +247,7 @@ type packetLargeAnswer struct {
 		RotateCount uint8
 		TtlStep     [16]uint8
 	}
-	Data  [110]uint64
+	Data  [109]uint64
 	Stamp uint64
 }
 
@@ -427,7 +427,7 @@ type packetSmallAnswer struct {
 		RotateCount uint8
 		TtlStep     [16]uint8
 	}
-	Data  [14]uint64
+	Data  [13]uint64
 	Stamp uint64
 }
 

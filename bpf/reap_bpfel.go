@@ -152,7 +152,7 @@ type reapLargeAnswer struct {
 		RotateCount uint8
 		TtlStep     [16]uint8
 	}
-	Data  [110]uint64
+	Data  [109]uint64
 	Stamp uint64
 }
 
@@ -243,7 +243,7 @@ type reapSmallAnswer struct {
 		RotateCount uint8
 		TtlStep     [16]uint8
 	}
-	Data  [14]uint64
+	Data  [13]uint64
 	Stamp uint64
 }
 

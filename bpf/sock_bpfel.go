@@ -208,7 +208,7 @@ const (
 type sockLargeAnswer struct {
 	_     structs.HostLayout
 	Head  sockDnsAnswer
-	Data  [110]uint64
+	Data  [109]uint64
 	Stamp uint64
 }
 
@@ -287,7 +287,7 @@ type sockRecord struct {
 type sockSmallAnswer struct {
 	_     structs.HostLayout
 	Head  sockDnsAnswer
-	Data  [14]uint64
+	Data  [13]uint64
 	Stamp uint64
 }
 

@@ -303,14 +303,19 @@ struct small_answer {
 	__u64 data[ANSWER_BYTES / 8];
 	__u64 stamp;
 };
-_Static_assert(sizeof(struct small_answer) == 184, "small_answer");
+_Static_assert(sizeof(struct small_answer) == 176, "small_answer");
 
 struct large_answer {
 	struct dns_answer head;
 	__u64 data[LARGE_ANSWER_BYTES / 8];
 	__u64 stamp;
 };
-_Static_assert(sizeof(struct large_answer) == 952, "large_answer");
+_Static_assert(sizeof(struct large_answer) == 944, "large_answer");
+
+/* What an element of a hash takes: struct htab_elem, key and value, and since Linux 6.1 a word of bpf_mem_alloc. */
+#define ELEMENT_BYTES(value) (48 + sizeof(struct answer_key) + sizeof(value) + 8)
+_Static_assert(ELEMENT_BYTES(struct small_answer) <= 256, "small_answer");
+_Static_assert(ELEMENT_BYTES(struct large_answer) <= 1024, "large_answer");
 
 #define SOA_BYTES 128
 
