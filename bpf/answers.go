@@ -70,7 +70,7 @@ type Answer struct {
 // Answers are what programs answer pods' questions with. Methods are safe for concurrent use as long as no two of them name
 // the same name.
 type Answers struct {
-	small, large, counts, events, pods *ebpf.Map
+	small, large, counts, pods *ebpf.Map
 
 	zone    *sockDnsZone // shared with the programs
 	mapped  []byte
@@ -82,7 +82,7 @@ type Answers struct {
 
 func newAnswers(m *sockMaps) (*Answers, error) {
 	a := &Answers{
-		small: m.DnsAnswers, large: m.DnsLarge, counts: m.DnsCounts, events: m.DnsEvents, pods: m.PodAddresses,
+		small: m.DnsAnswers, large: m.DnsLarge, counts: m.DnsCounts, pods: m.PodAddresses,
 		settled: make(chan struct{}),
 	}
 	close(a.settled)

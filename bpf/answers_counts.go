@@ -1,14 +1,8 @@
 package bpf
 
 import (
-	"bytes"
-	"context"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"time"
-
-	"github.com/cilium/ebpf/ringbuf"
 )
 
 // DNSCounts are what became of a pod's questions. Hit and Negative were answered by programs, the latter with that there is no
@@ -67,49 +61,4 @@ func (a *Answers) Counts() (map[netip.Addr]DNSCounts, error) {
 		out[addr] = DNSCounts{Hit: sum[DNSHit], Negative: sum[DNSNegative], Miss: sum[DNSMiss], Punt: sum[DNSPunt], Expired: sum[DNSExpired]}
 	}
 	return out, nil
-}
-
-// A DNSEvent is a question, one of many: see SetSampling.
-type DNSEvent struct {
-	Pod     netip.Addr
-	Type    uint16 // 0: what was asked could not be read
-	Rcode   uint16 // of what a program answered
-	Outcome DNSOutcome
-	// Name is in the form of AnswerKey. Of a name longer than 128 bytes it is the begin.
-	Name string
-}
-
-// Events calls f for events until ctx ends, and returns nil then. One call at a time gets an event.
-func (a *Answers) Events(ctx context.Context, f func(DNSEvent)) error {
-	r, err := ringbuf.NewReader(a.events)
-	if err != nil {
-		return fmt.Errorf("read DNS events: %w", err)
-	}
-	defer func() { _ = r.Close() }()
-	stop := context.AfterFunc(ctx, func() { r.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	var record ringbuf.Record
-	for ctx.Err() == nil {
-		err := r.ReadInto(&record)
-		if ctx.Err() != nil {
-			break
-		}
-		var e packetDnsEvent
-		if err == nil {
-			err = binary.Read(bytes.NewReader(record.RawSample), binary.NativeEndian, &e)
-		}
-		if err != nil {
-			return fmt.Errorf("read DNS events: %w", err)
-		}
-		f(newEvent(e))
-	}
-	return nil
-}
-
-func newEvent(e packetDnsEvent) DNSEvent {
-	out := DNSEvent{Pod: address(e.Client), Type: e.Type, Rcode: uint16(e.Rcode), Outcome: DNSOutcome(e.Outcome)}
-	if e.Type != 0 {
-		out.Name = nameText(e.Name[:min(int(e.NameBytes), len(e.Name))])
-	}
-	return out
 }

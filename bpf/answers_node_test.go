@@ -3,10 +3,8 @@
 package bpf
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -247,41 +245,6 @@ func TestScopes(t *testing.T) {
 				t.Errorf("%s of pod %d: %q, want %q", name, pod, got, status)
 			}
 		}
-	}
-}
-
-// TestEvents hears of each question, with what became of it.
-func TestEvents(t *testing.T) {
-	d := newDuel(t)
-	if err := d.Answers.SetSampling(1); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	want := []DNSEvent{
-		{d.pods[0].Addrs[0], dns.TypeA, 0, DNSHit, "cart.shop.svc.cluster.local."},
-		{d.pods[1].Addrs[0], dns.TypeSRV, 3, DNSNegative, "nobody.shop.svc.cluster.local."},
-		{d.pods[0].Addrs[0], dns.TypeA, 0, DNSMiss, "unknown.example."},
-		{d.pods[0].Addrs[0], dns.TypeA, 0, DNSExpired, "old.example.com."},
-		{d.pods[0].Addrs[0], 0, 0, DNSPunt, ""},
-		{d.pods[0].Addrs[0], dns.TypeA, 0, DNSHit, longName},
-	}
-	for _, e := range want {
-		if e.Type != 0 {
-			d.ask(t, slices.IndexFunc(d.pods, func(p Pod) bool { return p.Addrs[0] == e.Pod }), e.Name, e.Type)
-		} else if _, err := d.Ask(e.Pod, addrs(dnsServers)[0], make([]byte, 40)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want[len(want)-1].Name = nameText([]byte(wireOf(longName))[:128])
-	var got []DNSEvent
-	err := d.Answers.Events(ctx, func(e DNSEvent) {
-		if got = append(got, e); len(got) == len(want) {
-			cancel()
-		}
-	})
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" || err != nil {
-		t.Errorf("%v, -want +got:\n%s", err, diff)
 	}
 }
 

@@ -25,7 +25,7 @@ func (a *Answers) SetZone(z AnswerZone) error {
 		return fmt.Errorf("set the zone %s: %w", z.Domain, err)
 	}
 	return a.change(func(v *sockDnsView) {
-		view.Server, view.Servers, view.Sample = v.Server, v.Servers, v.Sample
+		view.Server, view.Servers = v.Server, v.Servers
 		*v = view
 	})
 }
@@ -107,11 +107,6 @@ func (a *Answers) SetServers(addrs []netip.Addr) error {
 			v.Server[i] = words(addr)
 		}
 	})
-}
-
-// SetSampling makes one question of n an event, see Events; 0 means none.
-func (a *Answers) SetSampling(n uint32) error {
-	return a.change(func(v *sockDnsView) { v.Sample = n })
 }
 
 // change makes a view of the current one, and that the current one. It waits for whoever still reads what it writes to.

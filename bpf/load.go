@@ -162,7 +162,6 @@ func (d *Datapath) loadPacket() error {
 		packetMapFlows: o.Flows, packetMapPacketCounts: o.PacketCounts, packetMapFragments: o.Fragments,
 		packetMapAffinity: o.Affinity, packetMapSourceRanges: o.SourceRanges, packetMapLifelines: o.Lifelines,
 		packetMapDnsAnswers: o.DnsAnswers, packetMapDnsLarge: o.DnsLarge, packetMapDnsZone: o.DnsZone, packetMapDnsCounts: o.DnsCounts,
-		packetMapDnsEvents: o.DnsEvents,
 	}}
 	if err := spec.LoadAndAssign(&d.packet, opts); err != nil {
 		return fmt.Errorf("load the packet path: %w", err)

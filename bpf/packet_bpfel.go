@@ -67,16 +67,6 @@ type packetDnsCounts struct {
 	Count [5]uint64
 }
 
-type packetDnsEvent struct {
-	_         structs.HostLayout
-	Client    [4]uint32
-	Type      uint16
-	Rcode     uint8
-	Outcome   uint8
-	NameBytes uint32
-	Name      [128]uint8
-}
-
 type packetDnsOutcome uint32
 
 const (
@@ -115,7 +105,7 @@ type packetDnsQuestion struct {
 		TtlStep     [16]uint8
 	}
 	Records   [222]uint64
-	Event     packetDnsEvent
+	Client    [4]uint32
 	Server    [4]uint32
 	L4        uint32
 	Bytes     uint32
@@ -142,14 +132,13 @@ type packetDnsZone struct {
 		Soa          [16]uint64
 		Server       [8][4]uint32
 		Servers      uint32
-		Sample       uint32
 		DomainBytes  uint16
 		DomainLabels uint8
 		Complete     uint8
 		SoaBytes     uint8
 		SoaNsAt      uint8
 		SoaMailboxAt uint8
-		Pad          uint8
+		Pad          [5]uint8
 	}
 }
 
@@ -455,7 +444,6 @@ const (
 	packetMapBlocks             = "blocks"
 	packetMapDnsAnswers         = "dns_answers"
 	packetMapDnsCounts          = "dns_counts"
-	packetMapDnsEvents          = "dns_events"
 	packetMapDnsLarge           = "dns_large"
 	packetMapDnsQuestions       = "dns_questions"
 	packetMapDnsZone            = "dns_zone"
@@ -555,7 +543,6 @@ type packetMapSpecs struct {
 	Blocks        *ebpf.MapSpec `ebpf:"blocks"`
 	DnsAnswers    *ebpf.MapSpec `ebpf:"dns_answers"`
 	DnsCounts     *ebpf.MapSpec `ebpf:"dns_counts"`
-	DnsEvents     *ebpf.MapSpec `ebpf:"dns_events"`
 	DnsLarge      *ebpf.MapSpec `ebpf:"dns_large"`
 	DnsQuestions  *ebpf.MapSpec `ebpf:"dns_questions"`
 	DnsZone       *ebpf.MapSpec `ebpf:"dns_zone"`
@@ -617,7 +604,6 @@ type packetMaps struct {
 	Blocks        *ebpf.Map `ebpf:"blocks"`
 	DnsAnswers    *ebpf.Map `ebpf:"dns_answers"`
 	DnsCounts     *ebpf.Map `ebpf:"dns_counts"`
-	DnsEvents     *ebpf.Map `ebpf:"dns_events"`
 	DnsLarge      *ebpf.Map `ebpf:"dns_large"`
 	DnsQuestions  *ebpf.Map `ebpf:"dns_questions"`
 	DnsZone       *ebpf.Map `ebpf:"dns_zone"`
@@ -645,7 +631,6 @@ func (m *packetMaps) Close() error {
 		m.Blocks,
 		m.DnsAnswers,
 		m.DnsCounts,
-		m.DnsEvents,
 		m.DnsLarge,
 		m.DnsQuestions,
 		m.DnsZone,

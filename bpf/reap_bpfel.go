@@ -61,14 +61,13 @@ type reapDnsZone struct {
 		Soa          [16]uint64
 		Server       [8][4]uint32
 		Servers      uint32
-		Sample       uint32
 		DomainBytes  uint16
 		DomainLabels uint8
 		Complete     uint8
 		SoaBytes     uint8
 		SoaNsAt      uint8
 		SoaMailboxAt uint8
-		Pad          uint8
+		Pad          [5]uint8
 	}
 }
 
@@ -274,7 +273,6 @@ const (
 	reapMapBlocks           = "blocks"
 	reapMapDnsAnswers       = "dns_answers"
 	reapMapDnsCounts        = "dns_counts"
-	reapMapDnsEvents        = "dns_events"
 	reapMapDnsLarge         = "dns_large"
 	reapMapDnsZone          = "dns_zone"
 	reapMapFlows            = "flows"
@@ -349,7 +347,6 @@ type reapMapSpecs struct {
 	Blocks        *ebpf.MapSpec `ebpf:"blocks"`
 	DnsAnswers    *ebpf.MapSpec `ebpf:"dns_answers"`
 	DnsCounts     *ebpf.MapSpec `ebpf:"dns_counts"`
-	DnsEvents     *ebpf.MapSpec `ebpf:"dns_events"`
 	DnsLarge      *ebpf.MapSpec `ebpf:"dns_large"`
 	DnsZone       *ebpf.MapSpec `ebpf:"dns_zone"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
@@ -400,7 +397,6 @@ type reapMaps struct {
 	Blocks        *ebpf.Map `ebpf:"blocks"`
 	DnsAnswers    *ebpf.Map `ebpf:"dns_answers"`
 	DnsCounts     *ebpf.Map `ebpf:"dns_counts"`
-	DnsEvents     *ebpf.Map `ebpf:"dns_events"`
 	DnsLarge      *ebpf.Map `ebpf:"dns_large"`
 	DnsZone       *ebpf.Map `ebpf:"dns_zone"`
 	Flows         *ebpf.Map `ebpf:"flows"`
@@ -424,7 +420,6 @@ func (m *reapMaps) Close() error {
 		m.Blocks,
 		m.DnsAnswers,
 		m.DnsCounts,
-		m.DnsEvents,
 		m.DnsLarge,
 		m.DnsZone,
 		m.Flows,

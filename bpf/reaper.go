@@ -53,7 +53,7 @@ func (d *Datapath) NewReaper(open func(inode uint64) (*os.File, error)) (_ *Reap
 		reapMapFrontends: o.Frontends, reapMapRecords: o.Records, reapMapBlocks: o.Blocks,
 		reapMapNodeAddresses: o.NodeAddresses,
 		// Not used, but not to be made again.
-		reapMapDnsAnswers: o.DnsAnswers, reapMapDnsLarge: o.DnsLarge, reapMapDnsZone: o.DnsZone, reapMapDnsCounts: o.DnsCounts, reapMapDnsEvents: o.DnsEvents,
+		reapMapDnsAnswers: o.DnsAnswers, reapMapDnsLarge: o.DnsLarge, reapMapDnsZone: o.DnsZone, reapMapDnsCounts: o.DnsCounts,
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("load the reaper: %w", err)

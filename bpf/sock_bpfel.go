@@ -115,14 +115,13 @@ type sockDnsView struct {
 	Soa          [16]uint64
 	Server       [8][4]uint32
 	Servers      uint32
-	Sample       uint32
 	DomainBytes  uint16
 	DomainLabels uint8
 	Complete     uint8
 	SoaBytes     uint8
 	SoaNsAt      uint8
 	SoaMailboxAt uint8
-	Pad          uint8
+	Pad          [5]uint8
 }
 
 type sockDnsZone struct {
@@ -306,7 +305,6 @@ const (
 	sockMapBlocks          = "blocks"
 	sockMapDnsAnswers      = "dns_answers"
 	sockMapDnsCounts       = "dns_counts"
-	sockMapDnsEvents       = "dns_events"
 	sockMapDnsLarge        = "dns_large"
 	sockMapDnsZone         = "dns_zone"
 	sockMapFlows           = "flows"
@@ -405,7 +403,6 @@ type sockMapSpecs struct {
 	Blocks        *ebpf.MapSpec `ebpf:"blocks"`
 	DnsAnswers    *ebpf.MapSpec `ebpf:"dns_answers"`
 	DnsCounts     *ebpf.MapSpec `ebpf:"dns_counts"`
-	DnsEvents     *ebpf.MapSpec `ebpf:"dns_events"`
 	DnsLarge      *ebpf.MapSpec `ebpf:"dns_large"`
 	DnsZone       *ebpf.MapSpec `ebpf:"dns_zone"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
@@ -466,7 +463,6 @@ type sockMaps struct {
 	Blocks        *ebpf.Map `ebpf:"blocks"`
 	DnsAnswers    *ebpf.Map `ebpf:"dns_answers"`
 	DnsCounts     *ebpf.Map `ebpf:"dns_counts"`
-	DnsEvents     *ebpf.Map `ebpf:"dns_events"`
 	DnsLarge      *ebpf.Map `ebpf:"dns_large"`
 	DnsZone       *ebpf.Map `ebpf:"dns_zone"`
 	Flows         *ebpf.Map `ebpf:"flows"`
@@ -490,7 +486,6 @@ func (m *sockMaps) Close() error {
 		m.Blocks,
 		m.DnsAnswers,
 		m.DnsCounts,
-		m.DnsEvents,
 		m.DnsLarge,
 		m.DnsZone,
 		m.Flows,

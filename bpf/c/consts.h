@@ -62,9 +62,6 @@
 #define PLAIN_ANSWER_BYTES 512
 #define EDNS_BYTES 1232
 
-#define DNS_EVENT_BYTES (1 << 18)
-#define DNS_EVENT_NAME_BYTES 128
-
 /* How long the fragments of a datagram may take to arrive: net.ipv4.ipfrag_time. */
 #define FRAGMENT_SECONDS 30
 

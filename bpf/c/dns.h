@@ -184,21 +184,12 @@ static __always_inline int send_answer(struct __sk_buff *skb, struct dns_questio
 	return way == TO_PEER ? bpf_redirect_peer(skb->ifindex, 0) : bpf_redirect(skb->ifindex, way);
 }
 
-LOOPS int account(struct dns_question *q, const struct dns_view *v, __u32 number, enum dns_outcome outcome)
+static __always_inline void account(__u32 number, enum dns_outcome outcome)
 {
 	struct dns_counts *counts = bpf_map_lookup_elem(&dns_counts, &number);
 
 	if (counts)
 		counts->count[outcome]++;
-	if (!v->sample || bpf_get_prandom_u32() % v->sample)
-		return 0;
-	q->event.type = q->type;
-	q->event.rcode = outcome <= DNS_NEGATIVE ? bpf_ntohs(q->head.header) & DNS_RCODE : 0;
-	q->event.outcome = outcome;
-	q->event.name_bytes = q->name_bytes;
-	__builtin_memcpy(q->event.name, q->name, DNS_EVENT_NAME_BYTES);
-	bpf_ringbuf_output(&dns_events, &q->event, sizeof(q->event), 0);
-	return 0;
 }
 
 /* Answers a datagram to port 53 of who is asked for names. The result is TC_ACT_UNSPEC if it must go its way; the packet is
@@ -234,6 +225,6 @@ __attribute__((noinline)) int answer_dns(struct __sk_buff *skb, __u32 scope, __u
 				outcome = DNS_PUNT;
 		}
 	}
-	account(q, v, number, outcome);
+	account(number, outcome);
 	return bytes ? send_answer(skb, q, bytes, way) : TC_ACT_UNSPEC;
 }

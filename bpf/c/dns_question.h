@@ -86,7 +86,7 @@ struct dns_question {
 	__u64 end_hash[2]; /* of the name's end */
 	struct dns_answer head; /* of what was found */
 	__u64 records[2 * LARGE_ANSWER_BYTES / 8 + 4]; /* twice, because the verifier takes where and how many bytes for the most of each */
-	struct dns_event event; /* has the client's address all the time */
+	__be32 client[4];
 	__be32 server[4];
 	__u32 l4; /* where the datagram is in the frame */
 	__u32 bytes; /* of the datagram */
@@ -167,7 +167,7 @@ static __always_inline bool is_dns_server(const struct dns_view *v, const __be32
 static __always_inline bool read_network(struct __sk_buff *skb, struct dns_question *q, const struct dns_view *v)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	__be32 *client = q->event.client, *server = q->server;
+	__be32 *client = q->client, *server = q->server;
 	struct ipv6hdr *v6 = data + ETH_HLEN;
 	struct iphdr *v4 = data + ETH_HLEN;
 

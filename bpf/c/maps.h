@@ -183,9 +183,3 @@ struct {
 	__type(value, struct dns_counts);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } dns_counts SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, DNS_EVENT_BYTES);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} dns_events SEC(".maps");

@@ -325,14 +325,13 @@ struct dns_view {
 	__u64 soa[SOA_BYTES / 8]; /* the record of negative answers. Three names in it end with the domain, so with a pointer */
 	__be32 server[MAX_DNS_SERVERS][4];
 	__u32 servers;
-	__u32 sample; /* one question of so many is an event; 0: none is */
 	__u16 domain_bytes; /* 0: no domain */
 	__u8 domain_labels;
 	__u8 complete; /* what has no entry does not exist */
 	__u8 soa_bytes;
 	__u8 soa_ns_at;	     /* where in the record the pointer of the name server's name is */
 	__u8 soa_mailbox_at; /* and that of the mailbox's */
-	__u8 pad;
+	__u8 pad[5];
 };
 _Static_assert(sizeof(struct dns_view) == 288, "dns_view");
 
@@ -360,16 +359,6 @@ struct dns_counts {
 	__u64 count[DNS_OUTCOMES];
 };
 _Static_assert(sizeof(struct dns_counts) == 40, "dns_counts");
-
-struct dns_event {
-	__be32 client[4];
-	__u16 type; /* in host order */
-	__u8 rcode; /* of what was answered */
-	__u8 outcome; /* enum dns_outcome */
-	__u32 name_bytes;
-	__u8 name[DNS_EVENT_NAME_BYTES]; /* on the wire, folded: its begin */
-};
-_Static_assert(sizeof(struct dns_event) == 152, "dns_event");
 
 struct address {
 	__be32 addr[4];

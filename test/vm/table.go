@@ -118,7 +118,7 @@ var features = []feature{
 	{"ICMP errors of translated flows", []string{"bpf.TestErrorsOutside"}},
 	{"ways between pods of a node", []string{"bpf.TestWays"}},
 	{"node DNS", []string{"bpf.TestNodeDNS", "bpf.TestNodeDNSAgentKilled", "bpf.TestPodsDNS", "bpf.TestPodsDNSExclusive", "bpf.TestOwnDNS"}},
-	{"DNS answers of the kernel", []string{"bpf.TestAnswersAgree", "bpf.TestAnswersLive", "bpf.TestAnswersIPVlan", "bpf.TestEvents"}},
+	{"DNS answers of the kernel", []string{"bpf.TestAnswersAgree", "bpf.TestAnswersLive", "bpf.TestAnswersIPVlan", "bpf.TestChangedIsNotAbsent"}},
 	{"netns cookie", []string{"test/vm/parts.TestNetNSCookie", "bpf.TestCookieByProgram"}},
 	{"node network", []string{"internal/hostnet.TestHostIsBroughtIntoStateAndKept", "internal/hostnet.TestWaitersShareComparisons"}},
 	{"SNAT of the node", []string{"internal/hostnet.TestNodeSNATByFamily", "internal/hostnet.TestNodeSNATIsKept"}},
