@@ -198,3 +198,29 @@ func TestReplacedIsNotAbsent(t *testing.T) {
 		t.Error("nothing was answered")
 	}
 }
+
+// TestPodsElementOfAnother: an element of pod_addresses that is another pod's by now does not say whose scope and counts a packet has.
+func TestPodsElementOfAnother(t *testing.T) {
+	d := newDuel(t)
+	for i, addr := range d.pods[1].Addrs {
+		key := sockAddress{Addr: words(addr)}
+		var good sockPodAddress
+		if err := d.objs.PodAddresses.Lookup(key, &good); err != nil {
+			t.Fatal(err)
+		}
+		query, err := new(dns.Msg).SetQuestion("cart.shop.svc.cluster.local.", dns.TypeA).Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for echo, answered := range map[uint32]bool{good.Echo: true, good.Echo ^ 1: false} {
+			e := good
+			e.Echo = echo
+			if err := d.objs.PodAddresses.Put(key, &e); err != nil {
+				t.Fatal(err)
+			}
+			if reply, err := d.Ask(addr, addrs(dnsServers)[i], query); err != nil || (reply != nil) != answered {
+				t.Errorf("%s, echo %x of %x: %x, %v, want an answer: %t", addr, echo, good.Echo, reply, err, answered)
+			}
+		}
+	}
+}

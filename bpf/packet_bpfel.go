@@ -276,7 +276,8 @@ type packetMoment struct {
 		V6      bool
 		_       [2]byte
 	}
-	To packetFlow
+	To  packetFlow
+	Pod packetPodAddress
 }
 
 type packetNetwork struct {
@@ -374,14 +375,14 @@ type packetPod struct {
 
 type packetPodAddress struct {
 	_           structs.HostLayout
-	NetnsCookie uint64
+	Echo        uint32
 	Link        uint32
+	NetnsCookie uint64
 	Side        uint32
 	Slot        uint16
 	Number      uint16
 	Parent      uint32
 	Scope       uint32
-	Pad         uint32
 }
 
 type packetPodKey struct {

@@ -75,7 +75,9 @@ func (p *Pods) putAddresses(addrs []netip.Addr, value sockPodAddress) (err error
 		return err
 	}
 	for _, a := range addrs {
-		if err := p.byAddress.Update(sockAddress{Addr: words(a)}, value, ebpf.UpdateAny); err != nil {
+		key := sockAddress{Addr: words(a)}
+		value.Echo = fold(key.Addr[:])
+		if err := p.byAddress.Update(key, value, ebpf.UpdateAny); err != nil {
 			return err
 		}
 	}

@@ -256,14 +256,14 @@ type sockPod struct {
 
 type sockPodAddress struct {
 	_           structs.HostLayout
-	NetnsCookie uint64
+	Echo        uint32
 	Link        uint32
+	NetnsCookie uint64
 	Side        uint32
 	Slot        uint16
 	Number      uint16
 	Parent      uint32
 	Scope       uint32
-	Pad         uint32
 }
 
 type sockPodFlags uint32

@@ -122,7 +122,7 @@ int from_pod(struct __sk_buff *skb)
 
 	if (!m || !parse_network(skb, &m->p))
 		return TC_ACT_UNSPEC;
-	pod = pod_at(m->p.net.saddr);
+	pod = sender(m);
 	if (!pod)
 		return TC_ACT_UNSPEC;
 	if (pod->link != skb->ifindex)
@@ -181,7 +181,7 @@ int to_vpc(struct __sk_buff *skb)
 
 	if ((skb->mark & POD_MARK) || !m || !parse_network(skb, &m->p))
 		return TC_ACT_UNSPEC;
-	pod = pod_at(m->p.net.saddr);
+	pod = sender(m);
 	if (!pod)
 		return TC_ACT_UNSPEC;
 	/* Somebody else's address; and what leaves the node by its stack is marked. */
@@ -225,7 +225,7 @@ int leave_pod(struct __sk_buff *skb)
 
 	if (!m || !parse_network(skb, &m->p))
 		return TC_ACT_UNSPEC;
-	pod = pod_at(m->p.net.saddr);
+	pod = sender(m);
 	if (!pod || !pod->side)
 		return TC_ACT_UNSPEC;
 	/* Somebody else's address: the filter has the namespace that it is in for its class, of which there are 16 bits. */

@@ -84,6 +84,7 @@ struct packet {
 struct moment {
 	struct packet p;
 	struct flow to;
+	struct pod_address pod; /* whose packet it is, for programs that look for that */
 };
 
 struct {

@@ -138,14 +138,14 @@ _Static_assert(sizeof(struct source_range) == 24, "source_range");
 
 /* pod_addresses: the pods of this node by address. Links are interface indexes. */
 struct pod_address {
-	__u64 netns_cookie; /* key into pods; 0: unknown */
+	__u32 echo; /* exclusive or of the key's words, for the reason given at struct frontend; first, as the kernel writes it first */
 	__u32 link;         /* on the node: the link that leads to the pod */
+	__u64 netns_cookie; /* key into pods; 0: unknown */
 	__u32 side;         /* in the pod's namespace: the link that leads to the node, for a pod with an ENI of its own */
 	__u16 slot;         /* of the ENI that has the address */
 	__u16 number;       /* of the pod, into dns_counts; 0: none */
 	__u32 parent; /* on the node: what the pod's packets come by first, its link or that one's ipvlan parent; 0: unknown */
 	__u32 scope;  /* the search list that its names may be answered by; 0: none */
-	__u32 pad;
 };
 _Static_assert(sizeof(struct pod_address) == 32, "pod_address");
 
