@@ -189,7 +189,7 @@ func (a *Answers) delete(key sockAnswerKey) error {
 	return errors.Join(ignoreMissing(a.small.Delete(key)), ignoreMissing(a.large.Delete(key)))
 }
 
-// key is made as by take_name of bpf/c/dns.h.
+// key is made as by take_name of bpf/c/dns_question.h.
 func (a *Answers) key(name []byte, rrtype uint16, scope uint32) sockAnswerKey {
 	return sockAnswerKey{Hash: hashName(&a.zone.Secret, name), Type: rrtype, Scope: scope}
 }

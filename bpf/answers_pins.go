@@ -101,7 +101,7 @@ const (
 	DNSMeta                          // questions of such a type are never answered by programs
 )
 
-// Decide says what programs do about a question of a pod with that scope, by the same steps as bpf/c/dns.h.
+// Decide says what programs do about a question of a pod with that scope, by the same steps as look_up of bpf/c/dns_find.h.
 func (p *PinnedAnswers) Decide(name string, qtype uint16, scope uint32) (DNSVerdict, error) {
 	silent, err := p.Silent()
 	switch {

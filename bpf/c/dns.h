@@ -200,14 +200,13 @@ static __always_inline void account(__u32 number, enum dns_outcome outcome)
 __attribute__((noinline)) int answer_dns(struct __sk_buff *skb, __u32 scope, __u32 number, __u32 way)
 {
 	enum dns_outcome outcome = DNS_PUNT;
-	__u32 key = way == BPF_F_INGRESS, bytes = 0;
+	__u32 zero = 0, bytes = 0;
 	const struct dns_view *v;
 	struct dns_question *q;
 	struct dns_zone *z;
 
-	q = bpf_map_lookup_elem(&dns_questions, &key);
-	key = 0;
-	z = bpf_map_lookup_elem(&dns_zone, &key);
+	q = bpf_map_lookup_elem(&dns_questions, &zero);
+	z = bpf_map_lookup_elem(&dns_zone, &zero);
 	if (!q || !z)
 		return TC_ACT_UNSPEC;
 	v = &z->view[again(z->current) & 1];

@@ -100,10 +100,10 @@ struct dns_question {
 	__u8 sum; /* enum sum_kind */
 };
 
-/* One of each processor's own, and of each direction: what a pod sends may be interrupted by what comes for it. */
+/* One of each processor's own: programs of links do not interrupt one another. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
+	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct dns_question);
 } dns_questions SEC(".maps");
