@@ -216,7 +216,8 @@ func (a *agent) buildDatapath(context.Context) error {
 	if a.reaper, err = a.newReaper(); err != nil {
 		return err
 	}
-	a.tasks = append(a.tasks, services, attach, a.reaper, a.publisher, newFlowSweeper(sweepFlows(a.datapath), a.log, a.metrics),
+	keep := &delayed{task: newPeriodic("program of lo", podLinksEvery, a.keepLoopback()), first: []<-chan struct{}{attach.Ready()}}
+	a.tasks = append(a.tasks, services, attach, keep, a.reaper, a.publisher, newFlowSweeper(sweepFlows(a.datapath), a.log, a.metrics),
 		newAffinitySweeper(sweepAffinity(a.datapath), a.log, a.metrics))
 	a.forADD = append(a.forADD, attach)
 	return nil
@@ -228,6 +229,23 @@ const loopback = 1
 // attachSockets puts into place what the node's own sockets meet.
 func (a *agent) attachSockets() error {
 	return errors.Join(a.datapath.Attach(), a.datapath.AttachLink(bpf.Loopback, loopback))
+}
+
+// keepLoopback puts lo's program back when somebody else has removed it, and says so.
+func (a *agent) keepLoopback() func() {
+	failed := ""
+	return func() {
+		on, err := a.datapath.LinkAttached(bpf.Loopback, loopback)
+		if on {
+			return
+		}
+		if err = errors.Join(err, a.datapath.AttachLink(bpf.Loopback, loopback)); err == nil {
+			a.warnNode("HostNetworkRestored", "the program of lo was removed, and is back")
+		} else if err.Error() != failed {
+			failed = err.Error()
+			a.log.Warn("the program of lo cannot be attached", "err", err)
+		}
+	}
 }
 
 func (a *agent) buildHealth(context.Context) error {
