@@ -147,7 +147,7 @@ func (v *verbs) all() (all view, err error) {
 	}
 	return slices.DeleteFunc(all, func(line string) bool {
 		return strings.Contains(line, "table 1") || strings.HasPrefix(line, "rp_filter eth") ||
-			strings.HasPrefix(line, "program eth") || strings.HasPrefix(line, "pin v1/links/from_vpc-")
+			strings.HasPrefix(line, "program eth") || strings.HasPrefix(line, "pin ") && strings.Contains(line, "/links/from_vpc-")
 	}), nil
 }
 
