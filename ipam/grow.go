@@ -34,10 +34,12 @@ type planner struct {
 	going              int // ENIs that make room when they are gone
 	steps              []step
 	taken              map[string]bool // ENIs that a step is about already
+	ripe               time.Time       // see plan
 }
 
 // plan lists the steps that the marks and the callers ask for. unmet is what no step and no ENI on its way will bring.
-func (l *ledger) plan(s situation) (steps []step, unmet int) {
+// ripe is when the plan will be another one only because time has passed; zero: never.
+func (l *ledger) plan(s situation) (steps []step, unmet int, ripe time.Time) {
 	p := &planner{
 		ledger: l, situation: s, demand: l.sharedDemand(s.waiting), exclusives: l.exclusiveDemand(s.waitingExclusive),
 		room: l.limits.ENIs - len(l.enis), taken: map[string]bool{},
@@ -61,7 +63,7 @@ func (l *ledger) plan(s situation) (steps []step, unmet int) {
 	if s.reclaim && grow+growExclusive == 0 {
 		p.giveBack(shrink, shrinkExclusive)
 	}
-	return p.steps, unmet
+	return p.steps, unmet, p.ripe
 }
 
 func (p *planner) add(s step) {
@@ -157,16 +159,15 @@ func (p *planner) growExclusive(n int) int {
 
 // giveBack drains one ENI that is surplus as a whole, or else releases single addresses.
 func (p *planner) giveBack(shrink, shrinkExclusive int) {
-	old := func(a *address) bool { return p.now.Sub(a.Since) >= p.pace.After }
-	if shrinkExclusive > 0 && p.drain(exclusive, 1, old) {
+	if shrinkExclusive > 0 && p.drain(exclusive, 1) {
 		return
 	}
-	if p.drain(shared, p.marks.spare(p.demand), old) || shrink == 0 {
+	if p.drain(shared, p.marks.spare(p.demand)) || shrink == 0 {
 		return
 	}
 	addrs := p.victims(min(shrink, p.pace.Batch), func(a *address) bool {
 		e := p.enis[a.ENI]
-		return e.Purpose == shared && !p.taken[e.Token] && aliyun.FamilyOf(a.Addr) == aliyun.IPv4 && old(a)
+		return e.Purpose == shared && !p.taken[e.Token] && aliyun.FamilyOf(a.Addr) == aliyun.IPv4 && p.over(a.Since.Add(p.pace.After))
 	})
 	if len(addrs) > 0 {
 		p.add(step{do: stepRelease, addrs: addrs})
@@ -174,16 +175,37 @@ func (p *planner) giveBack(shrink, shrinkExclusive int) {
 }
 
 // drain picks the idle ENI with the most leases to spare that are all old enough.
-func (p *planner) drain(use purpose, spare int, old func(*address) bool) bool {
+func (p *planner) drain(use purpose, spare int) bool {
+	if len(p.enis) <= p.minENIs || spare <= 0 {
+		return false
+	}
 	census := p.census()
 	for _, e := range slices.Backward(p.idleENIs(use)) {
-		tooYoung := p.now.Sub(e.Since) < minENIAge || slices.ContainsFunc(p.addressesOn(e.Token), func(addr netip.Addr) bool { return !old(p.addrs[addr]) })
-		if len(p.enis) > p.minENIs && p.leases(census[e.Token]) <= spare && spare > 0 && !tooYoung {
+		if p.leases(census[e.Token]) <= spare && p.over(p.matures(e)) {
 			p.add(step{do: stepDrain, eni: e.Token})
 			return true
 		}
 	}
 	return false
+}
+
+// matures is when an ENI and all its addresses are old enough to be given back.
+func (p *planner) matures(e *eni) time.Time {
+	at := e.Since.Add(minENIAge)
+	for _, addr := range p.addressesOn(e.Token) {
+		if old := p.addrs[addr].Since.Add(p.pace.After); old.After(at) {
+			at = old
+		}
+	}
+	return at
+}
+
+// over reports whether a time has come that something to give back waits for. If not, it is one to plan again at.
+func (p *planner) over(at time.Time) bool {
+	if p.now.Before(at) && (p.ripe.IsZero() || at.Before(p.ripe)) {
+		p.ripe = at
+	}
+	return !p.now.Before(at)
 }
 
 // idleENIs lists those that nothing is known or planned about, the ones with the fewest addresses first.

@@ -80,7 +80,7 @@ func TestGrowShared(t *testing.T) {
 		}, 41, open, []string{"convert ENI a to a shared ENI"}, 0},
 	} {
 		l := ledgerWith(limits{ENIs: 3, AddressesPerENI: 20}, c.enis...)
-		steps, unmet := l.plan(situation{marks: Watermarks{MaxIdle: 100}, exclusive: Watermarks{MaxIdle: 9}, waiting: c.waiting, ok: c.ok})
+		steps, unmet, _ := l.plan(situation{marks: Watermarks{MaxIdle: 100}, exclusive: Watermarks{MaxIdle: 9}, waiting: c.waiting, ok: c.ok})
 		if diff := cmp.Diff(c.want, texts(steps)); diff != "" || unmet != c.unmet {
 			t.Errorf("%s: unmet %d, want %d\n%s", name, unmet, c.unmet, diff)
 		}
@@ -125,7 +125,7 @@ func TestGrowExclusive(t *testing.T) {
 	} {
 		l := ledgerWith(limits{ENIs: 3, AddressesPerENI: 5}, c.enis...)
 		c.s.ok = open
-		steps, unmet := l.plan(c.s)
+		steps, unmet, _ := l.plan(c.s)
 		if diff := cmp.Diff(c.want, texts(steps)); diff != "" || unmet != c.unmet {
 			t.Errorf("%s: unmet %d, want %d\n%s", name, unmet, c.unmet, diff)
 		}
@@ -153,13 +153,14 @@ func TestGiveBack(t *testing.T) {
 		l := ledgerWith(limits{ENIs: 3, AddressesPerENI: 20}, c.enis...)
 		lease(t, l, 0, c.leased, false)
 		c.s.ok, c.s.pace, c.s.reclaim, c.s.now = open, pace, true, time.Unix(0, 0).Add(pace.After)
-		steps, _ := l.plan(c.s)
+		steps, _, _ := l.plan(c.s)
 		if got := strings.Join(texts(steps), "; "); len(steps) > 1 || !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
-		c.s.now = c.s.now.Add(-time.Second)
-		if steps, _ := l.plan(c.s); len(steps) > 0 {
-			t.Errorf("%s: too young, and %v", name, texts(steps))
+		due := c.s.now
+		c.s.now = due.Add(-time.Second)
+		if steps, _, ripe := l.plan(c.s); len(steps) > 0 || c.want != "" && !ripe.Equal(due) {
+			t.Errorf("%s: too young, and %v; ripe at %s, want %s", name, texts(steps), ripe, due)
 		}
 	}
 }
@@ -169,11 +170,11 @@ func TestYoungENIStays(t *testing.T) {
 	l := ledgerWith(limits{ENIs: 3, AddressesPerENI: 20}, holding("a", ENIInUse, 1))
 	s := situation{ok: open, reclaim: true, now: time.Unix(0, 0).Add(minENIAge - time.Second)}
 	l.enis["a"].Since = time.Unix(0, 0)
-	if steps, _ := l.plan(s); len(steps) > 0 {
-		t.Errorf("after %s: %v", minENIAge-time.Second, texts(steps))
+	if steps, _, ripe := l.plan(s); len(steps) > 0 || !ripe.Equal(s.now.Add(time.Second)) {
+		t.Errorf("after %s: %v, ripe at %s", minENIAge-time.Second, texts(steps), ripe)
 	}
 	s.now = s.now.Add(time.Second)
-	if steps, _ := l.plan(s); len(steps) != 1 || steps[0].do != stepDrain {
+	if steps, _, _ := l.plan(s); len(steps) != 1 || steps[0].do != stepDrain {
 		t.Errorf("after %s: %v", minENIAge, texts(steps))
 	}
 }
@@ -261,7 +262,7 @@ func (w *restWorld) settle(t *rapid.T, s situation) {
 		w.now = w.now.Add(time.Hour)
 		w.l.expire(w.now, time.Second, nil)
 		s.now = w.now
-		steps, _ := w.l.plan(s)
+		steps, _, _ := w.l.plan(s)
 		if len(steps) == 0 {
 			return
 		}

@@ -15,7 +15,7 @@ import (
 const (
 	syncEvery    = 5 * time.Minute
 	lookAgain    = 5 * time.Second // after a sync that had to leave out ENIs at work
-	tickEvery    = time.Minute     // bounds how late idle addresses are given back
+	tickEvery    = time.Minute     // looks for what nothing else tells of
 	callTimeout  = 45 * time.Second
 	maxBackoff   = 32 * time.Second
 	maxThrottled = 8 * time.Second // the client paces its calls by itself when the cloud throttles
@@ -124,7 +124,9 @@ func (p *Pool) due(now time.Time) (jobs []job, next time.Time, w *write) {
 	for _, t := range []time.Time{p.resync, p.reclaim, p.asked.over()} {
 		earliest(t)
 	}
-	for _, j := range p.wanted(now) {
+	wanted, ripe := p.wanted(now)
+	earliest(ripe)
+	for _, j := range wanted {
 		l := p.lane(j.lane)
 		if l.busy {
 			continue
@@ -143,9 +145,9 @@ func (p *Pool) due(now time.Time) (jobs []job, next time.Time, w *write) {
 	return jobs, next, w
 }
 
-// wanted lists everything there is to do, whether or not its lane is free.
-func (p *Pool) wanted(now time.Time) []job {
-	var jobs []job
+// wanted lists everything there is to do, whether or not its lane is free, and says when there is more because time has
+// passed; zero: never.
+func (p *Pool) wanted(now time.Time) (jobs []job, ripe time.Time) {
 	if !p.learned {
 		jobs = append(jobs, job{lane: laneNode, run: p.learn})
 	}
@@ -159,13 +161,15 @@ func (p *Pool) wanted(now time.Time) []job {
 		jobs = append(jobs, p.jobsOf(token, e)...)
 	}
 	if p.synced && !now.Before(p.asked.over()) {
-		if steps, unmet := p.plan(now); len(steps) > 0 || unmet > 0 {
+		var steps []step
+		var unmet int
+		if steps, unmet, ripe = p.plan(now); len(steps) > 0 || unmet > 0 {
 			jobs = append(jobs, job{lane: laneGrow, run: p.resize})
 		} else {
 			p.asked = gathering{}
 		}
 	}
-	return jobs
+	return jobs, ripe
 }
 
 // jobsOf lists an ENI's next steps. Wiring needs no cloud, everything else waits for the first sync.

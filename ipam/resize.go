@@ -11,8 +11,8 @@ import (
 	"github.com/nearpath/nearpath/internal/aliyun"
 )
 
-// plan runs under the lock: what the marks and the callers ask for now.
-func (p *Pool) plan(now time.Time) (steps []step, unmet int) {
+// plan runs under the lock: what the marks and the callers ask for now; see ledger.plan.
+func (p *Pool) plan(now time.Time) (steps []step, unmet int, ripe time.Time) {
 	return p.ledger.plan(p.situation(now))
 }
 
@@ -45,7 +45,7 @@ func (p *Pool) askable(now time.Time) func(*eni, aliyun.Family) int {
 // resize carries out the plan, as entries in the journal that the ENIs' lanes then work off.
 func (p *Pool) resize(ctx context.Context) error {
 	p.mu.Lock()
-	steps, _ := p.plan(time.Now())
+	steps, _, _ := p.plan(time.Now())
 	ids := p.vSwitchIDs()
 	p.mu.Unlock()
 	if !slices.ContainsFunc(steps, func(s step) bool { return s.do == stepCreate }) {
@@ -65,7 +65,7 @@ func (p *Pool) resize(ctx context.Context) error {
 // nothing else.
 func (p *Pool) carryOut(l *ledger, vSwitches []aliyun.VSwitch) error {
 	now := time.Now()
-	steps, unmet := p.plan(now)
+	steps, unmet, _ := p.plan(now)
 	p.asked = gathering{}
 	var errs []error
 	for _, s := range steps {

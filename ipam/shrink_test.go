@@ -126,3 +126,30 @@ func TestIdleReclaimKeepsItsPace(t *testing.T) {
 		}
 	})
 }
+
+// A short pace is kept though nothing happens that would have the pool look.
+func TestIdleAddressesGoWhenTheyAreOldEnough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cloud := newFakeCloud(1, 6)
+		c := testConfig(t, cloud)
+		c.Settings.Watermarks = Watermarks{MinIdle: 1, MaxIdle: 1}
+		c.Settings.Idle = IdleReclaim{After: 3 * time.Second, Interval: time.Second, Batch: 2}
+		c.Settings.Cooldown = time.Second
+		p := mustOpen(t, c)
+		defer start(t, p)()
+		for i := range 5 {
+			mustAllocate(t, p, i)
+		}
+		time.Sleep(syncEvery / 2) // the start is over, and what it looks for again
+		for i := 1; i < 5; i++ {  // the first one has the primary address
+			if err := p.Release(t.Context(), key(i), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		released := time.Now()
+		eventually(t, "two addresses", func() bool { return len(p.ENIs()[0].Addresses) == 2 })
+		if took := time.Since(released); took > 10*time.Second {
+			t.Errorf("took %s, want what cooling, two batches and their calls take", took)
+		}
+	})
+}
