@@ -85,10 +85,25 @@ func (r *rig) makeRoom(t *testing.T, action string, nth int) {
 	if full() == nil {
 		return
 	}
-	leave := 2
 	if action == assignIPs {
-		leave = len(r.books.pods()) / 2
+		r.del(t, r.allButOneEach(t))
+	} else {
+		r.del(t, r.some(len(r.books.pods())-2))
 	}
-	r.del(t, r.some(len(r.books.pods())-leave))
 	await(t, 2*patience, "the pool to shrink", full)
+}
+
+// allButOneEach are the pods that are not the only ones of their ENI, when there are two ENIs with pods or more: the pool
+// then has too many addresses, and no ENI to give back as a whole, which would leave as little room as before.
+func (r *rig) allButOneEach(t *testing.T) (rest []*pod) {
+	t.Helper()
+	if lacking := r.PerENI + 1 - len(r.books.pods()); lacking > 0 {
+		r.run(t, lacking)
+	}
+	for _, e := range r.gate.ours() {
+		if pods := r.on(e.PrivateIPs); len(pods) > 1 {
+			rest = append(rest, pods[1:]...)
+		}
+	}
+	return rest
 }
