@@ -20,8 +20,11 @@ import (
 // cluster DNS go on without it.
 const stopTimeout = 2 * time.Second
 
-// awaitTimeout is how long a listener may take to answer that was bound before.
-const awaitTimeout = 2 * time.Second
+// awaitTimeout is how long listeners may take to answer that were bound before, and awaitAgain how soon one is asked again.
+const (
+	awaitTimeout = 2 * time.Second
+	awaitAgain   = 100 * time.Millisecond
+)
 
 // defaultEvery is how often a Server compares its Corefile.
 const defaultEvery = 5 * time.Second
@@ -126,8 +129,8 @@ func (s *Server) start(corefile []byte) error {
 		return fmt.Errorf("start node DNS: %w", err)
 	}
 	s.live.Store(instance)
+	close(s.ready) // first: on a node the kernel drops questions to a listener that nothing is sent to yet
 	s.await(instance)
-	close(s.ready)
 	s.cfg.Log.Info("node DNS serves", "listeners", listeners(instance))
 	return nil
 }
@@ -156,14 +159,20 @@ func (s *Server) reload(running *caddy.Instance, corefile []byte) error {
 func (s *Server) await(instance *caddy.Instance) {
 	question := new(dns.Msg).SetQuestion(".", dns.TypeTXT)
 	question.Question[0].Qclass = dns.ClassCHAOS
+	client, late := dns.Client{Timeout: awaitAgain}, time.Now().Add(awaitTimeout)
 	for _, l := range instance.Servers() {
 		for _, addr := range []net.Addr{l.Addr(), l.LocalAddr()} {
 			if addr == nil {
 				continue
 			}
-			client := dns.Client{Net: addr.Network(), Timeout: awaitTimeout}
-			if _, _, err := client.Exchange(question, addr.String()); err != nil {
-				s.cfg.Log.Debug("a listener of node DNS does not answer DNS", "listener", addr.String(), "err", err)
+			client.Net = addr.Network()
+			_, _, err := client.Exchange(question, addr.String())
+			for err != nil && time.Now().Before(late) {
+				time.Sleep(awaitAgain / 10) // an error may come at once
+				_, _, err = client.Exchange(question, addr.String())
+			}
+			if err != nil {
+				s.cfg.Log.Warn("a listener of node DNS does not answer DNS", "listener", addr.String(), "err", err)
 			}
 		}
 	}

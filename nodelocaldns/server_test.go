@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns/coredns/plugin/pkg/reuseport"
 	"github.com/miekg/dns"
 	"go.uber.org/goleak"
 
@@ -311,6 +312,45 @@ func TestServerStopsInTime(t *testing.T) {
 	eventually(t, "the end of what was left", func() bool {
 		return !bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("nodelocaldns.(*Server).stop."))
 	})
+}
+
+// Until the Server is ready the kernel drops what the node itself asks its listeners.
+func TestServerIsReadyBeforeItAsksItself(t *testing.T) {
+	nearpath.Provide(cluster.NewStore().Snapshot)
+	at := freeAddr(t)
+	corefile, err := nodelocaldns.Config{Listen: []netip.AddrPort{at}}.Corefile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// So many share the port that nearly every question comes to one of these.
+	deaf := make([]net.PacketConn, 64)
+	for i := range deaf {
+		if deaf[i], err = reuseport.ListenPacket("udp", at.String()); err != nil {
+			t.Fatal(err)
+		}
+		defer deaf[i].Close()
+	}
+	s := run(t, corefile, at)
+	var reading sync.WaitGroup
+	for _, conn := range deaf {
+		reading.Go(func() {
+			if _, _, err := conn.ReadFrom(make([]byte, dns.MinMsgSize)); err != nil {
+				return // closed
+			}
+			select {
+			case <-s.Ready():
+			default:
+				t.Error("a listener is asked that nothing is sent to yet")
+			}
+		})
+	}
+	if err := s.outcome(); err != nil {
+		t.Error(err)
+	}
+	for _, conn := range deaf {
+		_ = conn.Close()
+	}
+	reading.Wait()
 }
 
 func TestServerNamesTheAddressItCannotBind(t *testing.T) {
