@@ -136,11 +136,11 @@ func TestServerGoesOnWithoutWhoDoesNotEnd(t *testing.T) {
 	}
 }
 
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, is func() bool) {
+	tb.Helper()
 	for start := time.Now(); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Since(start) > deadline {
-			t.Fatalf("%s: not within %s", what, deadline)
+			tb.Fatalf("%s: not within %s", what, deadline)
 		}
 	}
 }

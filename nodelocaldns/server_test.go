@@ -76,10 +76,10 @@ func (u *upstream) count(question string) int {
 }
 
 // startUpstream serves UDP and TCP on one port.
-func startUpstream(t *testing.T) *upstream {
-	t.Helper()
+func startUpstream(tb testing.TB) *upstream {
+	tb.Helper()
 	u := &upstream{hang: make(chan struct{}), hanging: make(chan struct{})}
-	tcp, udp := bindBoth(t)
+	tcp, udp := bindBoth(tb)
 	u.addr = tcp.Addr().String()
 	for _, server := range []*dns.Server{
 		{Listener: tcp, Handler: u},
@@ -90,24 +90,24 @@ func startUpstream(t *testing.T) *upstream {
 		done := make(chan error)
 		go func() { done <- server.ActivateAndServe() }()
 		<-started
-		t.Cleanup(func() {
+		tb.Cleanup(func() {
 			if err := server.Shutdown(); err != nil {
-				t.Error(err)
+				tb.Error(err)
 			}
 			<-done
 		})
 	}
-	t.Cleanup(func() { close(u.hang) })
+	tb.Cleanup(func() { close(u.hang) })
 	return u
 }
 
 // bindBoth binds one port of 127.0.0.1 for TCP and UDP.
-func bindBoth(t *testing.T) (net.Listener, net.PacketConn) {
-	t.Helper()
+func bindBoth(tb testing.TB) (net.Listener, net.PacketConn) {
+	tb.Helper()
 	for range 20 {
 		tcp, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		udp, err := net.ListenPacket("udp", tcp.Addr().String())
 		if err == nil {
@@ -115,13 +115,13 @@ func bindBoth(t *testing.T) (net.Listener, net.PacketConn) {
 		}
 		_ = tcp.Close()
 	}
-	t.Fatal("no port is free for both TCP and UDP")
+	tb.Fatal("no port is free for both TCP and UDP")
 	return nil, nil
 }
 
-func freeAddr(t *testing.T) netip.AddrPort {
-	t.Helper()
-	tcp, udp := bindBoth(t)
+func freeAddr(tb testing.TB) netip.AddrPort {
+	tb.Helper()
+	tcp, udp := bindBoth(tb)
 	defer udp.Close()
 	defer tcp.Close()
 	return netip.MustParseAddrPort(tcp.Addr().String())
@@ -161,8 +161,8 @@ func (r *running) outcome() error {
 	}
 }
 
-func run(t *testing.T, corefile []byte, required ...netip.AddrPort) *running {
-	t.Helper()
+func run(tb testing.TB, corefile []byte, required ...netip.AddrPort) *running {
+	tb.Helper()
 	r := &running{refused: make(chan error, 100)}
 	r.corefile.Store(&corefile)
 	r.Server = nodelocaldns.NewServer(nodelocaldns.ServerConfig{
@@ -176,11 +176,11 @@ func run(t *testing.T, corefile []byte, required ...netip.AddrPort) *running {
 		start := time.Now()
 		cancel()
 		if err := <-done; err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 		return time.Since(start)
 	})
-	t.Cleanup(func() { r.stop() })
+	tb.Cleanup(func() { r.stop() })
 	return r
 }
 
