@@ -47,6 +47,7 @@ type upstream struct {
 	hang      chan struct{} // questions for hang.example.com wait for its end
 	hanging   chan struct{} // closed when the first one waits
 	once      sync.Once
+	release   func() // ends the wait
 }
 
 func (u *upstream) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
@@ -97,7 +98,8 @@ func startUpstream(tb testing.TB) *upstream {
 			<-done
 		})
 	}
-	tb.Cleanup(func() { close(u.hang) })
+	u.release = sync.OnceFunc(func() { close(u.hang) })
+	tb.Cleanup(u.release)
 	return u
 }
 
