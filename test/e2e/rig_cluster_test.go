@@ -7,6 +7,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -78,14 +79,16 @@ func startRig(t *testing.T) *rig {
 
 func clusterConfig(t *testing.T, lab *netlab.Lab, cloud *cloudlab.Cloud, bin string) kube.Config {
 	t.Helper()
-	cfg := kube.Config{Lab: lab, Images: []kube.Image{{
-		Ref: corednsImage, Entrypoint: []string{"/coredns"}, Files: map[string]string{"/coredns": filepath.Join(bin, "coredns")},
-	}}}
+	cfg := kube.Config{Lab: lab, Images: []kube.Image{
+		{Ref: corednsImage, Entrypoint: []string{"/coredns"}, Files: map[string]string{"/coredns": filepath.Join(bin, "coredns")}},
+		buildResolvers(t, bin),
+	}}
 	control, err := cloud.Machine(t.Context(), "control")
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg.ControlPlane = kube.ControlPlane{NetNS: control.NetNS, Addr: control.Addr}
+	serveVPCDNS(t, control.NetNS, control.Addr, outsideNames)
 	for _, name := range []string{"n1", "n2"} {
 		m, err := cloud.Machine(t.Context(), name)
 		if err != nil {
@@ -93,7 +96,8 @@ func clusterConfig(t *testing.T, lab *netlab.Lab, cloud *cloudlab.Cloud, bin str
 		}
 		cfg.Nodes = append(cfg.Nodes, kube.NodeSpec{
 			Name: name, NetNS: m.NetNS, Addr: m.Addr, ProviderID: "alicloud://" + m.ID,
-			Files: map[string]string{agentConfig: cloud.AgentConfig(name)},
+			Files:      map[string]string{agentConfig: cloud.AgentConfig(name)},
+			ResolvConf: fmt.Sprintf("nameserver %s\nsearch vpc.internal\n", control.Addr),
 		})
 	}
 	return cfg

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -50,6 +52,46 @@ func lookupCommand(ctx context.Context, out io.Writer, args []string) error {
 func lookup(ctx context.Context, name string) ([]netip.Addr, error) {
 	r := net.Resolver{PreferGo: true}
 	return r.LookupNetIP(ctx, "ip", name)
+}
+
+// namesCommand prints what names lead to, a line for each. A name that begins with an underscore is one of a service.
+func namesCommand(ctx context.Context, out io.Writer, args []string) error {
+	flags := flag.NewFlagSet("names", flag.ContinueOnError)
+	rounds := flags.Int("rounds", 1, "how often to look each one up")
+	if err := flags.Parse(args); err != nil || flags.NArg() == 0 {
+		return fmt.Errorf("names takes at least one name: %w", errUsage)
+	}
+	for range *rounds {
+		for _, name := range flags.Args() {
+			found, err := leadsTo(ctx, name)
+			var missing *net.DNSError
+			if errors.As(err, &missing) && missing.IsNotFound {
+				found, err = []string{"none"}, nil
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(out, name, strings.Join(found, " "))
+		}
+	}
+	return nil
+}
+
+// leadsTo returns addresses, or "priority,weight,port,target" of each server of a service.
+func leadsTo(ctx context.Context, name string) (found []string, err error) {
+	if strings.HasPrefix(name, "_") {
+		r := net.Resolver{PreferGo: true}
+		_, servers, err := r.LookupSRV(ctx, "", "", name)
+		for _, s := range servers {
+			found = append(found, fmt.Sprintf("%d,%d,%d,%s", s.Priority, s.Weight, s.Port, strings.TrimSuffix(s.Target, ".")))
+		}
+		return found, err
+	}
+	addrs, err := lookup(ctx, name)
+	for _, a := range addrs {
+		found = append(found, a.Unmap().String())
+	}
+	return found, err
 }
 
 func udpEchoCommand(ctx context.Context, args []string) error {

@@ -7,6 +7,7 @@
 //	podapp udp-get HOST:PORT TEXT [--timeout D]                  print the answer to one datagram
 //	podapp load URL --rate N [--for D] [--timeout D]             make N requests a second, each on a new connection
 //	podapp lookup NAME [--timeout D]                             print the addresses of a name, in order
+//	podapp names [--rounds N] NAME...                            print what each name leads to
 //	podapp latency --direct HOST:PORT --service HOST:PORT --name NAME --rounds N
 //	podapp probe ADDR                                            answer by TCP and UDP with who asked, and ask as told on stdin
 //	podapp sleep                                                 wait for SIGTERM
@@ -26,7 +27,7 @@ import (
 	"syscall"
 )
 
-var errUsage = errors.New("usage: podapp serve|udp-echo|get|udp-get|load|lookup|latency|probe|sleep, with arguments")
+var errUsage = errors.New("usage: podapp serve|udp-echo|get|udp-get|load|lookup|names|latency|probe|sleep, with arguments")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -62,6 +63,8 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 		return loadCommand(ctx, out, args)
 	case "lookup":
 		return lookupCommand(ctx, out, args)
+	case "names":
+		return namesCommand(ctx, out, args)
 	case "latency":
 		return latencyCommand(ctx, out, args)
 	case "probe":

@@ -277,3 +277,16 @@ func TestLookupOfAnAddress(t *testing.T) {
 		t.Errorf("got %q (%v)", out.String(), err)
 	}
 }
+
+func TestNames(t *testing.T) {
+	var out bytes.Buffer
+	if err := run(t.Context(), &out, []string{"names", "--rounds", "2", "192.0.2.9", "2001:db8::1"}); err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.Repeat("192.0.2.9 192.0.2.9\n2001:db8::1 2001:db8::1\n", 2); out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+	if err := run(t.Context(), &out, []string{"names"}); !errors.Is(err, errUsage) {
+		t.Errorf("without names: %v", err)
+	}
+}
