@@ -88,7 +88,7 @@ func indexOf(t *testing.T, name string) (index int) {
 	return l.Attrs().Index
 }
 
-// Uplinks have their program, and have it back within a second when somebody takes it off.
+// Uplinks have their program, and an event has it back when somebody takes it off.
 func TestProgramsAreKept(t *testing.T) {
 	n := node(t)
 	var eth0, eth5 int
@@ -97,7 +97,7 @@ func TestProgramsAreKept(t *testing.T) {
 		return nil
 	})
 	r := &recorder{}
-	h := started(t, Config{NetNS: n.Path(), Programs: r, Log: discard(), HostNetworks: prefixes("10.200.0.0/16")})
+	h := started(t, Config{NetNS: n.Path(), Programs: r, Log: discard(), HostNetworks: prefixes("10.200.0.0/16"), Interval: time.Hour})
 	mustEnsure(t, h, theENI())
 	eventually(t, "attached", func() bool { return r.has(RoleUplink, eth0) })
 	if r.has(RoleUplink, eth5) || r.has(RoleIPVlanParent, eth5) || !r.has(RoleENI, eth5) {
@@ -111,12 +111,8 @@ func TestProgramsAreKept(t *testing.T) {
 	if networks := []HostNetwork{{netip.PrefixFrom(want, 32), ByNode}, {netip.MustParsePrefix("10.200.0.0/16"), ByNode}}; !slices.Equal(told.Networks, networks) {
 		t.Errorf("networks %v, want %v", told.Networks, networks)
 	}
-	start := time.Now()
 	check(t, r.Detach(RoleUplink, eth0))
 	eventually(t, "attached again", func() bool { return r.has(RoleUplink, eth0) })
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("took %v", took)
-	}
 	check(t, r.Detach(RoleENI, eth5))
 	eventually(t, "attached to the ENI again", func() bool { return r.has(RoleENI, eth5) })
 	// The node's addresses change.
@@ -133,7 +129,7 @@ func TestProgramsAreKept(t *testing.T) {
 }
 
 // Another program's ENI has the uplinks' program while it has an address, and its addresses and a bridge's are the node's,
-// within a second of their coming and going.
+// by the events of their coming and going.
 func TestLocalAddressesAreFollowed(t *testing.T) {
 	n := node(t)
 	const second, bridge = "10.7.0.2", "172.17.0.1"
@@ -159,13 +155,9 @@ func TestLocalAddressesAreFollowed(t *testing.T) {
 		}
 		return text
 	}
-	within := func(what string, lacking func() bool) {
+	follows := func(what string, lacking func() bool) {
 		t.Helper()
-		start := time.Now()
 		eventually(t, what, lacking)
-		if took := time.Since(start); took > time.Second {
-			t.Errorf("%s took %v", what, took)
-		}
 		h.Refresh() // finds all as wanted: what comes next is by others
 	}
 	if got, want := local(), " 10.0.0.2 127.0.0.1 +::1"; got != want || r.has(RoleUplink, eth9) {
@@ -174,7 +166,7 @@ func TestLocalAddressesAreFollowed(t *testing.T) {
 	inside(t, n, func() error {
 		return errors.Join(address("docker0", bridge+"/16"), address("eth9", second+"/24"), up("eth9"))
 	})
-	within("addresses", func() bool {
+	follows("addresses", func() bool {
 		return local() == " 10.0.0.2 +10.7.0.2 127.0.0.1 172.17.0.1 +::1" && r.has(RoleUplink, eth9)
 	})
 	own := func(link int, addr string) func(LinkAddrs) bool {
@@ -189,26 +181,26 @@ func TestLocalAddressesAreFollowed(t *testing.T) {
 	h.pass.Lock() // a comparison that takes long
 	h.SetServiceNetworks(prefixes("10.96.0.0/16"), nil)
 	h.pass.Unlock()
-	within("Services", func() bool {
+	follows("Services", func() bool {
 		return slices.Contains(r.told().Networks, HostNetwork{netip.MustParsePrefix("10.96.0.0/16"), OfServices})
 	})
 	check(t, r.Detach(RoleUplink, eth9))
-	within("program put back", func() bool { return r.has(RoleUplink, eth9) })
+	follows("program put back", func() bool { return r.has(RoleUplink, eth9) })
 	inside(t, n, func() error {
 		return on("eth9", func(l netlink.Link) error { return netlink.LinkSetMasterByIndex(l, indexOf(t, "docker0")) })
 	})
-	within("program off a port of the bridge", func() bool { return !r.has(RoleUplink, eth9) })
+	follows("program off a port of the bridge", func() bool { return !r.has(RoleUplink, eth9) })
 	inside(t, n, func() error { return on("eth9", netlink.LinkSetNoMaster) })
-	within("program on what is no port any more", func() bool { return r.has(RoleUplink, eth9) })
+	follows("program on what is no port any more", func() bool { return r.has(RoleUplink, eth9) })
 	inside(t, n, func() error {
 		return on("eth9", func(l netlink.Link) error {
 			addr, err := netlink.ParseAddr(second + "/24")
 			return errors.Join(err, netlink.AddrDel(l, addr))
 		})
 	})
-	within("address gone", func() bool { return local() == " 10.0.0.2 127.0.0.1 172.17.0.1 +::1" && !r.has(RoleUplink, eth9) })
+	follows("address gone", func() bool { return local() == " 10.0.0.2 127.0.0.1 172.17.0.1 +::1" && !r.has(RoleUplink, eth9) })
 	inside(t, n, func() error { return on("docker0", netlink.LinkDel) })
-	within("bridge gone", func() bool { return local() == " 10.0.0.2 127.0.0.1 +::1" })
+	follows("bridge gone", func() bool { return local() == " 10.0.0.2 127.0.0.1 +::1" })
 	for len(reports) > 0 {
 		if told := <-reports; !strings.Contains(told, "eth9 was without its program") {
 			t.Errorf("reported: %s", told)

@@ -96,7 +96,8 @@ func newSite(t *testing.T) *site {
 		return errors.Join(markPods(), os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("1"), 0o644),
 			os.WriteFile("/proc/sys/net/ipv4/conf/np0/rp_filter", []byte("2"), 0o644))
 	})
-	s.host, err = New(Config{NetNS: s.node.Path(), Log: slog.New(slog.DiscardHandler), Report: func(reason, message string) {
+	// What the tests do the Host is to see by events.
+	s.host, err = New(Config{NetNS: s.node.Path(), Interval: time.Hour, Log: slog.New(slog.DiscardHandler), Report: func(reason, message string) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.reports = append(s.reports, report{reason, message})
