@@ -111,7 +111,8 @@ func kernelPublisher(t *testing.T, answers Answers) *Publisher {
 }
 
 // TestPublishAtScale: 10,000 Services are in the kernel in well under a second, a change is in milliseconds, an agent that starts
-// again finds all as it is, and no copy of it is in memory. The figures are printed; the bounds are for a busy machine.
+// again finds all as it is, and no copy of it is in memory. The figures are printed; the bounds are on processor time, as
+// the machine may be busy.
 func TestPublishAtScale(t *testing.T) {
 	store := many()
 	sub := store.Subscribe(cluster.Services, cluster.Namespaces)
@@ -125,11 +126,12 @@ func TestPublishAtScale(t *testing.T) {
 	full, work := time.Since(started), cpuTime(t)-cpu
 	resident := heapBytes() - heap
 	held := count(t, answers)
-	if full > 30*time.Second || len(p.lost) > 0 || !p.zone.Complete {
-		t.Errorf("published in %s, %d owners lost, complete %t", full, len(p.lost), p.zone.Complete)
+	if work > 30*time.Second || len(p.lost) > 0 || !p.zone.Complete {
+		t.Errorf("published with %s of CPU, %d owners lost, complete %t", work, len(p.lost), p.zone.Complete)
 	}
 
 	var took []time.Duration
+	cpu = cpuTime(t)
 	for i := range manyChanges {
 		store.Update(func(e *cluster.Edit) {
 			e.PutService(manyService(i, 1))
@@ -141,8 +143,8 @@ func TestPublishAtScale(t *testing.T) {
 		took = append(took, time.Since(started))
 	}
 	slices.Sort(took)
-	if median := took[len(took)/2]; median > 10*time.Millisecond {
-		t.Errorf("a change takes %s", median)
+	if each := (cpuTime(t) - cpu) / manyChanges; each > 10*time.Millisecond {
+		t.Errorf("a change takes %s of CPU", each)
 	}
 
 	counting := &countingAnswers{Answers: answers}
