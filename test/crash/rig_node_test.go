@@ -4,6 +4,8 @@ package crash
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -46,7 +48,8 @@ const eniStays = time.Minute + 5*time.Second
 const patience = time.Minute
 
 // settings go on where cloudlab's AgentConfig ends, which is within cloud. The budgets are out of the way: restarts come
-// much faster here than anywhere else.
+// much faster here than anywhere else. What is deleted before an agent knows any pods is kept for its name; that is not to
+// take longer than the rest.
 var settings = fmt.Sprintf(`  rateLimits: {%s}
 manifests: %s
 logLevel: debug
@@ -54,8 +57,9 @@ pool:
   minIdle: %d
   maxIdle: %d
   cooldown: %s
+  keepFor: %s
   idleReclaim: {after: 500ms, interval: 200ms, batch: 2}
-`, strings.Join(mutations, ": 6000, ")+": 6000, DescribeNetworkInterfaces: 6000", manifestsOnNode, minIdle, maxIdle, cooldown)
+`, strings.Join(mutations, ": 6000, ")+": 6000, DescribeNetworkInterfaces: 6000", manifestsOnNode, minIdle, maxIdle, cooldown, cooldown)
 
 // manifests are the least of a cluster.
 const manifests = `apiVersion: v1
@@ -124,6 +128,13 @@ func newRig(t *testing.T, s spec) *rig {
 		}
 	})
 	t.Cleanup(r.kill)
+	t.Cleanup(func() {
+		if t.Failed() {
+			var pool, enis json.RawMessage
+			err := errors.Join(r.api.Get(context.Background(), "/v1/pool", &pool), r.api.Get(context.Background(), "/v1/enis", &enis))
+			t.Logf("the agent's pool is %s\nwith %s (%v)", pool, enis, err)
+		}
+	})
 	return r
 }
 
