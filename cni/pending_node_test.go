@@ -64,7 +64,7 @@ func TestPendingIsCarriedOut(t *testing.T) {
 		}
 		return names
 	}
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for len(left()) > 1 {
 		if time.Now().After(deadline) {
 			t.Fatalf("left: %v", left())

@@ -72,7 +72,7 @@ func newWorld(t *testing.T) *world {
 		NetNS: w.node.Path(), NodeDNS: []netip.Addr{netip.MustParseAddr(nodeDNS)}, Log: slog.New(slog.DiscardHandler),
 	}))
 	t.Cleanup(func() { check0(t, w.host.Close()) })
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	shared := hostnet.ENI{MAC: mac(0), Slot: 1}
 	for _, n := range podNets {
@@ -262,12 +262,12 @@ func talk(t *testing.T, from *netlab.NetNS, to *netlab.NetNS, addr string) (neti
 		io.WriteString(conn, "hello")
 	}()
 	err := from.Do(func() error {
-		conn, err := net.DialTimeout("tcp", listener.Addr().String(), 2*time.Second)
+		conn, err := net.DialTimeout("tcp", listener.Addr().String(), patience)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(2 * time.Second))
+		conn.SetDeadline(time.Now().Add(patience))
 		_, err = io.ReadFull(conn, make([]byte, 5))
 		return err
 	})

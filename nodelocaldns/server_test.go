@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	)
 }
 
-const deadline = 10 * time.Second
+const deadline = time.Minute
 
 // An upstream answers every A question under example.com with 192.0.2.1, and counts.
 type upstream struct {

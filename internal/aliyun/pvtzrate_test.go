@@ -3,7 +3,6 @@ package aliyun_test
 import (
 	"context"
 	"errors"
-	"net/http/httptest"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -58,38 +57,41 @@ func TestPrivateZoneBurst(t *testing.T) {
 
 // A client at the service's rate is hardly ever throttled, and comes close to the rate.
 func TestRateOfAnAccountIsUsed(t *testing.T) {
-	t.Parallel()
-	cloud, _ := zonesOf(t, func(c *sim.Config) {
-		c.RateLimits, c.Latencies = sim.PrivateZoneLimits(200, 0), sim.PrivateZoneLatencies(sim.Fixed(5*time.Millisecond))
-	})
-	server := httptest.NewServer(cloud.Handler())
-	t.Cleanup(server.Close)
-	client := zoneClient(t, aliyun.Config{Endpoint: server.URL, RateLimits: map[string]int{"DescribeZoneRecord": 200 * 60}})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	done := make(chan int)
-	for range 8 {
-		go func() {
-			n := 0
-			for ctx.Err() == nil {
-				if _, err := client.DescribeRecord(ctx, 1); errors.Is(err, aliyun.ErrNotFound) {
-					n++
-				}
-			}
-			done <- n
-		}()
-	}
-	served := 0
-	for range 8 {
-		served += <-done
-	}
-	throttled := 0
-	for _, call := range cloud.CallLog(0) {
-		if call.Code == "Throttling.User" {
-			throttled++
+	synctest.Test(t, func(t *testing.T) {
+		cfg := sim.DefaultConfig()
+		cfg.RateLimits, cfg.Latencies = sim.PrivateZoneLimits(200, 0), sim.PrivateZoneLatencies(sim.Fixed(5*time.Millisecond))
+		cloud, err := sim.New(cfg)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if served < 300 || throttled > served/50 {
-		t.Errorf("%d calls in 2 s and %d throttled: want close to 400, and at most one in fifty", served, throttled)
-	}
+		defer cloud.Close()
+		client := zoneClient(t, aliyun.Config{Endpoint: "127.0.0.1:1", Transport: &wireless{cloud: cloud}, RateLimits: map[string]int{"DescribeZoneRecord": 200 * 60}})
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		done := make(chan int)
+		for range 8 {
+			go func() {
+				n := 0
+				for ctx.Err() == nil {
+					if _, err := client.DescribeRecord(ctx, 1); errors.Is(err, aliyun.ErrNotFound) {
+						n++
+					}
+				}
+				done <- n
+			}()
+		}
+		served := 0
+		for range 8 {
+			served += <-done
+		}
+		throttled := 0
+		for _, call := range cloud.CallLog(0) {
+			if call.Code == "Throttling.User" {
+				throttled++
+			}
+		}
+		if served < 570 || throttled > served/50 {
+			t.Errorf("%d calls in 3 s and %d throttled: want close to 600, and at most one in fifty", served, throttled)
+		}
+	})
 }

@@ -149,7 +149,7 @@ func TestContextEndsACall(t *testing.T) {
 		done <- err
 	}()
 	for start := time.Now(); cloud.Calls()["CreateNetworkInterface"] == 0; time.Sleep(time.Millisecond) {
-		if time.Since(start) > 10*time.Second {
+		if time.Since(start) > time.Minute {
 			t.Fatal("the call does not arrive")
 		}
 	}
@@ -159,7 +159,7 @@ func TestContextEndsACall(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v, want context.Canceled", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the call outlives its context")
 	}
 }

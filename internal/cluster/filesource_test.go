@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const deadline = 10 * time.Second
+const deadline = time.Minute
 
 // waitFor follows the Store until the Snapshot is as wanted.
 func waitFor(t *testing.T, store *Store, what string, want func(*Snapshot) bool) {

@@ -108,7 +108,7 @@ func nextCall(t *testing.T, calls <-chan string) string {
 	select {
 	case c := <-calls:
 		return c
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nobody was told")
 		return ""
 	}

@@ -111,7 +111,7 @@ func (p *planned) objects(w *model.World) cluster.Objects {
 // sync serves the changes that wait.
 func (p *planned) sync() {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	change, err := p.sub.Next(ctx)
 	if err != nil {

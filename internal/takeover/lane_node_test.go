@@ -175,7 +175,7 @@ type talk struct {
 }
 
 func (c talk) echo(text string) error {
-	if err := c.conn.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+	if err := c.conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return err
 	}
 	if _, err := fmt.Fprintln(c.conn, text); err != nil {

@@ -78,7 +78,7 @@ func output(t *testing.T, cmd *exec.Cmd) string {
 // eventually waits for ok, which says why not yet.
 func eventually(t *testing.T, ok func() string) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		why := ok()
 		if why == "" {

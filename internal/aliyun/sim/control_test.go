@@ -156,7 +156,7 @@ func TestFaultsFromOutside(t *testing.T) {
 		if _, list := r.send(t, http.MethodGet, "/sim/faults", ""); strings.Contains(list, `"hanging":1`) {
 			break
 		}
-		if time.Since(start) > 10*time.Second {
+		if time.Since(start) > time.Minute {
 			t.Fatal("nothing hangs")
 		}
 	}

@@ -62,7 +62,7 @@ func TestAssumeRoleIsPerformedLikeOthers(t *testing.T) {
 		_, _, err := c.handleSTS(t.Context(), assumeRoleInput(), call)
 		done <- err
 	}()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := hang.WaitHanging(ctx); err != nil {
 		t.Fatal(err)

@@ -214,7 +214,7 @@ func TestTimeToPublish(t *testing.T) {
 	t.Parallel()
 	p := newZones(t, nil).PrivateZone()
 	addr := serveDNS(t, p, "udp")
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	resolves := func() bool {
 		m, _, err := new(dns.Client).ExchangeContext(ctx, query("new.example.internal.", dns.TypeA), addr)

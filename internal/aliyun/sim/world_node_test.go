@@ -28,7 +28,7 @@ import (
 	"github.com/nearpath/nearpath/test/netlab"
 )
 
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // A world is a VPC with machines in namespaces of their own.
 type world struct {
