@@ -58,7 +58,7 @@ func TestAddsDoNotWaitForOthers(t *testing.T) {
 		w.mustServe(t, request("DEL", string(datapath), pod))
 	}
 	go func() { deleted <- w.server.Handle(t.Context(), request("DEL", "slow", slow)) }()
-	await(t, 10*time.Second, "the DEL waits for its turn", func() bool {
+	await(t, patience, "the DEL waits for its turn", func() bool {
 		w.server.locks.mu.Lock()
 		defer w.server.locks.mu.Unlock()
 		return w.server.locks.held["net/slow"].users == 2
