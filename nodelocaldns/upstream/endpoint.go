@@ -110,13 +110,16 @@ type attempt struct {
 	tcp   bool // even where UDP comes first
 	apart bool // over another connection than questions that wait, if there can be one
 	probe bool
+	begun *begun // what has been done of it
 }
 
 // exchange asks once. The endpoint's standing follows: whatever comes in time proves that it lives; no reply, when that was
 // not the asker's doing, is a failure. The errors of a context are its causes.
 func (e *endpoint) exchange(ctx context.Context, q *query, how attempt) ([]byte, error) {
 	start := time.Now()
-	if !e.begin(start, how) {
+	if how.begun != nil {
+		start = how.begun.start
+	} else if !e.begin(start, how) {
 		return nil, errDrained
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -177,7 +180,11 @@ func (e *endpoint) end(start time.Time, how attempt, reply []byte, err error) {
 // send asks over UDP where that comes first, and over TCP where it does not, the reply is truncated or sockets are short.
 func (e *endpoint) send(ctx context.Context, q *query, how attempt) ([]byte, error) {
 	plain := e.plain()
+	if how.begun != nil {
+		plain = how.begun.plain
+	}
 	reply, err := e.sendAs(ctx, q, how, plain)
+	how.begun = nil
 	if err != nil || plain || !refusesEDNS(reply) {
 		return reply, err
 	}
@@ -201,11 +208,17 @@ func (e *endpoint) plain() bool {
 }
 
 func (e *endpoint) sendAs(ctx context.Context, q *query, how attempt, plain bool) ([]byte, error) {
-	if e.transport == TCP || how.tcp || !e.pool.takeSocket() {
+	var reply []byte
+	var err error
+	switch {
+	case how.begun != nil:
+		reply, err = how.begun.finish(ctx)
+	case e.transport == TCP || how.tcp || !e.pool.takeSocket():
 		return e.sendTCP(ctx, q, how.apart, plain)
+	default:
+		reply, err = e.sendUDP(ctx, q, plain)
+		e.pool.returnSocket()
 	}
-	reply, err := e.sendUDP(ctx, q, plain)
-	e.pool.returnSocket()
 	if errors.Is(err, errDatagram) || err == nil && truncated(reply) {
 		e.metrics.truncated.Inc()
 		return e.sendTCP(ctx, q, how.apart, plain)
@@ -214,13 +227,24 @@ func (e *endpoint) sendAs(ctx context.Context, q *query, how attempt, plain bool
 }
 
 func (e *endpoint) sendUDP(ctx context.Context, q *query, plain bool) ([]byte, error) {
-	socket, err := e.pool.dial(ctx, "udp", e.source, e.addr)
+	d, err := e.openUDP(ctx, q)
 	if err != nil {
 		return nil, cause(ctx, err)
 	}
-	defer socket.Close()
+	defer d.socket.Close()
+	if err := d.ask(plain); err != nil {
+		return nil, cause(ctx, err)
+	}
+	return d.wait(ctx)
+}
+
+func (e *endpoint) openUDP(ctx context.Context, q *query) (*datagramExchange, error) {
+	socket, err := e.pool.dial(ctx, "udp", e.source, e.addr)
+	if err != nil {
+		return nil, err
+	}
 	e.metrics.connected(false, "udp")
-	return exchangeUDP(ctx, socket, q, plain, e.metrics.mismatched.Inc)
+	return &datagramExchange{socket: socket, q: q, mismatched: e.metrics.mismatched.Inc}, nil
 }
 
 func (e *endpoint) sendTCP(ctx context.Context, q *query, apart, plain bool) ([]byte, error) {

@@ -102,8 +102,7 @@ func (u *Upstream) join(q *query) (joined *flight, fly func(), err error) {
 	for fs.order.Len() >= fs.max && fs.drop() {
 		u.Metrics.dropped.Inc()
 	}
-	ctx, stop := context.WithTimeoutCause(u.life, u.Timeout, errTimeout)
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(u.life)
 	f := &flight{cancel: cancel, done: make(chan struct{}), clients: 1}
 	f.place = fs.order.PushBack(f)
 	fs.byKey[q.key] = f
@@ -112,7 +111,6 @@ func (u *Upstream) join(q *query) (joined *flight, fly func(), err error) {
 	u.running.Add(1)
 	return f, func() {
 		defer u.running.Done()
-		defer stop()
 		defer cancel(nil)
 		f.reply, f.err = u.ask(ctx, q)
 		u.land(f, q.key)

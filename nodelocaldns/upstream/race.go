@@ -63,21 +63,35 @@ type run struct {
 	*member
 	start  time.Time
 	cancel context.CancelCauseFunc
+	begun  *begun // what is left of the asker's own attempt
 	over   bool
 }
 
 type outcome struct {
 	*run
 	reply []byte
+	msg   *dns.Msg // once the reply has been read
 	err   error
 }
 
 // ask returns the first good reply. Without any it returns the first bad one, or why there is none.
 func (u *Upstream) ask(ctx context.Context, q *query) (*dns.Msg, error) {
-	r := &race{Upstream: u, q: q, results: make(chan outcome, u.attempts()), timer: time.NewTimer(u.Timeout)}
-	defer r.leave()
 	u.budget.earn()
-	r.start()
+	r := &race{Upstream: u, q: q}
+	start := time.Now()
+	first := r.alone()
+	if first != nil && first.msg != nil && r.isFinal(first.msg) {
+		return first.msg, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Until(start.Add(u.Timeout)), errTimeout)
+	defer cancel()
+	r.results, r.timer = make(chan outcome, u.attempts()), time.NewTimer(u.Timeout)
+	defer r.leave()
+	if first != nil {
+		r.goOn(*first)
+	} else {
+		r.start()
+	}
 	for r.running > 0 || r.stage == stageRound {
 		select {
 		case o := <-r.results:
@@ -91,6 +105,37 @@ func (u *Upstream) ask(ctx context.Context, q *query) (*dns.Msg, error) {
 		}
 	}
 	return r.verdict(r.err)
+}
+
+// alone asks the most promising endpoint by itself until the reply is late: there is nothing else to do as long. It returns nil
+// when that is not how to ask. An outcome that is final leaves nothing to clean up; others are for goOn.
+func (r *race) alone() *outcome {
+	m := r.choose(r.asked)
+	if m == nil {
+		return nil
+	}
+	b := m.tryAlone(r.q, r.lateAfter(m))
+	if b == nil {
+		return nil
+	}
+	o := &outcome{run: &run{member: m, start: b.start, begun: b, cancel: func(error) {}}}
+	if b.isGood() {
+		o.begun, o.reply = nil, b.reply
+		o.msg, o.err = r.open(*o)
+	}
+	return o
+}
+
+// goOn begins the race with what alone has begun.
+func (r *race) goOn(o outcome) {
+	if o.begun == nil {
+		r.runs = append(r.runs, o.run)
+		r.running++
+		r.stage = stageNone
+		r.results <- o
+		return
+	}
+	r.runAs(o.run, attempt{begun: o.begun})
 }
 
 // attempts bounds how often one question is asked: everybody twice at least, so that one that lives is found.
@@ -120,29 +165,35 @@ func (r *race) start() bool {
 		}
 		return false
 	}
-	ctx, cancel := context.WithTimeout(r.life, r.ReadTimeout)
-	ctx, cancelCause := context.WithCancelCause(ctx)
-	one := &run{member: m, start: time.Now(), cancel: cancelCause}
-	how := attempt{tcp: r.asked(m) >= udpTries, apart: r.asked(m) > 0}
+	r.runAs(&run{member: m, start: time.Now()}, attempt{tcp: r.asked(m) >= udpTries, apart: r.asked(m) > 0})
+	return true
+}
+
+// runAs has one more asked, and sees to it that others are when there is no reply.
+func (r *race) runAs(one *run, how attempt) {
+	ctx, cancel := context.WithDeadline(r.life, one.start.Add(r.ReadTimeout))
+	ctx, one.cancel = context.WithCancelCause(ctx)
 	r.runs = append(r.runs, one)
 	r.running++
 	r.Upstream.running.Go(func() {
 		defer cancel()
-		reply, err := m.exchange(ctx, r.q, how)
-		r.results <- outcome{one, reply, err}
+		reply, err := one.exchange(ctx, r.q, how)
+		r.results <- outcome{run: one, reply: reply, err: err}
 	})
-	p95 := m.p95()
 	patience := min(r.rounds, maxRounds)
-	late := min(max(p95, minLate), maxLate) << patience
-	r.late = one.start.Add(max(late, min(max(4*p95, minMissing), maxMissing)<<patience))
+	r.late = one.start.Add(max(r.lateAfter(one.member), min(max(4*one.p95(), minMissing), maxMissing)<<patience))
 	if r.hedged || r.NoHedge {
 		r.stage = stageRetry
 		r.timer.Reset(time.Until(r.late))
 	} else {
 		r.stage = stageHedge
-		r.timer.Reset(late)
+		r.timer.Reset(time.Until(one.start.Add(r.lateAfter(one.member))))
 	}
-	return true
+}
+
+// lateAfter is when a reply is later than most.
+func (r *race) lateAfter(m *member) time.Duration {
+	return min(max(m.p95(), minLate), maxLate) << min(r.rounds, maxRounds)
 }
 
 func (r *race) asked(m *member) (times int) {
@@ -201,17 +252,25 @@ func (r *race) again() {
 func (r *race) judge(o outcome) *dns.Msg {
 	r.running--
 	o.over = true
-	reply, err := r.open(o)
+	reply, err := o.msg, o.err
+	if reply == nil {
+		reply, err = r.open(o)
+	}
 	switch {
 	case err != nil:
 		r.err = err
-	case !slices.Contains(r.Failover, reply.Rcode) && reply.Rcode <= 15:
+	case r.isFinal(reply):
 		return reply
 	default:
 		return r.second(reply)
 	}
 	r.replace()
 	return nil
+}
+
+// isFinal is whether nobody else is asked after this reply.
+func (r *race) isFinal(reply *dns.Msg) bool {
+	return !slices.Contains(r.Failover, reply.Rcode) && reply.Rcode <= 15
 }
 
 // second asks another endpoint when one has given a bad reply. When three have, or there is no other, that is the reply.
