@@ -28,10 +28,12 @@ func TestConcurrentCalls(t *testing.T) {
 		ids = append(ids, answer["NetworkInterfaceId"].(string))
 	}
 	var wg sync.WaitGroup
+	var calls sync.RWMutex // an address that a call has taken is on no ENI before the call ends
 	for worker := range 8 {
 		wg.Go(func() {
 			instance := fmt.Sprint("i-", worker%2)
 			for round := range 50 {
+				calls.RLock()
 				in := input{"NetworkInterfaceId": ids[(worker+round)%len(ids)], "InstanceId": instance, "SecondaryPrivateIpAddressCount": "1"}
 				_, _, _ = c.RunInstance(t.Context(), InstanceSpec{ID: instance, Type: "ecs.sim.large", VSwitchID: DefaultNodeVSwitch, NetNS: "/none"})
 				_, _ = c.attachENI(in)
@@ -41,7 +43,10 @@ func TestConcurrentCalls(t *testing.T) {
 				if round%10 == 9 {
 					_ = c.TerminateInstance(t.Context(), instance)
 				}
+				calls.RUnlock()
+				calls.Lock()
 				checkInvariants(t, c, nil)
+				calls.Unlock()
 			}
 		})
 	}
