@@ -133,15 +133,15 @@ func (l lateness) String() string {
 		return "none"
 	}
 	slices.Sort(l)
-	return fmt.Sprintf("%d, p50 %s, p99 %s, the latest %s", len(l), l[len(l)/2], l.p99(), l[len(l)-1])
+	return fmt.Sprintf("%d, p50 %s, p99 %s, the latest %s", len(l), l.percentile(50), l.percentile(99), l[len(l)-1])
 }
 
-// p99 is what 99 of 100 are not later than; 0 when there is none.
-func (l lateness) p99() time.Duration {
+// percentile is what n of 100 are not later than; 0 when there is none.
+func (l lateness) percentile(n int) time.Duration {
 	if len(l) == 0 {
 		return 0
 	}
-	return slices.Sorted(slices.Values(l))[len(l)*99/100]
+	return slices.Sorted(slices.Values(l))[len(l)*n/100]
 }
 
 // A verdict is what a load's picks say.
