@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 const (
@@ -17,6 +19,9 @@ const (
 	maxSilent = 4
 	// maxStale is how often a question may find its connection closed before the endpoint counts as broken.
 	maxStale = 8
+	// maxRefusals is after how many replies in a row that say SERVFAIL or REFUSED others are asked first: no more than three are
+	// asked for a name, and those must not be the ones that say so whatever they are asked.
+	maxRefusals = 2
 	// drainTimeout is how long questions in flight may take once an endpoint is none any more.
 	drainTimeout = time.Second
 )
@@ -60,6 +65,7 @@ type endpoint struct {
 	since    time.Time     // of the last reply, or of the first attempt when none was waiting
 	used     time.Time     // when a client's question last came
 	fails    int           // since the last reply
+	refusals int           // replies in a row that are no answer
 	noEDNS   time.Time     // until when it is asked without EDNS
 	times    responseTimes
 	draining bool
@@ -88,7 +94,7 @@ func (e *endpoint) standing(now time.Time) standing {
 	switch {
 	case e.maxFails > 0 && e.fails > e.maxFails:
 		s.state = stateDown
-	case e.fails > 0 && e.maxFails > 0:
+	case e.fails > 0 && e.maxFails > 0, e.refusals >= maxRefusals:
 		s.state = stateSuspect
 	case e.waiting > 0 && (e.times.average == 0 || now.Sub(e.since) > e.silence()):
 		s.state = stateSuspect // one that has never replied is tried by one at a time
@@ -161,6 +167,9 @@ func (e *endpoint) end(start time.Time, how attempt, reply []byte, err error) {
 	case err == nil:
 		e.since, e.fails = now, 0
 		e.times.add(now.Sub(start))
+		if !how.probe {
+			e.refused(rcode(reply))
+		}
 	case errors.Is(err, errClosed), errors.Is(err, errDrained), errors.Is(err, context.Canceled), errors.Is(err, errBusy):
 	default:
 		e.fails++
@@ -174,6 +183,15 @@ func (e *endpoint) end(start time.Time, how attempt, reply []byte, err error) {
 	}
 	if err == nil {
 		e.metrics.took(rcode(reply), time.Since(start))
+	}
+}
+
+// refused counts what may be the server's own trouble rather than the name's. The caller holds mu.
+func (e *endpoint) refused(code int) {
+	if code == dns.RcodeServerFailure || code == dns.RcodeRefused {
+		e.refusals++
+	} else {
+		e.refusals = 0
 	}
 }
 
@@ -312,6 +330,10 @@ func (e *endpoint) pick(now time.Time) (least *conn, busy bool) {
 	fewest := maxCalls
 	for _, c := range e.conns {
 		l := c.load(now)
+		if l.useless {
+			c.retire()
+			continue
+		}
 		if l.open && l.missing < fewest && (crowded || l.silent <= silence) {
 			least, fewest = c, l.missing
 		}

@@ -114,6 +114,9 @@ func (r *race) alone() *outcome {
 	if m == nil {
 		return nil
 	}
+	if m.standing(time.Now()).state == stateDown { // and all others, too
+		r.Metrics.broken.Inc()
+	}
 	b := m.tryAlone(r.q, r.lateAfter(m))
 	if b == nil {
 		return nil

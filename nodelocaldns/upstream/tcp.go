@@ -303,6 +303,7 @@ type load struct {
 	silent  time.Duration // how long there has been none while some were missing
 	idle    time.Duration // since the last question
 	open    bool          // takes questions
+	useless bool          // has lost a reply, or will bring it when nobody waits any more
 }
 
 func (c *conn) load(now time.Time) load {
@@ -311,6 +312,7 @@ func (c *conn) load(now time.Time) load {
 	l := load{missing: len(c.calls), idle: now.Sub(c.used), open: c.err == nil && !c.retired && len(c.calls) < maxCalls}
 	if l.missing > 0 {
 		l.silent = now.Sub(c.since)
+		l.useless = c.waiting == 0 && l.silent > maxSilence
 	}
 	return l
 }

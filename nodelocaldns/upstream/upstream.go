@@ -190,9 +190,6 @@ func (u *Upstream) choose(asked func(*member) int) *member {
 	least := slices.MinFunc(all, func(a, b candidate) int {
 		return cmp.Or(cmp.Compare(a.asked, b.asked), cmp.Compare(a.state, b.state), cmp.Compare(a.average, b.average))
 	})
-	if least.state == stateDown && least.asked == 0 {
-		u.Metrics.broken.Inc()
-	}
 	near := 2*least.average + nearby
 	all = slices.DeleteFunc(all, func(c candidate) bool {
 		return c.asked > least.asked || c.state > least.state || u.Policy == Nearest && c.average > near
