@@ -96,6 +96,7 @@ type agent struct {
 	datapath   *bpf.Datapath
 	services   *service.Reconciler
 	publisher  *nodelocaldns.Publisher
+	answers    answerMap
 	kubeProxy  kubeProxyFace
 	reaper     *service.Reaper
 	host       *hostnet.Host

@@ -26,7 +26,7 @@ const resolvConf = "/etc/resolv.conf"
 
 func (a *agent) buildDNS(context.Context) error {
 	a.external = nodelocaldns.NewExternal(nodelocaldns.ExternalConfig{
-		Answers: a.datapath.Answers, Domains: []string{a.cfg.ClusterDomain}, Searched: a.scopes.Searched, Log: a.log,
+		Answers: a.answers, Domains: []string{a.cfg.ClusterDomain}, Searched: a.scopes.Searched, Log: a.log,
 	})
 	a.tasks = append(a.tasks, a.external)
 	nearpath.Provide(a.served.Load)
@@ -52,10 +52,8 @@ func (a *agent) buildDNS(context.Context) error {
 // upstreamLoops makes an event of a resolver that asks this one. It must not block.
 func (a *agent) upstreamLoops(e upstream.Event) {
 	if !e.Looped {
-		a.log.Info("an upstream of the node's DNS does not lead back to it any more", "upstream", e.Target, "zone", e.Zone)
-		return
+		return // the log has it
 	}
-	a.log.Error("an upstream of the node's DNS leads back to it, and is not asked", "upstream", e.Target, "zone", e.Zone)
 	go a.warnNode("NodeDNSUpstreamLoops", fmt.Sprintf("upstream %s for %s leads back to the node's DNS, and is not asked", e.Target, e.Zone))
 }
 

@@ -10,12 +10,16 @@ import (
 
 // newPublisher makes what keeps the cluster's names in the kernel.
 func (a *agent) newPublisher(service cluster.Name) (*nodelocaldns.Publisher, error) {
+	var err error
+	if a.answers, err = answersFor(a.cfg.DNS.Kernel, a.datapath.Answers); err != nil {
+		return nil, err
+	}
 	if err := a.metrics.Register(newKernelDNS(a.datapath.Answers.Counts)); err != nil {
 		return nil, err
 	}
 	return nodelocaldns.NewPublisher(nodelocaldns.PublisherConfig{
 		Zone:    nodelocaldns.Zone{Domain: a.cfg.ClusterDomain, TTL: clusterTTL, DNSService: service},
-		Answers: a.datapath.Answers, Log: a.log, Metrics: a.metrics,
+		Answers: a.answers, Log: a.log, Metrics: a.metrics,
 		Changed: a.namesChanged,
 	})
 }
