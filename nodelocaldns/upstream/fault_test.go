@@ -96,7 +96,8 @@ func TestFailover(t *testing.T) {
 				t.Parallel()
 				broken, good := serve(t, does), serve(t, ok)
 				u := open(t, Config{Targets: []Target{broken.target(transport), good.target(transport)}, Policy: Sequential, Timeout: patience})
-				for i := range 30 {
+				// On a busy machine the good one may be first for a while, before there is a connection to the other.
+				for i, start := 0, time.Now(); i < 30 || broken.count.Load() == 0 && time.Since(start) < patience; i++ {
 					if got := address(mustAsk(t, u, fmt.Sprintf("n%d.example.", i))); got != "192.0.2.1" {
 						t.Fatalf("question %d: %s", i, got)
 					}
