@@ -33,7 +33,7 @@ func TestChurn(t *testing.T) {
 			if d == exclusive { // shared ENIs have the other slots
 				workers, count = 3, churned/10
 			}
-			v.churn(t, workers, 2*workers) // the pool grows to what it takes
+			v.together(t, workers) // the pool grows to what it takes
 			v.settle(t)
 			begin := time.Now()
 			v.churn(t, workers, count)
@@ -42,6 +42,30 @@ func TestChurn(t *testing.T) {
 			t.Logf("%d pods, %d at a time, took %s: %.1f a second", count, workers, took.Round(time.Millisecond), float64(count)/took.Seconds())
 		})
 	}
+}
+
+// together runs pods that are all there at the same time.
+func (v *verbs) together(t *testing.T, count int) {
+	t.Helper()
+	errs := make([]error, count)
+	var added, deleted sync.WaitGroup
+	added.Add(count)
+	for i := range count {
+		deleted.Go(func() {
+			p, err := wish{name: fmt.Sprintf("together-%d", i), datapath: v.datapath, node: v.node}.sandboxOf(t.Context())
+			if err == nil {
+				err = p.add(t.Context())
+			}
+			added.Done()
+			added.Wait()
+			if p != nil {
+				err = errors.Join(err, p.del(t.Context()), p.stop(t.Context()))
+			}
+			errs[i] = err
+		})
+	}
+	deleted.Wait()
+	ok(t, errors.Join(errs...))
 }
 
 // churn runs count pods, so many at a time. Every second one gets its DEL after its namespace is gone.
