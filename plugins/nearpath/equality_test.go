@@ -147,10 +147,10 @@ func freePort(t *testing.T) netip.AddrPort {
 // of its own, which a mark comes by last.
 func (s *servers) become(t *testing.T, w *world, mark int) {
 	t.Helper()
-	s.api.become(w.objects)
+	s.api.become(t, w.objects)
 	ns := fmt.Sprintf("mark-%d", mark)
 	name := metav1.ObjectMeta{Namespace: ns, Name: "mark", Labels: map[string]string{discoveryv1.LabelServiceName: "mark"}}
-	s.api.become(append(slices.Clone(w.objects), namespaceObject(ns),
+	s.api.become(t, append(slices.Clone(w.objects), namespaceObject(ns),
 		&corev1.Service{ObjectMeta: name, Spec: corev1.ServiceSpec{ClusterIP: "None", ClusterIPs: []string{"None"}}},
 		&discoveryv1.EndpointSlice{ObjectMeta: name, AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.9.9.9"}}}}))
 	q := dns.Question{Name: "mark." + ns + ".svc.cluster.local.", Qtype: dns.TypeA, Qclass: dns.ClassINET}
