@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nearpath/nearpath/bpf"
+	"github.com/nearpath/nearpath/bpf/bpftest"
 	"github.com/nearpath/nearpath/internal/cluster"
 )
 
@@ -77,30 +77,6 @@ func manySlice(i, state int) *cluster.EndpointSlice {
 	return s
 }
 
-// kernelAnswers are real maps, pinned apart from anybody's, to which nothing is attached.
-func kernelAnswers(t *testing.T) *bpf.Datapath {
-	t.Helper()
-	pins := t.TempDir()
-	if err := unix.Mount("bpf", pins, "bpf", 0, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(pins, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	d, err := bpf.Load(bpf.Config{PinDir: filepath.Join(pins, "nearpath"), CgroupRoot: "/sys/fs/cgroup"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return d
-}
-
 func kernelPublisher(t *testing.T, answers Answers) *Publisher {
 	t.Helper()
 	p, err := NewPublisher(PublisherConfig{Zone: testZone, Answers: answers, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
@@ -117,7 +93,7 @@ func TestPublishAtScale(t *testing.T) {
 	store := many()
 	sub := store.Subscribe(cluster.Services, cluster.Namespaces)
 	defer sub.Close()
-	answers := kernelAnswers(t).Answers
+	answers := bpftest.Load(t).Answers
 	p := kernelPublisher(t, answers)
 
 	heap := heapBytes()

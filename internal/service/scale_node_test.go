@@ -6,16 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/nearpath/nearpath/bpf"
+	"github.com/nearpath/nearpath/bpf/bpftest"
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sys/unix"
 )
 
 // The size that the budgets are for.
@@ -65,30 +64,6 @@ func manySlice(i, state int) *cluster.EndpointSlice {
 	return s
 }
 
-// kernelMaps are real maps, pinned apart from anybody's, to which nothing is attached.
-func kernelMaps(tb testing.TB) *bpf.Datapath {
-	tb.Helper()
-	pins := tb.TempDir()
-	if err := unix.Mount("bpf", pins, "bpf", 0, ""); err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		if err := unix.Unmount(pins, 0); err != nil {
-			tb.Error(err)
-		}
-	})
-	d, err := bpf.Load(bpf.Config{PinDir: filepath.Join(pins, "nearpath"), CgroupRoot: "/sys/fs/cgroup"})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			tb.Error(err)
-		}
-	})
-	return d
-}
-
 // measured is a Reconciler of a large cluster on real maps that has synced once.
 type measured struct {
 	store    *cluster.Store
@@ -99,7 +74,7 @@ type measured struct {
 
 func measure(tb testing.TB, store *cluster.Store) *measured {
 	tb.Helper()
-	m := &measured{store: store, datapath: kernelMaps(tb), synced: make(chan Sync, 1000)}
+	m := &measured{store: store, datapath: bpftest.Load(tb), synced: make(chan Sync, 1000)}
 	sub := store.Subscribe(cluster.Services, cluster.Namespaces, cluster.Nodes, cluster.ServiceCIDRs)
 	r, err := New(Config{
 		Maps: m.datapath.Services, Changes: sub, Node: Node{Name: "node-1"}, Log: slog.New(slog.DiscardHandler),
