@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -60,7 +59,7 @@ func parse(args []string) (options, error) {
 	programs := flags.Bool("programs", false, "give the tests of -pkg nearpath's own programs, as NEARPATH_BIN")
 	flags.BoolVar(&o.update, "update", false, "get the newest builds of the kernels, also when the cache has some")
 	flags.StringVar(&o.logs, "logs", "", "directory for console and output of every guest (default: vm-logs in the cache)")
-	flags.IntVar(&o.jobs, "jobs", 0, "guests at a time (default: 1 with -pkg, else 2)")
+	flags.IntVar(&o.jobs, "jobs", 1, "guests at a time")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -74,10 +73,10 @@ func parse(args []string) (options, error) {
 		return o, fmt.Errorf("-kernel %s: there are 5.10, 6.1 and 6.12", *names)
 	}
 	if *pkgs == "" {
-		o.packages, o.jobs, o.only = packages, cmp.Or(o.jobs, 2), lane{packages, features}.tests()
+		o.packages, o.only = packages, lane{packages, features}.tests()
 		return o, nil
 	}
-	o.show, o.jobs = true, cmp.Or(o.jobs, 1)
+	o.show = true
 	for dir := range strings.SplitSeq(*pkgs, ",") {
 		dir = filepath.ToSlash(filepath.Clean(dir))
 		p := testPackage{dir: dir, seconds: 240, needsPrograms: *programs}
@@ -138,8 +137,8 @@ func run(ctx context.Context, args []string, to io.Writer) (bool, error) {
 	return ok, nil
 }
 
-// guests runs the tests on every kernel. Most of a test is one thread at work, so that two guests are about as fast as
-// one on a machine of two processors.
+// guests runs the tests on every kernel, one after the other: a guest emulates both its processors, and two at a time, on a machine
+// that has two, have too little of them for tests that ask at a pace.
 func (o options) guests(ctx context.Context, cache, dir string, made made, to io.Writer) ([]*result, error) {
 	found := make([]installed, 0, len(o.kernels))
 	for _, k := range o.kernels { // before the first guest: what fails here leaves none behind
@@ -151,7 +150,7 @@ func (o options) guests(ctx context.Context, cache, dir string, made made, to io
 	}
 	results := make([]*result, len(found))
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(o.jobs)
+	group.SetLimit(max(1, o.jobs))
 	for i, k := range found {
 		fs := rootFS{made: made, kernel: k, run: o.run, only: o.only, extra: o.extra}
 		group.Go(func() (err error) {
