@@ -64,7 +64,8 @@ func (n *netns) listenSCTP(t *testing.T, at netip.AddrPort, name string) {
 			var err error
 			closed := raw.Read(func(fd uintptr) bool {
 				conn, from, err = unix.Accept4(int(fd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-				return !errors.Is(err, unix.EAGAIN)
+				// SCTP says EINTR, also to sockets that do not wait, when a signal is pending: the runtime sends them.
+				return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
 			})
 			if errors.Join(closed, err) != nil {
 				return
