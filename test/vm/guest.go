@@ -41,7 +41,8 @@ func (g guest) run(ctx context.Context, on func(plan.Event)) (used time.Duration
 		"-chardev", "file,id=console,path="+g.console, "-serial", "chardev:console",
 		"-chardev", "file,id=events,path=/dev/fd/3", "-serial", "chardev:events",
 		"-kernel", g.kernel.vmlinuz, "-initrd", g.initramfs,
-		"-append", "console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on",
+		// A processor that is stuck in the kernel for a minute ends the guest, and every processor says where it is.
+		"-append", "console=ttyS0 panic=-1 quiet loglevel=5 watchdog_thresh=30 softlockup_panic=1 softlockup_all_cpu_backtrace=1 random.trust_cpu=on",
 	)
 	cmd.ExtraFiles = []*os.File{write}
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
