@@ -6,17 +6,14 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/nearpath/nearpath/internal/hostnet"
+	"github.com/nearpath/nearpath/internal/sysctl"
 )
-
-const sysctlRoot = "/proc/sys"
 
 // namespaces are the two that an attachment spans; pod is nil when there is none.
 type namespaces struct{ host, pod ns.NetNS }
@@ -157,7 +154,7 @@ func (n namespaces) addVeth(o AddVeth) error {
 }
 
 func (o SetSysctl) write() error {
-	err := os.WriteFile(filepath.Join(sysctlRoot, o.Key), []byte(o.Value), 0o644)
+	err := sysctl.Write(o.Key, o.Value)
 	if o.Optional && errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

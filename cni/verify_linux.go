@@ -94,7 +94,7 @@ func (n namespaces) verifyMoved(o MoveLink) error {
 }
 
 func (o SetSysctl) verify() error {
-	raw, err := os.ReadFile(filepath.Join(sysctlRoot, o.Key))
+	raw, err := os.ReadFile(filepath.Join("/proc/sys", o.Key))
 	if o.Optional && errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -58,7 +58,7 @@ func (a *agent) buildPool(context.Context) (err error) {
 	if a.host, err = hostnet.New(hostnet.Config{
 		NodeDNS: a.cfg.DNS.addresses(), Egress: keptEgress(a.cfg), SpreadIRQs: a.cfg.Pool.SpreadIRQs, Log: a.log,
 		HostNetworks: a.cfg.Network.HostNetworks, NodePorts: nodePorts, ENIs: a.poolMACs, Programs: nodePrograms{a.datapath, cookie}, Report: a.warnNode,
-		Unmanage: a.cfg.Network.HostRoot,
+		Unmanage: a.cfg.Network.HostRoot, Root: a.cfg.Network.HostRoot,
 	}); err != nil {
 		return err
 	}

@@ -16,6 +16,8 @@ import (
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/nearpath/nearpath/internal/sysctl"
 )
 
 const sysctlRoot = "/proc/sys"
@@ -266,7 +268,7 @@ func applyOne(op Op, programs Programs) error {
 func applyLink(op Op) error {
 	switch o := op.(type) {
 	case SetSysctl:
-		return os.WriteFile(filepath.Join(sysctlRoot, o.Key), []byte(o.Value), 0o644)
+		return sysctl.Write(o.Key, o.Value)
 	case SetGroup:
 		return netlink.LinkSetGroup(byIndex(o.Link.Index), o.Group)
 	case SetMTU:

@@ -25,7 +25,7 @@ func churn(i int) error {
 		return &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(netip.PrefixFrom(addr, 32)), Scope: netlink.SCOPE_LINK, Protocol: Protocol}
 	}
 	return errors.Join(netlink.LinkAdd(veth), up(name), address(name, "169.254.1.1/32"), neighbour(name, addr, otherMAC),
-		sysctl("net/ipv4/conf/"+name+"/rp_filter", "2")(nil),
+		setSysctl("net/ipv4/conf/"+name+"/rp_filter", "2")(nil),
 		on(name, func(l netlink.Link) error { return errors.Join(netlink.RouteAdd(r(l)), netlink.LinkDel(l)) }))
 }
 

@@ -42,12 +42,12 @@ func breakages() []breakage {
 		{"uplink in another group", func(*site) error { return on("eth0", func(l netlink.Link) error { return netlink.LinkSetGroup(l, 7) }) }, "eth0 was in group 7"},
 		{"default route by the ENI", foreignDefault("eth5", "10.9.0.253"), "ip route del default via 10.9.0.253 dev eth5 metric 10"},
 		{"default route by another link", foreignDefault("spare", "10.77.0.253"), ""},
-		{"rp_filter of the ENI", sysctl(rpFilter("eth5"), "1"), rpFilter("eth5") + " was 1"},
-		{"rp_filter of the uplink", sysctl(rpFilter("eth0"), "1"), rpFilter("eth0") + " was 1"},
-		{"rp_filter of all", sysctl(allRPFilter, "1"), ""}, // the larger one counts, and ours is 2
-		{"IPv4 forwarding", sysctl(forwardV4, "0"), forwardV4 + " was 0"},
-		{"IPv6 forwarding", sysctl(forwardV6, "0"), forwardV6 + " was 0"},
-		{"IPv6 off on the ENI", sysctl(disableIPv6("eth5"), "1"), disableIPv6("eth5") + " was 1"},
+		{"rp_filter of the ENI", setSysctl(rpFilter("eth5"), "1"), rpFilter("eth5") + " was 1"},
+		{"rp_filter of the uplink", setSysctl(rpFilter("eth0"), "1"), rpFilter("eth0") + " was 1"},
+		{"rp_filter of all", setSysctl(allRPFilter, "1"), ""}, // the larger one counts, and ours is 2
+		{"IPv4 forwarding", setSysctl(forwardV4, "0"), forwardV4 + " was 0"},
+		{"IPv6 forwarding", setSysctl(forwardV6, "0"), forwardV6 + " was 0"},
+		{"IPv6 off on the ENI", setSysctl(disableIPv6("eth5"), "1"), disableIPv6("eth5") + " was 1"},
 		{"router advertisements", advertise, acceptRA("eth5") + " was 2"},
 		{"node DNS address", removeNodeDNS, "ip address add 169.254.20.10/32 dev lo"},
 	}
@@ -208,7 +208,7 @@ func onENI(f func(netlink.Link) error) func(*site) error {
 	return func(*site) error { return on("eth5", f) }
 }
 
-func sysctl(key, value string) func(*site) error {
+func setSysctl(key, value string) func(*site) error {
 	return func(*site) error { return os.WriteFile(sysctlRoot+"/"+key, []byte(value), 0o644) }
 }
 
@@ -299,7 +299,7 @@ func removeNodeDNS(*site) error {
 
 // advertise lets the ENI believe router advertisements, and sends one (RFC 4861 section 4.2) from the gateway's side.
 func advertise(s *site) error {
-	if err := sysctl(acceptRA("eth5"), "2")(s); err != nil {
+	if err := setSysctl(acceptRA("eth5"), "2")(s); err != nil {
 		return err
 	}
 	return s.far.Do(func() error { return sendRA("eni") })

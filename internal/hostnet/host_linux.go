@@ -42,6 +42,8 @@ type Config struct {
 	// Unmanage is the root of the node's file system, where drop-ins keep network managers off the ENIs, see DropIns; empty
 	// means none.
 	Unmanage string
+	// Root is where the node's /proc/irq and /sys are to be found, which SpreadIRQs is about; empty means /.
+	Root string
 	// Report tells of changes by others that were undone, for an event on the node; nil means that they are only logged.
 	Report func(reason, message string)
 	// SpreadIRQs spreads the interrupts of each ENI over the CPUs when its link comes up, unless irqbalance runs.
@@ -113,7 +115,7 @@ func New(c Config) (*Host, error) {
 	return &Host{
 		netns: netns, interval: cmp.Or(c.Interval, 10*time.Second), log: c.Log, ready: make(chan struct{}),
 		known: c.ENIs, programs: c.Programs, report: c.Report, unmanaged: c.Unmanage, hostNetworks: c.HostNetworks, nodePorts: c.NodePorts, spreadIRQs: c.SpreadIRQs,
-		root: "/", detached: map[Attachment]bool{}, enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}), events: make(chan struct{}, 1),
+		root: cmp.Or(c.Root, "/"), detached: map[Attachment]bool{}, enis: map[string]ENI{}, dns: c.NodeDNS, egress: c.Egress, changed: make(chan struct{}), events: make(chan struct{}, 1),
 	}, nil
 }
 

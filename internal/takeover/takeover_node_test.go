@@ -8,11 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nearpath/nearpath/test/netlab"
 )
@@ -227,6 +230,24 @@ func TestRunning(t *testing.T) {
 	t.Cleanup(end)
 	check("started", l.node, true)
 	check("seen from another namespace", l.client, false)
+	if sign, err := runningUnprivileged(); sign == "" || err != nil {
+		t.Errorf("to who may not see in which namespace it is, kube-proxy runs: %q, %v", sign, err)
+	}
 	end()
 	check("ended", l.node, false)
+}
+
+// runningUnprivileged is Running for a thread without capabilities.
+func runningUnprivileged() (sign string, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // the thread ends with the goroutine
+		header, none := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, [2]unix.CapUserData{}
+		if err = unix.Capset(&header, &none[0]); err == nil {
+			sign, err = Running()
+		}
+	}()
+	<-done
+	return sign, err
 }
