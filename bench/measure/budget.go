@@ -138,5 +138,5 @@ func (v Verdict) row(r Result) []string {
 	if r.Quick {
 		when += ", quick"
 	}
-	return []string{v.What, v.String() + " " + v.Unit, figure(v.Figure) + " " + v.Unit, verdict, when}
+	return []string{v.What, v.String() + " " + v.Unit, Figure(v.Figure) + " " + v.Unit, verdict, when}
 }

@@ -131,8 +131,8 @@ func TestPrint(t *testing.T) {
 func TestFigure(t *testing.T) {
 	t.Parallel()
 	for want, v := range map[string]float64{"0": 0, "0.012": 0.0123, "0.123": 0.1234, "1.23": 1.234, "12.3": 12.34, "123": 123.4, "1234": 1234.5} {
-		if got := figure(v); got != want {
-			t.Errorf("figure(%v) is %q, want %q", v, got, want)
+		if got := Figure(v); got != want {
+			t.Errorf("Figure(%v) is %q, want %q", v, got, want)
 		}
 	}
 }
@@ -164,11 +164,11 @@ func TestNewest(t *testing.T) {
 func TestInsert(t *testing.T) {
 	t.Parallel()
 	page := "# Page\n<!-- figures of fake -->\nold\n<!-- end of figures -->\ntext\n<!-- figures of other -->\nkept\n<!-- end of figures -->\n"
-	got, err := result(false).insert([]byte(page))
+	got, err := result(false).insert([]byte(page), "benchmarks/echo.svg")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"# Page\n<!-- figures of fake -->\n\n2026-01-02", "| a | 6 | 8.00 |", "\n<!-- end of figures -->\ntext\n", "kept"} {
+	for _, want := range []string{"# Page\n<!-- figures of fake -->\n\n![nothing](benchmarks/echo.svg)\n\n2026-01-02", "| a | 6 | 8.00 |", "\n<!-- end of figures -->\ntext\n", "kept"} {
 		if !strings.Contains(string(got), want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
@@ -176,12 +176,12 @@ func TestInsert(t *testing.T) {
 	if strings.Contains(string(got), "old") {
 		t.Error("old figures are still there")
 	}
-	again, err := result(false).insert(got)
+	again, err := result(false).insert(got, "benchmarks/echo.svg")
 	if diff := cmp.Diff(string(got), string(again)); diff != "" || err != nil {
 		t.Errorf("a second time: %v %s", err, diff)
 	}
 	for _, bad := range []string{"", "<!-- figures of fake -->\n", "<!-- end of figures -->\n<!-- figures of fake -->\n"} {
-		if _, err := result(false).insert([]byte(bad)); err == nil {
+		if _, err := result(false).insert([]byte(bad), ""); err == nil {
 			t.Errorf("inserted into %q", bad)
 		}
 	}

@@ -28,7 +28,7 @@ func (s SeriesResult) blocks() (all []block) {
 			if sum.N == 0 {
 				continue
 			}
-			row := []string{c.Name, fmt.Sprint(sum.N), figure(sum.P50), figure(sum.P95), figure(sum.P99),
+			row := []string{c.Name, fmt.Sprint(sum.N), Figure(sum.P50), Figure(sum.P95), Figure(sum.P99),
 				fmt.Sprintf("%.0f %%", 100*sum.Spread()), "", times(sum.P50, floor)}
 			if c.Role == Subject {
 				row[6] = times(sum.P50, peer)
@@ -64,8 +64,8 @@ func times(a, b float64) string {
 	return fmt.Sprintf("%.2f x", a/b)
 }
 
-// figure shows three digits that count.
-func figure(v float64) string {
+// Figure shows three digits that count.
+func Figure(v float64) string {
 	if v == 0 {
 		return "0"
 	}

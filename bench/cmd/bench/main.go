@@ -19,6 +19,7 @@ import (
 	"github.com/nearpath/nearpath/bench/dnslab"
 	"github.com/nearpath/nearpath/bench/externaldns"
 	"github.com/nearpath/nearpath/bench/measure"
+	"github.com/nearpath/nearpath/bench/plots"
 	"github.com/nearpath/nearpath/bench/podruntime"
 	"github.com/nearpath/nearpath/bench/service"
 	"github.com/nearpath/nearpath/bench/shaping"
@@ -99,7 +100,7 @@ func runBenchmarks(ctx context.Context, args []string, out io.Writer) error {
 	bin := flags.String("bin", "bin", "`directory` with the project's programs")
 	peers := flags.String("peers", "", "`directory` with the programs of the peers")
 	results := flags.String("out", "bench/out", "`directory` for raw samples")
-	page := flags.String("docs", "", "`file` to write the figures into; empty: none")
+	page := flags.String("docs", "", "`file` to write the figures into, with pictures in the directory of its name; empty: none")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -147,7 +148,21 @@ func runOne(ctx context.Context, b measure.Benchmark, env measure.Env, dir, page
 	if page == "" {
 		return nil
 	}
-	return r.WriteFigures(page)
+	return publish(r, page)
+}
+
+// publish puts the result's figures into the page, and its picture into the directory beside it that has the page's name.
+func publish(r measure.Result, page string) error {
+	pictures := strings.TrimSuffix(page, filepath.Ext(page))
+	picture, err := plots.Write(r, pictures)
+	if err != nil {
+		return err
+	}
+	link, err := filepath.Rel(filepath.Dir(page), picture)
+	if err != nil {
+		return err
+	}
+	return r.WriteFigures(page, filepath.ToSlash(link))
 }
 
 var errMissed = errors.New("not every budget is kept")
