@@ -18,6 +18,7 @@ type result struct {
 	tests  map[string]outcome // by <package's dir>.<top-level test>
 	says   map[string]string  // what a test has logged for the table
 	last   string             // the test that printed last, while its package runs
+	ended  map[string]bool    // packages, by their directories
 	wrong  []string           // what else makes the kernel fail: packages, modules, the guest
 }
 
@@ -30,7 +31,7 @@ const (
 )
 
 func newResult(k installed) *result {
-	return &result{kernel: k, tests: map[string]outcome{}, says: map[string]string{}}
+	return &result{kernel: k, tests: map[string]outcome{}, says: map[string]string{}, ended: map[string]bool{}}
 }
 
 // said is what a test logs to have its own words in the table instead of "yes": t.Log("vm: fallback").
@@ -46,6 +47,7 @@ func (r *result) add(e plan.Event) {
 	case e.Module != "":
 		r.wrong = append(r.wrong, fmt.Sprintf("module %s: %s", e.Module, e.Error))
 	case e.Done:
+		r.ended[e.Run] = true
 		if e.Exit != 0 || e.Error != "" {
 			r.wrong = append(r.wrong, ended(e))
 		}
@@ -74,6 +76,11 @@ func (r *result) passed() int {
 		}
 	}
 	return n
+}
+
+// left are the packages that have not ended.
+func (r *result) left(tests []built) []built {
+	return slices.DeleteFunc(slices.Clone(tests), func(t built) bool { return r.ended[t.dir] })
 }
 
 // expect finds fault with packages of which no test has run: a wrong name or expression proves nothing.

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -149,6 +151,30 @@ func TestEachPackageRan(t *testing.T) {
 	r.expect([]testPackage{{dir: "a"}, {dir: "a/b"}})
 	if r.green() || len(r.wrong) != 1 || r.wrong[0] != "./a/b: no test has run" {
 		t.Errorf("green with a package that ran nothing: %v", r.wrong)
+	}
+}
+
+// TestStuckGuest: only what the kernel says of a stuck processor makes a second guest, for the packages that had not ended.
+func TestStuckGuest(t *testing.T) {
+	console := filepath.Join(t.TempDir(), "console")
+	if stuck(console) {
+		t.Error("stuck without a console")
+	}
+	for said, want := range map[string]bool{
+		"[  452.678224] watchdog: BUG: soft lockup - CPU#0 stuck for 62s! [nearpath:1923]": true,
+		"[  452.678224] Kernel panic - not syncing: Attempted to kill init!":               false,
+	} {
+		if err := os.WriteFile(console, []byte(said), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if stuck(console) != want {
+			t.Errorf("%q: stuck is %v", said, !want)
+		}
+	}
+	r := resultOf("6.1", "a", "--- PASS: TestOne (0.0s)", 0)
+	left := r.left([]built{{testPackage: testPackage{dir: "a"}}, {testPackage: testPackage{dir: "b"}}})
+	if len(left) != 1 || left[0].dir != "b" {
+		t.Errorf("left are %v", left)
 	}
 }
 
