@@ -28,6 +28,9 @@ func ownAddress(t *testing.T, prefix string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = netlink.AddrDel(lo, addr) })
+	if err := awaitOwn(addr.IP); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestPortlessAddress is B3: an address that is left out of those for node ports refuses them, and no host port.
