@@ -43,7 +43,8 @@ func (b *begun) isGood() bool {
 	if b.err != nil || truncated(b.reply) || !b.plain && refusesEDNS(b.reply) {
 		return false
 	}
-	b.close()
+	b.release(b.asks.socket)
+	b.pool.returnSocket()
 	b.end(b.start, attempt{}, b.reply, nil)
 	return true
 }

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -60,13 +61,14 @@ type endpoint struct {
 	dialing  int
 	dialed   chan struct{} // closed, and replaced, when a dial ends
 	dialErr  error         // of the last dial
-	waiting  int           // attempts that wait for a reply
-	probing  int           // those among them that no client waits for
-	since    time.Time     // of the last reply, or of the first attempt when none was waiting
-	used     time.Time     // when a client's question last came
-	fails    int           // since the last reply
-	refusals int           // replies in a row that are no answer
-	noEDNS   time.Time     // until when it is asked without EDNS
+	idle     []*net.UDPConn
+	waiting  int       // attempts that wait for a reply
+	probing  int       // those among them that no client waits for
+	since    time.Time // of the last reply, or of the first attempt when none was waiting
+	used     time.Time // when a client's question last came
+	fails    int       // since the last reply
+	refusals int       // replies in a row that are no answer
+	noEDNS   time.Time // until when it is asked without EDNS
 	times    responseTimes
 	draining bool
 }
@@ -257,11 +259,14 @@ func (e *endpoint) sendUDP(ctx context.Context, q *query, plain bool) ([]byte, e
 }
 
 func (e *endpoint) openUDP(ctx context.Context, q *query) (*datagramExchange, error) {
-	socket, err := e.pool.dial(ctx, "udp", e.source, e.addr)
-	if err != nil {
-		return nil, err
+	socket := e.takeIdle()
+	e.metrics.connected(socket != nil, "udp")
+	if socket == nil {
+		var err error
+		if socket, err = e.pool.dial(ctx, "udp", e.source, e.addr); err != nil {
+			return nil, err
+		}
 	}
-	e.metrics.connected(false, "udp")
 	return &datagramExchange{socket: socket, q: q, mismatched: e.metrics.mismatched.Inc}, nil
 }
 
@@ -386,6 +391,7 @@ func (e *endpoint) remove(c *conn) {
 func (e *endpoint) drain() {
 	e.mu.Lock()
 	e.draining = true
+	e.closeIdle()
 	over := e.waiting == e.probing
 	conns := slices.Clone(e.conns)
 	e.mu.Unlock()

@@ -138,7 +138,7 @@ func TestRefused(t *testing.T) {
 	for name, transport := range map[string]Transport{"UDP": UDPFirst, "TCP": TCP} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			u := open(t, Config{Targets: []Target{{Addr: dead(t), Transport: transport}}})
+			u := open(t, Config{Targets: []Target{{Addr: dead(t), Transport: transport}}, Timeout: patience})
 			start := time.Now()
 			_, err := u.Exchange(t.Context(), question("www.example."))
 			if err == nil || !strings.Contains(err.Error(), "connection refused") || time.Since(start) >= u.Timeout {

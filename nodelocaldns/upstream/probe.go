@@ -76,6 +76,9 @@ func (e *endpoint) tidy(now time.Time) time.Duration {
 	unused, conns := now.Sub(e.used), append([]*conn(nil), e.conns...)
 	e.mu.Unlock()
 	if unused >= e.expire {
+		e.mu.Lock()
+		e.closeIdle()
+		e.mu.Unlock()
 		for _, c := range conns {
 			c.retire()
 		}

@@ -32,7 +32,7 @@ type key struct {
 	flags         uint8
 }
 
-// Flags of a key.
+// Flags of a key, in the order of newQuery.
 const (
 	flagRD = 1 << iota
 	flagAD
@@ -53,9 +53,9 @@ func newQuery(m *dns.Msg) (*query, error) {
 	q := m.Question[0]
 	k := key{qtype: q.Qtype, qclass: q.Qclass}
 	opt := m.IsEdns0()
-	for flag, set := range map[uint8]bool{flagRD: m.RecursionDesired, flagAD: m.AuthenticatedData, flagCD: m.CheckingDisabled, flagDO: opt != nil && opt.Do()} {
+	for flag, set := range [...]bool{m.RecursionDesired, m.AuthenticatedData, m.CheckingDisabled, opt != nil && opt.Do()} {
 		if set {
-			k.flags |= flag
+			k.flags |= flagRD << flag
 		}
 	}
 	return pack(q.Name, k)
