@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"fmt"
 	"image/color"
-	"math"
 	"os"
 	"path/filepath"
 
@@ -150,7 +149,7 @@ func picture(panels []panel) []byte {
 	for _, p := range panels {
 		height += p.height
 	}
-	canvas := vgsvg.New(width, vg.Length(math.Max(float64(height), 1)))
+	canvas := vgsvg.New(width, max(height, 1))
 	whole := draw.New(canvas)
 	for top := height; len(panels) > 0; panels = panels[1:] {
 		area := draw.Crop(whole, margin, -margin, top-panels[0].height+margin, top-height)

@@ -19,7 +19,7 @@ import (
 )
 
 // boot runs the tests on one kernel. A guest that ends because a processor was stuck in its kernel is tried once more, with the
-// packages that had not ended: emulated processors are, once in some twenty runs of the lane.
+// packages that had not ended: emulated ones have been, for reasons unknown.
 func (o options) boot(ctx context.Context, fs rootFS, dir string, to io.Writer) (*result, error) {
 	logFile, err := os.Create(filepath.Join(o.logs, fs.kernel.name+".log"))
 	if err != nil {
