@@ -76,7 +76,7 @@ func TestHealing(t *testing.T) {
 		t.Run(b.name, func(t *testing.T) {
 			s.settle(t)
 			start := time.Now()
-			inside(t, s.node, func() error { return b.how(s) })
+			s.breaks(t, b)
 			served, whole := start, start
 			eventually(t, "traffic and state", func() bool {
 				if err := s.reach(targets, b.report != ""); err != nil {
@@ -96,6 +96,14 @@ func TestHealing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// breaks does all of a breakage between two comparisons: one that saw half of it would report each half by itself.
+func (s *site) breaks(t *testing.T, b breakage) {
+	t.Helper()
+	s.host.pass.Lock()
+	defer s.host.pass.Unlock()
+	inside(t, s.node, func() error { return b.how(s) })
 }
 
 // healthy is what is wanted once the breakage is undone.
