@@ -28,6 +28,10 @@ type Config struct {
 	// Frontends, Records and BlockCells size the Service maps, Flows that of NATed connections, which have two each, and
 	// Affinities that of clients that keep their backend, Answers that of answers to pods' DNS questions. They must not change while pins of an older agent exist.
 	Frontends, Records, BlockCells, Flows, Affinities, Answers uint32
+	// Tracked sizes the table of connections that policy has judged, one entry each. One pod may have a quarter of it.
+	Tracked uint32
+	// PolicyOff has programs without NetworkPolicy: what Policy says counts for nothing.
+	PolicyOff bool
 }
 
 // A Datapath is the loaded programs and maps.
@@ -37,9 +41,12 @@ type Datapath struct {
 	Flows    *Flows
 	Affinity *Affinity
 	Answers  *Answers
+	Policy   *Policy
+	Tracked  *Tracked
 
 	objs     sockObjects
 	packet   packetPrograms
+	policy   policyMaps
 	programs map[Role][]linkProgram
 	tcx      bool
 	linksMu  sync.Mutex // guards the pins of tcx links
@@ -70,20 +77,23 @@ func Load(cfg Config) (*Datapath, error) {
 	if err := spec.LoadAndAssign(&d.objs, opts); err != nil {
 		return nil, fmt.Errorf("load the datapath with pins in %s: %w", pins, err)
 	}
-	if err := d.loadPacket(); err != nil {
+	if err := d.loadPacket(pins); err != nil {
 		return nil, errors.Join(err, d.objs.Close())
 	}
+	if err := d.openPolicy(); err != nil {
+		return nil, errors.Join(err, d.closePolicy(), d.objs.Close())
+	}
 	d.Flows = &Flows{flows: d.objs.Flows, counts: d.objs.PacketCounts, pods: d.objs.PodAddresses, gone: map[[4]uint32]bool{}}
-	d.Pods = &Pods{byCookie: d.objs.Pods, byAddress: d.objs.PodAddresses, flows: d.Flows, counts: d.objs.DnsCounts}
+	d.Pods = &Pods{byCookie: d.objs.Pods, byAddress: d.objs.PodAddresses, flows: d.Flows, tracked: d.Tracked, policy: d.Policy, counts: d.objs.DnsCounts}
 	if d.Services, err = newServices(d.objs.Frontends, d.objs.Records, d.objs.Blocks, d.objs.SourceRanges); err != nil {
-		return nil, errors.Join(err, d.packet.Close(), d.objs.Close())
+		return nil, errors.Join(err, d.closePolicy(), d.objs.Close())
 	}
 	d.Affinity = &Affinity{entries: d.objs.Affinity, counts: d.objs.PacketCounts, services: d.Services}
 	if d.lifeline, err = mapWords(d.objs.Lifelines); err != nil {
-		return nil, errors.Join(fmt.Errorf("map lifelines: %w", err), d.Services.close(), d.packet.Close(), d.objs.Close())
+		return nil, errors.Join(fmt.Errorf("map lifelines: %w", err), d.Services.close(), d.closePolicy(), d.objs.Close())
 	}
 	if d.Answers, err = newAnswers(&d.objs.sockMaps); err != nil {
-		return nil, errors.Join(err, unmapWords(d.lifeline), d.Services.close(), d.packet.Close(), d.objs.Close())
+		return nil, errors.Join(err, unmapWords(d.lifeline), d.Services.close(), d.closePolicy(), d.objs.Close())
 	}
 	return d, nil
 }
@@ -146,34 +156,65 @@ func resize(spec *ebpf.CollectionSpec, cfg Config) {
 }
 
 // loadPacket loads the programs of the packet path onto the maps of the socket programs.
-func (d *Datapath) loadPacket() error {
+func (d *Datapath) loadPacket(pins string) error {
 	spec, err := loadPacket()
 	if err != nil {
 		return err
 	}
 	resize(spec, d.cfg)
+	if d.cfg.Tracked > 0 {
+		spec.Maps[packetMapTracked].MaxEntries = d.cfg.Tracked
+	}
 	o := &d.objs
 	if err := d.cfg.set(spec, map[string]any{packetVarHostNetnsCookie: d.cfg.HostNetNSCookie}); err != nil {
 		return err
 	}
-	opts := &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+	opts := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: pins}, MapReplacements: map[string]*ebpf.Map{
 		packetMapFrontends: o.Frontends, packetMapRecords: o.Records, packetMapBlocks: o.Blocks,
 		packetMapPods: o.Pods, packetMapLinkAddresses: o.LinkAddresses, packetMapPodAddresses: o.PodAddresses, packetMapNodeAddresses: o.NodeAddresses, packetMapHostNetworks: o.HostNetworks,
 		packetMapFlows: o.Flows, packetMapPacketCounts: o.PacketCounts, packetMapFragments: o.Fragments,
 		packetMapAffinity: o.Affinity, packetMapSourceRanges: o.SourceRanges, packetMapLifelines: o.Lifelines,
 		packetMapDnsAnswers: o.DnsAnswers, packetMapDnsLarge: o.DnsLarge, packetMapDnsZone: o.DnsZone, packetMapDnsCounts: o.DnsCounts,
 	}}
-	if err := spec.LoadAndAssign(&d.packet, opts); err != nil {
+	loaded := struct {
+		*packetPrograms
+		*policyMaps
+	}{&d.packet, &d.policy}
+	if err := spec.LoadAndAssign(&loaded, opts); err != nil {
 		return fmt.Errorf("load the packet path: %w", err)
 	}
 	if d.tcx, err = haveTCX(d.packet.FromPod); err == nil {
 		err = d.nameLinkPrograms()
 	}
 	if err != nil {
-		return errors.Join(err, d.packet.Close())
+		return errors.Join(err, d.closePolicy())
 	}
 	return nil
 }
+
+// openPolicy opens what the programs' maps say of policy.
+func (d *Datapath) openPolicy() (err error) {
+	if d.Policy, err = newPolicy(&d.policy, d.objs.PodAddresses); err != nil {
+		return err
+	}
+	d.Tracked, err = newTracked(&d.policy, trackedShare(d.policy.Tracked.MaxEntries()))
+	return err
+}
+
+// closePolicy closes the programs of packets and the maps that only they have.
+func (d *Datapath) closePolicy() error {
+	var errs []error
+	if d.Policy != nil {
+		errs = append(errs, d.Policy.close())
+	}
+	if d.Tracked != nil {
+		errs = append(errs, d.Tracked.close())
+	}
+	return errors.Join(append(errs, d.packet.Close(), d.policy.close())...)
+}
+
+// trackedShare is how many of so many connections one pod may have.
+func trackedShare(entries uint32) uint32 { return max(1, entries/trackedShares) }
 
 // haveSetRetval probes for bpf_set_retval in cgroup socket programs (5.18).
 func haveSetRetval() (uint8, error) {
@@ -189,5 +230,5 @@ func haveSetRetval() (uint8, error) {
 
 // Close gives up the handles of this process. Pinned maps and attached programs stay.
 func (d *Datapath) Close() error {
-	return errors.Join(d.Answers.close(), d.Services.close(), unmapWords(d.lifeline), d.packet.Close(), d.objs.Close())
+	return errors.Join(d.Answers.close(), d.Services.close(), unmapWords(d.lifeline), d.closePolicy(), d.objs.Close())
 }

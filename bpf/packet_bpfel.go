@@ -215,6 +215,18 @@ type packetFrontendKey struct {
 	Pad   uint8
 }
 
+type packetInterval struct {
+	_  structs.HostLayout
+	Lo uint32
+	Hi uint32
+}
+
+type packetIntervalFlags uint32
+
+const (
+	packetIntervalFlagsINTERVAL_LOG packetIntervalFlags = 1
+)
+
 type packetLargeAnswer struct {
 	_    structs.HostLayout
 	Head struct {
@@ -390,6 +402,83 @@ type packetPodKey struct {
 	NetnsCookie uint64
 }
 
+type packetPodLink struct {
+	_      structs.HostLayout
+	Link   uint32
+	Number uint32
+}
+
+type packetPolicyCidr struct {
+	_          structs.HostLayout
+	Class      uint64
+	PrefixBits uint32
+	Echo       uint32
+}
+
+type packetPolicyCounts struct {
+	_       structs.HostLayout
+	Ingress [4]uint64
+	Egress  [4]uint64
+}
+
+type packetPolicyEvent struct {
+	_          structs.HostLayout
+	Time       uint64
+	Set        uint64
+	Class      uint64
+	Suppressed uint64
+	Pod        [4]uint32
+	Peer       [4]uint32
+	Point      uint32
+	Generation uint32
+	PodPort    uint16
+	PeerPort   uint16
+	Number     uint16
+	Ingress    uint8
+	Outcome    uint8
+}
+
+type packetPolicyOutcome uint32
+
+const (
+	packetPolicyOutcomePOLICY_ALLOWED  packetPolicyOutcome = 0
+	packetPolicyOutcomePOLICY_DENIED   packetPolicyOutcome = 1
+	packetPolicyOutcomePOLICY_UNKNOWN  packetPolicyOutcome = 2
+	packetPolicyOutcomePOLICY_FULL     packetPolicyOutcome = 3
+	packetPolicyOutcomePOLICY_LOGGED   packetPolicyOutcome = 4
+	packetPolicyOutcomePOLICY_OUTCOMES packetPolicyOutcome = 4
+)
+
+type packetPolicyPeer struct {
+	_     structs.HostLayout
+	Class uint64
+	Echo  uint32
+	Pad   uint32
+}
+
+type packetPolicyPod struct {
+	_       structs.HostLayout
+	Ingress uint64
+	Egress  uint64
+}
+
+type packetPolicyShare struct {
+	_          structs.HostLayout
+	Tracked    uint64
+	Since      uint64
+	Events     uint64
+	Suppressed uint64
+}
+
+type packetPolicyWord uint32
+
+const (
+	packetPolicyWordPOLICY_GENERATION packetPolicyWord = 0
+	packetPolicyWordPOLICY_SECRET0    packetPolicyWord = 1
+	packetPolicyWordPOLICY_SECRET1    packetPolicyWord = 2
+	packetPolicyWordPOLICY_WORDS      packetPolicyWord = 3
+)
+
 type packetRecord struct {
 	_        structs.HostLayout
 	Block    uint32
@@ -428,6 +517,50 @@ type packetSourceRange struct {
 	Addr       [4]uint32
 }
 
+type packetTracked struct {
+	_          structs.HostLayout
+	Peer       [4]uint32
+	Point      uint32
+	Generation uint32
+	LastSeen   uint64
+	Ticks      uint32
+	Echo       uint32
+	Number     uint16
+	Flags      uint8
+	End        [2]uint8
+	Pad        [3]uint8
+}
+
+type packetTrackedEnd uint32
+
+const (
+	packetTrackedEndEND_SEEN packetTrackedEnd = 1
+	packetTrackedEndEND_FIN  packetTrackedEnd = 2
+	packetTrackedEndEND_RST  packetTrackedEnd = 4
+)
+
+type packetTrackedFlags uint32
+
+const (
+	packetTrackedFlagsTRACKED_IN     packetTrackedFlags = 1
+	packetTrackedFlagsTRACKED_DENIED packetTrackedFlags = 2
+)
+
+type packetVerdict struct {
+	_     structs.HostLayout
+	At    uint32
+	Count uint32
+	One   packetInterval
+	Echo  uint32
+	Pad   uint32
+}
+
+type packetVerdictKey struct {
+	_     structs.HostLayout
+	Set   uint64
+	Class uint64
+}
+
 type packetWay uint32
 
 const (
@@ -459,10 +592,21 @@ const (
 	packetMapOpenings           = "openings"
 	packetMapPacketCounts       = "packet_counts"
 	packetMapPodAddresses       = "pod_addresses"
+	packetMapPodLinks           = "pod_links"
 	packetMapPods               = "pods"
+	packetMapPolicyCidrs        = "policy_cidrs"
+	packetMapPolicyCounts       = "policy_counts"
+	packetMapPolicyEvents       = "policy_events"
+	packetMapPolicyPeers        = "policy_peers"
+	packetMapPolicyPods         = "policy_pods"
+	packetMapPolicyPorts        = "policy_ports"
+	packetMapPolicyShares       = "policy_shares"
+	packetMapPolicyState        = "policy_state"
+	packetMapPolicyVerdicts     = "policy_verdicts"
 	packetMapRecords            = "records"
 	packetMapSocketPins         = "socket_pins"
 	packetMapSourceRanges       = "source_ranges"
+	packetMapTracked            = "tracked"
 	packetProgFromOutside       = "from_outside"
 	packetProgFromPod           = "from_pod"
 	packetProgFromVpc           = "from_vpc"
@@ -475,8 +619,15 @@ const (
 	packetVarGoDnsEvent         = "go_dns_event"
 	packetVarGoDnsOutcome       = "go_dns_outcome"
 	packetVarGoFlowFlags        = "go_flow_flags"
+	packetVarGoInterval         = "go_interval"
+	packetVarGoIntervalFlags    = "go_interval_flags"
 	packetVarGoNodeAddressFlags = "go_node_address_flags"
 	packetVarGoPacketCount      = "go_packet_count"
+	packetVarGoPolicyEvent      = "go_policy_event"
+	packetVarGoPolicyOutcome    = "go_policy_outcome"
+	packetVarGoPolicyWord       = "go_policy_word"
+	packetVarGoTrackedEnd       = "go_tracked_end"
+	packetVarGoTrackedFlags     = "go_tracked_flags"
 	packetVarGoWay              = "go_way"
 	packetVarHostNetnsCookie    = "host_netns_cookie"
 	packetVarNodeDns4           = "node_dns4"
@@ -539,29 +690,40 @@ type packetProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetMapSpecs struct {
-	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
-	Answer        *ebpf.MapSpec `ebpf:"answer"`
-	Blocks        *ebpf.MapSpec `ebpf:"blocks"`
-	DnsAnswers    *ebpf.MapSpec `ebpf:"dns_answers"`
-	DnsCounts     *ebpf.MapSpec `ebpf:"dns_counts"`
-	DnsLarge      *ebpf.MapSpec `ebpf:"dns_large"`
-	DnsQuestions  *ebpf.MapSpec `ebpf:"dns_questions"`
-	DnsZone       *ebpf.MapSpec `ebpf:"dns_zone"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
-	HostNetworks  *ebpf.MapSpec `ebpf:"host_networks"`
-	Lifelines     *ebpf.MapSpec `ebpf:"lifelines"`
-	LinkAddresses *ebpf.MapSpec `ebpf:"link_addresses"`
-	Moments       *ebpf.MapSpec `ebpf:"moments"`
-	NodeAddresses *ebpf.MapSpec `ebpf:"node_addresses"`
-	Openings      *ebpf.MapSpec `ebpf:"openings"`
-	PacketCounts  *ebpf.MapSpec `ebpf:"packet_counts"`
-	PodAddresses  *ebpf.MapSpec `ebpf:"pod_addresses"`
-	Pods          *ebpf.MapSpec `ebpf:"pods"`
-	Records       *ebpf.MapSpec `ebpf:"records"`
-	SocketPins    *ebpf.MapSpec `ebpf:"socket_pins"`
-	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
+	Affinity       *ebpf.MapSpec `ebpf:"affinity"`
+	Answer         *ebpf.MapSpec `ebpf:"answer"`
+	Blocks         *ebpf.MapSpec `ebpf:"blocks"`
+	DnsAnswers     *ebpf.MapSpec `ebpf:"dns_answers"`
+	DnsCounts      *ebpf.MapSpec `ebpf:"dns_counts"`
+	DnsLarge       *ebpf.MapSpec `ebpf:"dns_large"`
+	DnsQuestions   *ebpf.MapSpec `ebpf:"dns_questions"`
+	DnsZone        *ebpf.MapSpec `ebpf:"dns_zone"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
+	Frontends      *ebpf.MapSpec `ebpf:"frontends"`
+	HostNetworks   *ebpf.MapSpec `ebpf:"host_networks"`
+	Lifelines      *ebpf.MapSpec `ebpf:"lifelines"`
+	LinkAddresses  *ebpf.MapSpec `ebpf:"link_addresses"`
+	Moments        *ebpf.MapSpec `ebpf:"moments"`
+	NodeAddresses  *ebpf.MapSpec `ebpf:"node_addresses"`
+	Openings       *ebpf.MapSpec `ebpf:"openings"`
+	PacketCounts   *ebpf.MapSpec `ebpf:"packet_counts"`
+	PodAddresses   *ebpf.MapSpec `ebpf:"pod_addresses"`
+	PodLinks       *ebpf.MapSpec `ebpf:"pod_links"`
+	Pods           *ebpf.MapSpec `ebpf:"pods"`
+	PolicyCidrs    *ebpf.MapSpec `ebpf:"policy_cidrs"`
+	PolicyCounts   *ebpf.MapSpec `ebpf:"policy_counts"`
+	PolicyEvents   *ebpf.MapSpec `ebpf:"policy_events"`
+	PolicyPeers    *ebpf.MapSpec `ebpf:"policy_peers"`
+	PolicyPods     *ebpf.MapSpec `ebpf:"policy_pods"`
+	PolicyPorts    *ebpf.MapSpec `ebpf:"policy_ports"`
+	PolicyShares   *ebpf.MapSpec `ebpf:"policy_shares"`
+	PolicyState    *ebpf.MapSpec `ebpf:"policy_state"`
+	PolicyVerdicts *ebpf.MapSpec `ebpf:"policy_verdicts"`
+	Records        *ebpf.MapSpec `ebpf:"records"`
+	SocketPins     *ebpf.MapSpec `ebpf:"socket_pins"`
+	SourceRanges   *ebpf.MapSpec `ebpf:"source_ranges"`
+	Tracked        *ebpf.MapSpec `ebpf:"tracked"`
 }
 
 // packetVariableSpecs contains global variables before they are loaded into the kernel.
@@ -572,8 +734,15 @@ type packetVariableSpecs struct {
 	GoDnsEvent         *ebpf.VariableSpec `ebpf:"go_dns_event"`
 	GoDnsOutcome       *ebpf.VariableSpec `ebpf:"go_dns_outcome"`
 	GoFlowFlags        *ebpf.VariableSpec `ebpf:"go_flow_flags"`
+	GoInterval         *ebpf.VariableSpec `ebpf:"go_interval"`
+	GoIntervalFlags    *ebpf.VariableSpec `ebpf:"go_interval_flags"`
 	GoNodeAddressFlags *ebpf.VariableSpec `ebpf:"go_node_address_flags"`
 	GoPacketCount      *ebpf.VariableSpec `ebpf:"go_packet_count"`
+	GoPolicyEvent      *ebpf.VariableSpec `ebpf:"go_policy_event"`
+	GoPolicyOutcome    *ebpf.VariableSpec `ebpf:"go_policy_outcome"`
+	GoPolicyWord       *ebpf.VariableSpec `ebpf:"go_policy_word"`
+	GoTrackedEnd       *ebpf.VariableSpec `ebpf:"go_tracked_end"`
+	GoTrackedFlags     *ebpf.VariableSpec `ebpf:"go_tracked_flags"`
 	GoWay              *ebpf.VariableSpec `ebpf:"go_way"`
 	HostNetnsCookie    *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	NodeDns4           *ebpf.VariableSpec `ebpf:"node_dns4"`
@@ -600,29 +769,40 @@ func (o *packetObjects) Close() error {
 //
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetMaps struct {
-	Affinity      *ebpf.Map `ebpf:"affinity"`
-	Answer        *ebpf.Map `ebpf:"answer"`
-	Blocks        *ebpf.Map `ebpf:"blocks"`
-	DnsAnswers    *ebpf.Map `ebpf:"dns_answers"`
-	DnsCounts     *ebpf.Map `ebpf:"dns_counts"`
-	DnsLarge      *ebpf.Map `ebpf:"dns_large"`
-	DnsQuestions  *ebpf.Map `ebpf:"dns_questions"`
-	DnsZone       *ebpf.Map `ebpf:"dns_zone"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	Frontends     *ebpf.Map `ebpf:"frontends"`
-	HostNetworks  *ebpf.Map `ebpf:"host_networks"`
-	Lifelines     *ebpf.Map `ebpf:"lifelines"`
-	LinkAddresses *ebpf.Map `ebpf:"link_addresses"`
-	Moments       *ebpf.Map `ebpf:"moments"`
-	NodeAddresses *ebpf.Map `ebpf:"node_addresses"`
-	Openings      *ebpf.Map `ebpf:"openings"`
-	PacketCounts  *ebpf.Map `ebpf:"packet_counts"`
-	PodAddresses  *ebpf.Map `ebpf:"pod_addresses"`
-	Pods          *ebpf.Map `ebpf:"pods"`
-	Records       *ebpf.Map `ebpf:"records"`
-	SocketPins    *ebpf.Map `ebpf:"socket_pins"`
-	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
+	Affinity       *ebpf.Map `ebpf:"affinity"`
+	Answer         *ebpf.Map `ebpf:"answer"`
+	Blocks         *ebpf.Map `ebpf:"blocks"`
+	DnsAnswers     *ebpf.Map `ebpf:"dns_answers"`
+	DnsCounts      *ebpf.Map `ebpf:"dns_counts"`
+	DnsLarge       *ebpf.Map `ebpf:"dns_large"`
+	DnsQuestions   *ebpf.Map `ebpf:"dns_questions"`
+	DnsZone        *ebpf.Map `ebpf:"dns_zone"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	Fragments      *ebpf.Map `ebpf:"fragments"`
+	Frontends      *ebpf.Map `ebpf:"frontends"`
+	HostNetworks   *ebpf.Map `ebpf:"host_networks"`
+	Lifelines      *ebpf.Map `ebpf:"lifelines"`
+	LinkAddresses  *ebpf.Map `ebpf:"link_addresses"`
+	Moments        *ebpf.Map `ebpf:"moments"`
+	NodeAddresses  *ebpf.Map `ebpf:"node_addresses"`
+	Openings       *ebpf.Map `ebpf:"openings"`
+	PacketCounts   *ebpf.Map `ebpf:"packet_counts"`
+	PodAddresses   *ebpf.Map `ebpf:"pod_addresses"`
+	PodLinks       *ebpf.Map `ebpf:"pod_links"`
+	Pods           *ebpf.Map `ebpf:"pods"`
+	PolicyCidrs    *ebpf.Map `ebpf:"policy_cidrs"`
+	PolicyCounts   *ebpf.Map `ebpf:"policy_counts"`
+	PolicyEvents   *ebpf.Map `ebpf:"policy_events"`
+	PolicyPeers    *ebpf.Map `ebpf:"policy_peers"`
+	PolicyPods     *ebpf.Map `ebpf:"policy_pods"`
+	PolicyPorts    *ebpf.Map `ebpf:"policy_ports"`
+	PolicyShares   *ebpf.Map `ebpf:"policy_shares"`
+	PolicyState    *ebpf.Map `ebpf:"policy_state"`
+	PolicyVerdicts *ebpf.Map `ebpf:"policy_verdicts"`
+	Records        *ebpf.Map `ebpf:"records"`
+	SocketPins     *ebpf.Map `ebpf:"socket_pins"`
+	SourceRanges   *ebpf.Map `ebpf:"source_ranges"`
+	Tracked        *ebpf.Map `ebpf:"tracked"`
 }
 
 func (m *packetMaps) Close() error {
@@ -646,10 +826,21 @@ func (m *packetMaps) Close() error {
 		m.Openings,
 		m.PacketCounts,
 		m.PodAddresses,
+		m.PodLinks,
 		m.Pods,
+		m.PolicyCidrs,
+		m.PolicyCounts,
+		m.PolicyEvents,
+		m.PolicyPeers,
+		m.PolicyPods,
+		m.PolicyPorts,
+		m.PolicyShares,
+		m.PolicyState,
+		m.PolicyVerdicts,
 		m.Records,
 		m.SocketPins,
 		m.SourceRanges,
+		m.Tracked,
 	)
 }
 
@@ -661,8 +852,15 @@ type packetVariables struct {
 	GoDnsEvent         *ebpf.Variable `ebpf:"go_dns_event"`
 	GoDnsOutcome       *ebpf.Variable `ebpf:"go_dns_outcome"`
 	GoFlowFlags        *ebpf.Variable `ebpf:"go_flow_flags"`
+	GoInterval         *ebpf.Variable `ebpf:"go_interval"`
+	GoIntervalFlags    *ebpf.Variable `ebpf:"go_interval_flags"`
 	GoNodeAddressFlags *ebpf.Variable `ebpf:"go_node_address_flags"`
 	GoPacketCount      *ebpf.Variable `ebpf:"go_packet_count"`
+	GoPolicyEvent      *ebpf.Variable `ebpf:"go_policy_event"`
+	GoPolicyOutcome    *ebpf.Variable `ebpf:"go_policy_outcome"`
+	GoPolicyWord       *ebpf.Variable `ebpf:"go_policy_word"`
+	GoTrackedEnd       *ebpf.Variable `ebpf:"go_tracked_end"`
+	GoTrackedFlags     *ebpf.Variable `ebpf:"go_tracked_flags"`
 	GoWay              *ebpf.Variable `ebpf:"go_way"`
 	HostNetnsCookie    *ebpf.Variable `ebpf:"host_netns_cookie"`
 	NodeDns4           *ebpf.Variable `ebpf:"node_dns4"`

@@ -34,6 +34,8 @@ type Pod struct {
 	Scope uint32
 	// ByPackets leaves the pod's sockets alone: its connections to Services are translated packet by packet.
 	ByPackets bool
+	// Number is what Put gives the pod, among those of the node; 0: there are too many pods. Lookup returns it, and Put ignores it.
+	Number uint16
 }
 
 // Pods are the pods of this node, by network namespace and by address. Methods are safe for concurrent use as long
@@ -41,6 +43,8 @@ type Pod struct {
 type Pods struct {
 	byCookie, byAddress, counts *ebpf.Map
 	flows                       *Flows
+	tracked                     *Tracked
+	policy                      *Policy
 	numbersMu                   sync.Mutex // held while a pod gets its number
 }
 
@@ -59,7 +63,7 @@ func (p *Pods) Put(pod Pod) error {
 			return fmt.Errorf("put pod %v: %w", pod.Addrs, full(err, p.byCookie))
 		}
 	}
-	if err := p.flows.forgetBefore(pod.Addrs); err != nil {
+	if err := errors.Join(p.flows.forgetBefore(pod.Addrs), p.tracked.forgetBefore(pod.Addrs)); err != nil {
 		return fmt.Errorf("put pod %v: %w", pod.Addrs, err)
 	}
 	if err := p.putAddresses(pod.Addrs, value); err != nil {
@@ -72,6 +76,9 @@ func (p *Pods) putAddresses(addrs []netip.Addr, value sockPodAddress) (err error
 	p.numbersMu.Lock()
 	defer p.numbersMu.Unlock()
 	if value.Number, err = p.number(addrs, value.NetnsCookie); err != nil {
+		return err
+	}
+	if err := p.policy.link(value.Link, value.Number); err != nil {
 		return err
 	}
 	for _, a := range addrs {
@@ -103,7 +110,7 @@ func (p *Pods) number(addrs []netip.Addr, cookie uint64) (uint16, error) {
 	for n := uint16(1); uint32(n) < p.counts.MaxEntries(); n++ {
 		if !taken[n] {
 			none := make([]sockDnsCounts, ebpf.MustPossibleCPU())
-			return n, p.counts.Update(uint32(n), none, ebpf.UpdateAny)
+			return n, errors.Join(p.counts.Update(uint32(n), none, ebpf.UpdateAny), p.policy.forgetNumber(n))
 		}
 	}
 	return 0, nil
@@ -142,8 +149,10 @@ func podValue(pod Pod) sockPod {
 }
 
 // Delete removes the pod that has the given addresses, and with it what is known by its cookie; it is no error if there is
-// none. Its connections go with the next Sweep, or before another pod is Put at its address.
+// none. Its connections go with the next Sweep, or before another pod is Put at its address. Policy isolates it no more.
 func (p *Pods) Delete(addrs []netip.Addr) error {
+	p.numbersMu.Lock()
+	defer p.numbersMu.Unlock()
 	for _, a := range addrs {
 		var value sockPodAddress
 		addr := sockAddress{Addr: words(a)}
@@ -152,12 +161,16 @@ func (p *Pods) Delete(addrs []netip.Addr) error {
 			continue
 		}
 		if err == nil {
+			err = errors.Join(p.policy.unlink(value.Link, value.Number), p.policy.forgetNumber(value.Number))
+		}
+		if err == nil {
 			err = ignoreMissing(p.byCookie.Delete(sockPodKey{NetnsCookie: value.NetnsCookie}))
 		}
 		if err == nil {
 			err = ignoreMissing(p.byAddress.Delete(addr))
 		}
 		p.flows.forgetLater(a)
+		p.tracked.forgetLater(a)
 		if err != nil {
 			return fmt.Errorf("delete pod %s: %w", a, err)
 		}
@@ -184,7 +197,7 @@ func (p *Pods) Lookup(addr netip.Addr) (Pod, bool, error) {
 	return Pod{
 		Addrs: []netip.Addr{addr}, NetNSCookie: value.NetnsCookie,
 		Link: int(value.Link), Side: int(value.Side), Slot: int(value.Slot), Parent: int(value.Parent),
-		Scope: value.Scope, ByPackets: pod.Flags&uint32(sockPodFlagsPOD_BY_PACKETS) != 0,
+		Scope: value.Scope, ByPackets: pod.Flags&uint32(sockPodFlagsPOD_BY_PACKETS) != 0, Number: value.Number,
 	}, true, nil
 }
 

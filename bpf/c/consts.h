@@ -17,6 +17,12 @@
 #define MAX_SOURCE_RANGES 65536
 #define MAX_GUARDED_SOURCES 65536
 #define MAX_GUARDED_PORTS 4096
+#define MAX_POLICY_PEERS (1 << 17)
+#define MAX_POLICY_CIDRS (1 << 16)
+#define MAX_POLICY_VERDICTS (1 << 18)
+#define MAX_POLICY_PORTS (1 << 15)
+#define MAX_TRACKED (1 << 18)
+#define POLICY_EVENT_BYTES (1 << 18)
 
 #define BLOCK_HEADER_CELLS 3
 #define BLOCK_RUNS 4 /* of sorted backends */
@@ -80,3 +86,18 @@
 #define POD_MARK 0x0800
 #define POD_MARK_SLOT 0x00ff
 #define POD_MARK_MASK (POD_MARK | POD_MARK_SLOT)
+
+/* Halvings that find one of the intervals of a verdict, of which there are 65535 at most. */
+#define INTERVAL_STEPS 16
+
+/* How many drops of a pod are told in a second. All are counted. */
+#define POLICY_EVENTS_PER_SECOND 10
+
+/* One pod may have one in so many of the entries of tracked. */
+#define TRACKED_SHARES 4
+
+/* Ticks of the kernel's clock, of which there are 100 to 1000 in a second, that may pass before last_seen is written anew. */
+#define TRACKED_TICKS 100
+
+/* Extension headers before a packet's transport header. The standard has each once but one twice (RFC 8200, 4.1). */
+#define MAX_EXTENSIONS 8

@@ -13,6 +13,7 @@
 #include "nat.h"
 #include "open.h"
 #include "parse.h"
+#include "policymaps.h"
 #include "reject.h"
 
 /* What becomes of a packet that does not go to a backend. */
@@ -284,5 +285,12 @@ const enum packet_count *go_packet_count __attribute__((unused));
 const enum answer_flags *go_answer_flags __attribute__((unused));
 const enum dns_outcome *go_dns_outcome __attribute__((unused));
 const struct dns_event *go_dns_event __attribute__((unused));
+const struct policy_event *go_policy_event __attribute__((unused));
+const struct interval *go_interval __attribute__((unused));
+const enum interval_flags *go_interval_flags __attribute__((unused));
+const enum policy_word *go_policy_word __attribute__((unused));
+const enum policy_outcome *go_policy_outcome __attribute__((unused));
+const enum tracked_flags *go_tracked_flags __attribute__((unused));
+const enum tracked_end *go_tracked_end __attribute__((unused));
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
