@@ -17,13 +17,13 @@ func (p *CalicoPolicy) checkHead() error {
 			return fmt.Errorf("spec.types: %q: write %s or %s", direction, CalicoIngress, CalicoEgress)
 		}
 	}
-	if err := checkSubjectExpr("spec.selector", s.Selector); err != nil {
+	if err := checkExpr("spec.selector", s.Selector, true); err != nil {
 		return err
 	}
 	if !p.Global() && s.NamespaceSelector != "" {
 		return fmt.Errorf("spec.namespaceSelector: %q: is of GlobalNetworkPolicy only", s.NamespaceSelector)
 	}
-	if err := checkSubjectExpr("spec.namespaceSelector", s.NamespaceSelector); err != nil {
+	if err := checkExpr("spec.namespaceSelector", s.NamespaceSelector, false); err != nil {
 		return err
 	}
 	if s.ServiceAccountSelector != "" {
@@ -32,8 +32,8 @@ func (p *CalicoPolicy) checkHead() error {
 	return nil
 }
 
-func checkSubjectExpr(field, text string) error {
-	e, err := parseExpr(field, text)
+func checkExpr(field, text string, pods bool) error {
+	e, err := parseExpr(field, text, pods)
 	if err == nil && e.UsesGlobal() {
 		err = fmt.Errorf("%s: %q: global() is for the namespaceSelector of rules only", field, text)
 	}
@@ -129,11 +129,11 @@ func checkCalicoEntity(field string, e *CalicoEntity) error {
 		return fmt.Errorf("%s.serviceAccounts.selector: %q: labels of service accounts are not known here: write serviceAccounts.names", field, a.Selector)
 	}
 	for name, text := range map[string]string{"selector": e.Selector, "notSelector": e.NotSelector} {
-		if err := checkSubjectExpr(field+"."+name, text); err != nil {
+		if err := checkExpr(field+"."+name, text, true); err != nil {
 			return err
 		}
 	}
-	in, err := parseExpr(field+".namespaceSelector", e.NamespaceSelector)
+	in, err := parseExpr(field+".namespaceSelector", e.NamespaceSelector, false)
 	if err != nil {
 		return err
 	}

@@ -374,15 +374,20 @@ func ParseCalicoNet(text string) (netip.Prefix, error) {
 	return net.Masked(), nil
 }
 
-// parseExpr reads a selector. Labels of service accounts are not known, so none may be asked for but the name.
-func parseExpr(field, text string) (*labelexpr.Expr, error) {
+// parseExpr reads a selector, of pods or of namespaces. Labels of service accounts are not known, so none may be asked for but
+// the name; those that pods have from their namespace are asked for by a namespaceSelector.
+func parseExpr(field, text string, pods bool) (*labelexpr.Expr, error) {
 	e, err := labelexpr.Parse(text)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %q: %w", field, text, err)
 	}
 	for _, name := range e.Names() {
-		if strings.HasPrefix(name, "pcsa.") && name != "pcsa.projectcalico.org/name" {
+		switch {
+		case !pods:
+		case strings.HasPrefix(name, "pcsa.") && name != "pcsa.projectcalico.org/name":
 			return nil, fmt.Errorf("%s: %q: labels of service accounts are not known here: write labels of pods or serviceAccounts.names", field, text)
+		case strings.HasPrefix(name, "pcns.") && name != "pcns.projectcalico.org/name":
+			return nil, fmt.Errorf("%s: %q: %s is a label of the namespace: write a namespaceSelector", field, text, name)
 		}
 	}
 	return e, nil
