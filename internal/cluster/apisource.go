@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -21,6 +22,8 @@ type APIConfig struct {
 	Store *Store
 	// NodeName says whose pods the Snapshot holds, and which Node; empty for none.
 	NodeName string
+	// Policy says that what policies are, and what they depend on, is read, too; it needs a NodeName.
+	Policy bool
 	// Publish says which kinds are read instead, for publishing their names: Pods are all then, and objects have what
 	// only publishing reads. Empty for what a node acts on. With it NodeName must be empty.
 	Publish []Kind
@@ -34,19 +37,21 @@ type APIConfig struct {
 // An APISource keeps a Store in step with a Kubernetes API. For a node it watches every Service, EndpointSlice and
 // Namespace: no selector hides headless Services or those of another proxy, since DNS answers for them too. Of pods it
 // watches those of its own node, and of nodes that one. ServiceCIDRs it follows where the API has them. For publishing it watches the kinds it is told to; those of an API that is not
-// installed are taken for empty, and watched once it is.
+// installed are taken for empty, and watched once it is. So are those of policies, for which it watches all pods and nodes as well.
 //
 // It is a task: Run once, Ready is closed when the Store is synced.
 type APISource struct {
 	client  kubernetes.Interface
-	dynamic dynamic.Interface // nil for a node
+	dynamic dynamic.Interface // nil for a node without policies
 	store   *Store
 	node    string
 	publish kindSet // 0 for a node
+	policy  bool
 	log     *slog.Logger
 	warn    func(about Object, reason, message string)
 	refused *prometheus.CounterVec
 	labels  labelSets
+	share   policySharer
 	ready   chan struct{}
 
 	mu  sync.Mutex
@@ -59,7 +64,7 @@ func NewAPISource(c APIConfig) (*APISource, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(c.Publish) == 0 {
+	if len(c.Publish) == 0 && !c.Policy {
 		return newAPISource(client, nil, c)
 	}
 	custom, err := dynamic.NewForConfig(c.REST)
@@ -72,7 +77,7 @@ func NewAPISource(c APIConfig) (*APISource, error) {
 func newAPISource(client kubernetes.Interface, custom dynamic.Interface, c APIConfig) (*APISource, error) {
 	s := &APISource{
 		client: client, dynamic: custom, store: c.Store, node: c.NodeName, log: c.Log, warn: c.Warn, ready: make(chan struct{}),
-		bad: map[Object]string{},
+		policy: c.Policy, bad: map[Object]string{},
 	}
 	if s.warn == nil {
 		s.warn = NoEvents{}.Warn
@@ -82,7 +87,13 @@ func newAPISource(client kubernetes.Interface, custom dynamic.Interface, c APICo
 		s.publish = kindsOf(c.Publish)
 		kinds = append(kinds, kindIngress, kindHTTPRoute, kindGateway, kindDNSEndpoint)
 	}
+	if s.policy {
+		kinds = append(kinds, policyRefusals()...)
+	}
 	s.refused = newRefusedMetric(kinds...)
+	if s.policy && s.node == "" {
+		return nil, errors.New("policies are enforced for pods of a node, and no node is given")
+	}
 	if s.publish != 0 && s.node != "" {
 		return nil, fmt.Errorf("node %s: pods of a node and publishing exclude each other", s.node)
 	}
@@ -102,10 +113,21 @@ func (s *APISource) Run(ctx context.Context) error {
 	defer running.Wait()
 	defer cancel()
 
-	var listed []cache.InformerSynced
-	for _, w := range s.watches() {
-		listed = append(listed, w.hasSynced)
-		running.Go(func() { s.follow(ctx, w) })
+	follow := func(list []*watched) (listed []cache.InformerSynced) {
+		for _, w := range list {
+			listed = append(listed, w.hasSynced)
+			running.Go(func() { s.follow(ctx, w) })
+		}
+		return listed
+	}
+	listed := follow(s.watches())
+	if s.policy {
+		all := append(follow(s.policyWatches()), listed...)
+		running.Go(func() {
+			if cache.WaitForCacheSync(ctx.Done(), all...) {
+				s.store.Update((*Edit).MarkPolicySynced)
+			}
+		})
 	}
 	if cache.WaitForCacheSync(ctx.Done(), listed...) {
 		s.store.Update((*Edit).MarkSynced)

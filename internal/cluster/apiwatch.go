@@ -28,6 +28,8 @@ type watched struct {
 	list   cache.ListerWatcher
 	names  func(*Snapshot) iter.Seq[Name] // what the Snapshot holds of it
 	api    schema.GroupVersionResource    // of what may not be installed
+	// convert is what strips the objects; nil for what strip does of itself.
+	convert func(o *stripped, obj any)
 	// optional objects are not waited for.
 	optional bool
 	synced   atomic.Pointer[func() bool]
@@ -48,7 +50,7 @@ func (s *APISource) follow(ctx context.Context, w *watched) {
 		return
 	}
 	queue := cache.NewRealFIFOWithOptions(cache.RealFIFOOptions{
-		Name: w.kind, KeyFunction: cache.MetaNamespaceKeyFunc, KnownObjects: known{w, s.store}, Transformer: s.strip,
+		Name: w.kind, KeyFunction: cache.MetaNamespaceKeyFunc, KnownObjects: known{w, s.store}, Transformer: s.stripper(w),
 	})
 	controller := cache.New(&cache.Config{
 		Queue: queue, ListerWatcher: w.list, ObjectType: w.object, ObjectDescription: w.kind,
@@ -121,6 +123,9 @@ func (s *APISource) process(obj any, _ bool) error {
 			s.store.Update(o.delete)
 		case o.err != nil:
 			s.refuse(o)
+			if o.instead != nil {
+				s.store.Update(o.instead)
+			}
 		default:
 			s.forgive(o)
 			s.store.Update(o.put)

@@ -12,10 +12,11 @@ import (
 type Edit struct {
 	next Snapshot
 	touched
-	synced bool // this edit made the Snapshot synced
+	synced       bool // this edit made the Snapshot synced
+	policySynced bool // this edit made what policies read synced
 }
 
-func (e *Edit) changed() bool { return e.synced || !e.nothing() }
+func (e *Edit) changed() bool { return e.synced || e.policySynced || !e.nothing() }
 
 // PutService adds a Service or replaces the one of that name.
 func (e *Edit) PutService(svc *Service) {
@@ -139,6 +140,19 @@ func (e *Edit) LabelNamespace(name string, labels map[string]string) {
 	e.touch(Namespaces, Name{Name: name})
 }
 
+// LeaveNamespace says whether the namespace is being deleted.
+func (e *Edit) LeaveNamespace(name string, leaving bool) {
+	switch {
+	case leaving == e.next.NamespaceLeaving(name):
+		return
+	case leaving:
+		e.next.leaving = e.next.leaving.put(name, struct{}{})
+	default:
+		e.next.leaving = e.next.leaving.delete(name)
+	}
+	e.touch(Namespaces, Name{Name: name})
+}
+
 // DeleteNamespace says that the namespace does not exist; objects in it stay until they are deleted themselves.
 func (e *Edit) DeleteNamespace(name string) {
 	if !e.next.HasNamespace(name) {
@@ -146,6 +160,7 @@ func (e *Edit) DeleteNamespace(name string) {
 	}
 	e.next.namespaces = e.next.namespaces.delete(name)
 	e.next.namespaceLabels = e.next.namespaceLabels.delete(name)
+	e.next.leaving = e.next.leaving.delete(name)
 	e.touch(Namespaces, Name{Name: name})
 }
 
@@ -189,6 +204,13 @@ func (e *Edit) unindexPod(pod *Pod) {
 func (e *Edit) MarkSynced() {
 	if !e.next.synced {
 		e.next.synced, e.synced = true, true
+	}
+}
+
+// MarkPolicySynced says that every kind that is read for policies has been listed.
+func (e *Edit) MarkPolicySynced() {
+	if !e.next.policySynced {
+		e.next.policySynced, e.policySynced = true, true
 	}
 }
 

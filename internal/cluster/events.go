@@ -131,8 +131,12 @@ func (e *Events) reference(o Object) (corev1.ObjectReference, bool) {
 		kindPod: "v1", kindService: "v1", kindNode: "v1", kindSlice: versionDiscovery, kindServiceCIDR: networkingv1.SchemeGroupVersion.String(), kindIngress: networkingv1.SchemeGroupVersion.String(),
 		kindHTTPRoute: versionGateway, kindGateway: versionGateway, kindDNSEndpoint: versionDNSEndpoint,
 	}[o.Kind]
+	kind := o.Kind
+	if policy, found := policyAPIKinds()[o.Kind]; found {
+		version, kind, ok = policy.version, policy.kind, true
+	}
 	return corev1.ObjectReference{
-		APIVersion: version, Kind: o.Kind, Namespace: o.Name.Namespace, Name: o.Name.Name, UID: types.UID(o.UID),
+		APIVersion: version, Kind: kind, Namespace: o.Name.Namespace, Name: o.Name.Name, UID: types.UID(o.UID),
 	}, ok
 }
 

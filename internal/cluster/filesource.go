@@ -33,8 +33,9 @@ type FileConfig struct {
 	// NodeName says whose pods the Snapshot holds: those that name this node, and those that name none; and which Node.
 	// Empty for no pods and no Node.
 	NodeName string
-	// Publish is as in [APIConfig].
+	// Publish and Policy are as in [APIConfig].
 	Publish []Kind
+	Policy  bool
 	Log     *slog.Logger
 	// Poll is how often the directory is looked at without being told; 0 means 5 s.
 	Poll time.Duration
@@ -75,7 +76,10 @@ func NewFileSource(c FileConfig) (*FileSource, error) {
 	if len(c.Publish) > 0 && c.NodeName != "" {
 		return nil, fmt.Errorf("node %s: pods of a node and publishing exclude each other", c.NodeName)
 	}
-	m := newManifestMetrics()
+	if c.Policy && c.NodeName == "" {
+		return nil, errors.New("policies are enforced for pods of a node, and no node is given")
+	}
+	m := newManifestMetrics(c.Policy)
 	if err := register(c.Registerer, m.refused, m.objects, m.stale, m.lastGood); err != nil {
 		return nil, err
 	}
@@ -145,7 +149,9 @@ func (s *FileSource) Refused() error {
 
 func (s *FileSource) load() {
 	states, all, err := readUnchanged(s.config.Dir, func(states []fileState) (Objects, error) {
-		return readManifests(s.config.Dir, newManifestSet(s.config.NodeName, s.config.Publish), states)
+		set := newManifestSet(s.config.NodeName, s.config.Publish)
+		set.policy = s.config.Policy
+		return readManifests(s.config.Dir, set, states)
 	})
 	s.seen = states
 	if err != nil {

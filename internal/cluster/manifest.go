@@ -18,9 +18,11 @@ import (
 type manifestSet struct {
 	node    string  // whose pods are read, empty for no pods
 	publish kindSet // what is read for publishing, 0 for what a node acts on
+	policy  bool    // what policies are and depend on is read, too
 	// tolerant refuses an object that cannot be read alone, if it has a name; else an error is one of the whole set.
 	tolerant   bool
 	objects    Objects
+	share      policySharer
 	namespaces map[string]struct{}
 	defined    map[string]string // where each object was first seen, by kind and name
 }
@@ -151,19 +153,35 @@ func (m *manifestSet) refuse(where string, h *manifestHeader, err error) error {
 	if !m.tolerant || !ok || errors.Is(err, errDefinedTwice) {
 		return err
 	}
-	if dup := m.define(where, h.Kind, name); dup != nil {
+	if dup := m.define(where, h.kindName(), name); dup != nil {
 		return fmt.Errorf("%s: %s: %w", where, h, dup)
 	}
 	if name.Namespace != "" {
 		m.namespaces[name.Namespace] = struct{}{}
 	}
-	m.objects.Refused = append(m.objects.Refused, Refusal{Kind: h.Kind, Name: name, Err: err})
+	refusal := Refusal{Kind: h.kindName(), Name: name, Err: err}
+	if bad := (*unreadable)(nil); errors.As(err, &bad) {
+		refusal.instead = bad.instead
+	}
+	m.objects.Refused = append(m.objects.Refused, refusal)
 	return nil
 }
 
 // identity is the object's name in the Snapshot, false for one that is not known.
 func (h *manifestHeader) identity() (Name, bool) {
 	name := Name{h.Metadata.Namespace, h.Metadata.Name}
+	policy := h.policyKind()
+	switch {
+	case policy != "" && isNamespaced(policy):
+		name.Namespace = cmp.Or(name.Namespace, defaultNamespace)
+		if checkName("metadata.namespace", name.Namespace, validation.IsDNS1123Label) != nil {
+			return name, false
+		}
+		return name, checkName("metadata.name", name.Name, validation.IsDNS1123Subdomain) == nil
+	case policy != "":
+		name.Namespace = ""
+		return name, checkName("metadata.name", name.Name, validation.IsDNS1123Subdomain) == nil
+	}
 	switch h.APIVersion + " " + h.Kind {
 	case versionCore + " " + kindNode, versionCore + " " + kindNamespace, versionNetworking + " " + kindServiceCIDR:
 		name.Namespace = ""
@@ -207,6 +225,9 @@ func (m *manifestSet) result() Objects {
 	all := m.objects
 	for name := range m.namespaces {
 		all.Namespaces = append(all.Namespaces, name)
+	}
+	if m.policy {
+		m.labelNamespaces(&all)
 	}
 	return all
 }

@@ -39,6 +39,9 @@ func (m *manifestSet) addKind(where string, h *manifestHeader, object []byte) er
 	case h.Kind == kindSlice && strings.HasPrefix(h.APIVersion, discoveryAPIGroup+"/"):
 		return fmt.Errorf("apiVersion: %s is not read, write %s", h.APIVersion, versionDiscovery)
 	}
+	if kind := h.policyKind(); kind != "" && m.policy {
+		return m.addPolicy(where, kind, h, object)
+	}
 	m.unread(h)
 	return nil
 }
@@ -59,7 +62,13 @@ func (m *manifestSet) addNamespace(where string, h *manifestHeader, object []byt
 		return err
 	}
 	m.namespaces[h.Metadata.Name] = struct{}{}
-	if labels := metaFrom(&in).Labels; m.publish != 0 && labels != nil {
+	if m.policy && in.DeletionTimestamp != nil {
+		if m.objects.LeavingNamespaces == nil {
+			m.objects.LeavingNamespaces = make(map[string]bool)
+		}
+		m.objects.LeavingNamespaces[in.Name] = true
+	}
+	if labels := metaFrom(&in).Labels; (m.publish != 0 || m.policy) && labels != nil {
 		if m.objects.NamespaceLabels == nil {
 			m.objects.NamespaceLabels = make(map[string]map[string]string)
 		}
@@ -164,8 +173,14 @@ func (m *manifestSet) addPod(where string, h *manifestHeader, object []byte) err
 	if err != nil {
 		return errors.Unwrap(err)
 	}
+	local := pod.Node == m.node || pod.Node == ""
+	if m.policy {
+		if err := m.addPolicyPod(&in, local); err != nil {
+			return err
+		}
+	}
 	m.namespaces[in.Namespace] = struct{}{}
-	if pod.Node == m.node || pod.Node == "" || m.publish != 0 {
+	if local || m.publish != 0 {
 		m.objects.Pods = append(m.objects.Pods, pod)
 	}
 	return m.define(where, h.Kind, pod.Name)

@@ -53,6 +53,13 @@ func (m *manifestSet) addNode(where string, h *manifestHeader, object []byte) er
 	if m.publish != 0 || node.Name.Name == m.node {
 		m.objects.Nodes = append(m.objects.Nodes, node)
 	}
+	if m.policy {
+		of, err := policyNodeFrom(&in)
+		if err != nil {
+			return errors.Unwrap(err)
+		}
+		m.objects.PolicyNodes = append(m.objects.PolicyNodes, of)
+	}
 	return m.define(where, h.Kind, Name{Name: in.Name})
 }
 

@@ -19,6 +19,17 @@ const (
 	kindHTTPRoute   = "HTTPRoute"
 	kindGateway     = "Gateway"
 	kindDNSEndpoint = "DNSEndpoint"
+
+	// What is read for policies has names of its own: the API has two kinds NetworkPolicy, and pods are also read in full.
+	kindPolicyPod          = "PolicyPod"
+	kindPolicyNode         = "PolicyNode"
+	kindNetworkPolicy      = "NetworkPolicy"
+	kindClusterPolicy      = "ClusterNetworkPolicy"
+	kindCalicoPolicy       = "CalicoNetworkPolicy"
+	kindCalicoGlobalPolicy = "CalicoGlobalNetworkPolicy"
+	kindCalicoTier         = "CalicoTier"
+	kindCalicoSet          = "CalicoNetworkSet"
+	kindCalicoGlobalSet    = "CalicoGlobalNetworkSet"
 )
 
 func newRefusedMetric(kinds ...string) *prometheus.CounterVec {
@@ -46,13 +57,17 @@ type manifestMetrics struct {
 	lastGood prometheus.Gauge
 }
 
-func newManifestMetrics() manifestMetrics {
+func newManifestMetrics(policy bool) manifestMetrics {
+	kinds := []string{kindService, kindSlice, kindPod, kindNode, kindServiceCIDR}
+	if policy {
+		kinds = append(kinds, policyRefusals()...)
+	}
 	return manifestMetrics{
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "nearpath_cluster_refused_manifest_loads_total",
 			Help: "Loads of the manifest directory refused because of an error in it.",
 		}),
-		objects: newRefusedMetric(kindService, kindSlice, kindPod, kindNode, kindServiceCIDR),
+		objects: newRefusedMetric(kinds...),
 		stale: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "nearpath_cluster_manifests_stale",
 			Help: "1 while the manifest directory has an error and an older state of it, or of an object in it, is served.",

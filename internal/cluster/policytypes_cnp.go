@@ -246,16 +246,6 @@ func checkClusterPods(field string, pods *ClusterPolicyPods) error {
 	return checkSelector(field+".pods.podSelector", &pods.Pods.PodSelector)
 }
 
-func checkSelector(field string, selector *metav1.LabelSelector) error {
-	if selector == nil {
-		return nil
-	}
-	if _, err := metav1.LabelSelectorAsSelector(selector); err != nil {
-		return fmt.Errorf("%s: %w", field, err)
-	}
-	return nil
-}
-
 func checkList(field string, list []string, check func(string) error) error {
 	if list != nil && len(list) == 0 || len(list) > maxClusterItems {
 		return fmt.Errorf("%s: %d items: write 1 to %d", field, len(list), maxClusterItems)

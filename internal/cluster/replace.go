@@ -6,6 +6,7 @@ func (s *Store) Replace(all Objects) {
 		deleteMissing(e, all.keys().keep(all.Refused))
 		for _, name := range all.Namespaces {
 			e.LabelNamespace(name, all.NamespaceLabels[name])
+			e.LeaveNamespace(name, all.LeavingNamespaces[name])
 		}
 		each(all.Slices, e.PutSlice)
 		each(all.Services, e.PutService)
@@ -16,7 +17,9 @@ func (s *Store) Replace(all Objects) {
 		each(all.HTTPRoutes, e.PutHTTPRoute)
 		each(all.Gateways, e.PutGateway)
 		each(all.DNSEndpoints, e.PutDNSEndpoint)
+		all.putPolicies(e)
 		e.MarkSynced()
+		e.MarkPolicySynced()
 	})
 }
 
@@ -37,6 +40,7 @@ func deleteMissing(e *Edit, want objectKeys) {
 	missing(have.routes, want[kindHTTPRoute], e.DeleteHTTPRoute)
 	missing(have.gateways, want[kindGateway], e.DeleteGateway)
 	missing(have.endpoints, want[kindDNSEndpoint], e.DeleteDNSEndpoint)
+	deleteMissingPolicies(e, want)
 	for name := range have.namespaces.all() {
 		if _, ok := want[kindNamespace][Name{Name: name}]; !ok {
 			e.DeleteNamespace(name)
@@ -71,13 +75,32 @@ func (o Objects) keys() objectKeys {
 		kindGateway:     namesOf(o.Gateways, (*Gateway).name),
 		kindDNSEndpoint: namesOf(o.DNSEndpoints, (*DNSEndpoint).name),
 		kindNamespace:   namespaces,
+
+		kindPolicyPod:     namesOf(o.PolicyPods, (*PolicyPod).name),
+		kindPolicyNode:    namesOf(o.PolicyNodes, (*PolicyNode).name),
+		kindNetworkPolicy: namesOf(o.NetworkPolicies, (*NetworkPolicy).name),
+		kindClusterPolicy: namesOf(o.ClusterNetworkPolicies, (*ClusterNetworkPolicy).name),
+		kindCalicoPolicy:  namesOf(o.CalicoPolicies, (*CalicoPolicy).name),
+		kindCalicoTier:    namesOf(o.CalicoTiers, (*CalicoTier).name),
+		kindCalicoSet:     namesOf(o.CalicoNetworkSets, (*CalicoNetworkSet).name),
 	}
 }
 
 // keep adds the names of objects that were refused: they stay if they are there.
 func (k objectKeys) keep(refused []Refusal) objectKeys {
 	for _, r := range refused {
-		k[r.Kind][r.Name] = struct{}{}
+		switch kind := r.Kind; kind {
+		case kindPod:
+			k[kindPod][r.Name], k[kindPolicyPod][r.Name] = struct{}{}, struct{}{}
+		case kindNode:
+			k[kindNode][r.Name], k[kindPolicyNode][r.Name] = struct{}{}, struct{}{}
+		case kindCalicoGlobalPolicy:
+			k[kindCalicoPolicy][r.Name] = struct{}{}
+		case kindCalicoGlobalSet:
+			k[kindCalicoSet][r.Name] = struct{}{}
+		default:
+			k[kind][r.Name] = struct{}{}
+		}
 	}
 	return k
 }

@@ -32,6 +32,18 @@ type Snapshot struct {
 	routes          cowMap[Name, *HTTPRoute]
 	gateways        cowMap[Name, *Gateway]
 	endpoints       cowMap[Name, *DNSEndpoint]
+
+	policySynced bool
+	leaving      cowMap[string, struct{}] // namespaces that are being deleted
+	policyPods   cowMap[Name, *PolicyPod]
+	policyIPs    cowMap[netip.Addr, []*PolicyPod]
+	policyNodes  cowMap[Name, *PolicyNode]
+
+	networkPolicies cowMap[Name, *NetworkPolicy]
+	clusterPolicies cowMap[Name, *ClusterNetworkPolicy]
+	calicoPolicies  cowMap[Name, *CalicoPolicy]
+	calicoTiers     cowMap[Name, *CalicoTier]
+	calicoSets      cowMap[Name, *CalicoNetworkSet]
 }
 
 // A ServiceEndpoint is an endpoint and the Service it stands behind.
@@ -58,6 +70,16 @@ func newSnapshot() *Snapshot {
 		routes:          newCOWMap[Name, *HTTPRoute](),
 		gateways:        newCOWMap[Name, *Gateway](),
 		endpoints:       newCOWMap[Name, *DNSEndpoint](),
+
+		leaving:         newCOWMap[string, struct{}](),
+		policyPods:      newCOWMap[Name, *PolicyPod](),
+		policyIPs:       newCOWMap[netip.Addr, []*PolicyPod](),
+		policyNodes:     newCOWMap[Name, *PolicyNode](),
+		networkPolicies: newCOWMap[Name, *NetworkPolicy](),
+		clusterPolicies: newCOWMap[Name, *ClusterNetworkPolicy](),
+		calicoPolicies:  newCOWMap[Name, *CalicoPolicy](),
+		calicoTiers:     newCOWMap[Name, *CalicoTier](),
+		calicoSets:      newCOWMap[Name, *CalicoNetworkSet](),
 	}
 }
 
@@ -67,6 +89,9 @@ func (s *Snapshot) count(kind Kind) int {
 		Services: s.services.len(), Namespaces: s.namespaces.len(), Pods: s.pods.len(), Nodes: s.nodes.len(),
 		ServiceCIDRs: s.serviceCIDRs.len(),
 		Ingresses:    s.ingresses.len(), HTTPRoutes: s.routes.len(), Gateways: s.gateways.len(), DNSEndpoints: s.endpoints.len(),
+		PolicyPods: s.policyPods.len(), PolicyNodes: s.policyNodes.len(), NetworkPolicies: s.networkPolicies.len(),
+		ClusterNetworkPolicies: s.clusterPolicies.len(), CalicoPolicies: s.calicoPolicies.len(),
+		CalicoTiers: s.calicoTiers.len(), CalicoNetworkSets: s.calicoSets.len(),
 	}[kind]
 }
 
@@ -78,6 +103,10 @@ func (s *Snapshot) Changed() time.Time { return s.changed }
 
 // Synced reports whether every kind has been listed: only then does absence mean that an object does not exist.
 func (s *Snapshot) Synced() bool { return s.synced }
+
+// PolicySynced reports whether all has been listed that policies are and depend on: Synced does not wait for it, as Services
+// and names shall not. Only then does the absence of a policy, a pod of another node or another node mean that it does not exist.
+func (s *Snapshot) PolicySynced() bool { return s.policySynced }
 
 // Service returns the Service of that name, nil when there is none.
 func (s *Snapshot) Service(name Name) *Service {
@@ -108,6 +137,13 @@ func (s *Snapshot) Namespaces() iter.Seq[string] { return keys(s.namespaces) }
 func (s *Snapshot) NamespaceLabels(name string) map[string]string {
 	labels, _ := s.namespaceLabels.get(name)
 	return labels
+}
+
+// NamespaceLeaving reports whether the namespace is being deleted: objects in it go in whatever order. It is false unless
+// policies are read.
+func (s *Snapshot) NamespaceLeaving(name string) bool {
+	_, leaving := s.leaving.get(name)
+	return leaving
 }
 
 // ServiceByIP returns the Service that has the address among its cluster IPs, nil when there is none. When two claim

@@ -17,9 +17,11 @@ type Store struct {
 
 // A Refusal is of an object that cannot be read. Its last good state stays.
 type Refusal struct {
-	Kind string // as the API calls it
+	Kind string // as the API calls it, or see the kinds of policies
 	Name Name
 	Err  error
+
+	instead func(*Edit) // puts what is in force where no good state is known; nil for nothing
 }
 
 // Objects is everything a source knows.
@@ -38,6 +40,16 @@ type Objects struct {
 	HTTPRoutes      []*HTTPRoute
 	Gateways        []*Gateway
 	DNSEndpoints    []*DNSEndpoint
+
+	// What follows is read for policies.
+	LeavingNamespaces      map[string]bool
+	PolicyPods             []*PolicyPod
+	PolicyNodes            []*PolicyNode
+	NetworkPolicies        []*NetworkPolicy
+	ClusterNetworkPolicies []*ClusterNetworkPolicy
+	CalicoPolicies         []*CalicoPolicy
+	CalicoTiers            []*CalicoTier
+	CalicoNetworkSets      []*CalicoNetworkSet
 }
 
 // NewStore returns a Store whose Snapshot is empty and not synced.

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -9,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/cache"
 )
 
 // A stripped object is what is kept of the API's own on the way to the Store.
@@ -17,11 +19,32 @@ type stripped struct {
 	kind              string
 	into              func(*Edit) // puts the converted object; nil for one that no Snapshot holds
 	err               error       // why the object is refused
+	instead           func(*Edit) // puts what is in force for a refused object of which no good state is known; nil for nothing
+}
+
+// stripper is strip for the objects of one watch.
+func (s *APISource) stripper(w *watched) cache.TransformFunc {
+	if w.convert == nil {
+		return s.strip
+	}
+	return func(obj any) (any, error) { return stripWith(obj, w.convert) }
 }
 
 // strip converts objects as they arrive. It may be called on what it returned, and it never fails: an error here would
 // make the reflector list again and again for one bad object.
 func (s *APISource) strip(obj any) (any, error) {
+	return stripWith(obj, func(o *stripped, obj any) {
+		switch {
+		case s.publish != 0:
+			o.convertPublished(obj, &s.labels)
+		case s.policy && o.convertForPolicies(obj, &s.share):
+		default:
+			o.convert(obj)
+		}
+	})
+}
+
+func stripWith(obj any, convert func(o *stripped, obj any)) (any, error) {
 	meta, ok := obj.(metav1.Object)
 	if _, done := obj.(*stripped); done || !ok {
 		return obj, nil
@@ -29,11 +52,7 @@ func (s *APISource) strip(obj any) (any, error) {
 	o := &stripped{ObjectMeta: metav1.ObjectMeta{
 		Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUID(), ResourceVersion: meta.GetResourceVersion(),
 	}}
-	if s.publish == 0 {
-		o.convert(obj)
-	} else {
-		o.convertPublished(obj, &s.labels)
-	}
+	convert(o, obj)
 	if o.kind == "" {
 		return obj, nil
 	}
@@ -67,6 +86,24 @@ func (o *stripped) convert(obj any) {
 		o.kind = kindNamespace
 		o.into = func(e *Edit) { e.PutNamespace(o.Name) }
 	}
+}
+
+// convertForPolicies is convert for what is kept more of where policies are read; false for all else.
+func (o *stripped) convertForPolicies(obj any, share *policySharer) bool {
+	switch in := obj.(type) {
+	case *corev1.Pod:
+		o.kind = kindPod
+		pod, err := PodFrom(in)
+		local, policyErr := localPodFrom(in, share)
+		o.into, o.err = func(e *Edit) { e.PutPod(pod); e.putPodAnywhere(local) }, cmp.Or(err, policyErr)
+	case *corev1.Namespace:
+		o.kind = kindNamespace
+		labels, leaving := metaFrom(in).Labels, in.DeletionTimestamp != nil
+		o.into = func(e *Edit) { e.LabelNamespace(o.Name, labels); e.LeaveNamespace(o.Name, leaving) }
+	default:
+		return false
+	}
+	return true
 }
 
 // putSlice leaves into nil for a slice of no Service.
@@ -156,6 +193,9 @@ func (o *stripped) delete(e *Edit) {
 		e.DeleteSlice(name)
 	case kindPod:
 		e.DeletePod(name)
+		e.deletePodFrom(name, true)
+	case kindPolicyPod:
+		e.deletePodFrom(name, false)
 	case kindNode:
 		e.DeleteNode(o.Name)
 	case kindServiceCIDR:
@@ -168,5 +208,7 @@ func (o *stripped) delete(e *Edit) {
 		e.DeleteGateway(name)
 	case kindDNSEndpoint:
 		e.DeleteDNSEndpoint(name)
+	default:
+		deletePolicyObject(e, o.kind, name)
 	}
 }
