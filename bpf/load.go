@@ -28,7 +28,8 @@ type Config struct {
 	// Frontends, Records and BlockCells size the Service maps, Flows that of NATed connections, which have two each, and
 	// Affinities that of clients that keep their backend, Answers that of answers to pods' DNS questions. They must not change while pins of an older agent exist.
 	Frontends, Records, BlockCells, Flows, Affinities, Answers uint32
-	// Tracked sizes the table of connections that policy has judged, one entry each. One pod may have a quarter of it.
+	// Tracked sizes the table of connections that policy has judged, one entry each. One pod may have a quarter of it. It counts
+	// for a table that is made, and not for one whose pin exists.
 	Tracked uint32
 	// PolicyOff has programs without NetworkPolicy: what Policy says counts for nothing.
 	PolicyOff bool
@@ -162,8 +163,8 @@ func (d *Datapath) loadPacket(pins string) error {
 		return err
 	}
 	resize(spec, d.cfg)
-	if d.cfg.Tracked > 0 {
-		spec.Maps[packetMapTracked].MaxEntries = d.cfg.Tracked
+	if err := sizeTracked(spec.Maps[packetMapTracked], d.cfg.Tracked, pins); err != nil {
+		return err
 	}
 	o := &d.objs
 	if err := d.cfg.set(spec, map[string]any{packetVarHostNetnsCookie: d.cfg.HostNetNSCookie}); err != nil {
@@ -190,6 +191,22 @@ func (d *Datapath) loadPacket(pins string) error {
 		return errors.Join(err, d.closePolicy())
 	}
 	return nil
+}
+
+// sizeTracked gives the table the size that is wanted, or that of its pin: a new size counts once there is none.
+func sizeTracked(spec *ebpf.MapSpec, want uint32, pins string) error {
+	if want > 0 {
+		spec.MaxEntries = want
+	}
+	have, err := ebpf.LoadPinnedMap(filepath.Join(pins, spec.Name), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at the pin of %s: %w", spec.Name, err)
+	}
+	spec.MaxEntries = have.MaxEntries()
+	return have.Close()
 }
 
 // openPolicy opens what the programs' maps say of policy.

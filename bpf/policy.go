@@ -6,22 +6,27 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 )
 
-// PolicySets are the policy sets that a pod is isolated by, ids that the writer gives; 0: the pod is not isolated in that direction.
-type PolicySets struct{ Ingress, Egress uint64 }
+// PolicySets are the policy sets that a pod is isolated by, of ingress and egress: ids that the writer gives; 0: the pod is not
+// isolated in that direction.
+type PolicySets [2]uint64
 
-// A PolicyPod is what policy knows of a pod.
-type PolicyPod struct {
-	Number uint16
-	Addrs  []netip.Addr
-	PolicySets
+// PolicyContents are all that was put. Pods are those that are isolated, by number.
+type PolicyContents struct {
+	Verdicts map[PolicyKey][]PolicyInterval
+	Peers    map[netip.Addr]uint64
+	CIDRs    map[netip.Prefix]uint64
+	Pods     map[uint16]PolicySets
 }
+
+// PolicyRoom is how many entries each map has room for. A list of more than one interval takes that many Cells, equal lists
+// once.
+type PolicyRoom struct{ Verdicts, Peers, CIDRs, Cells, Pods int }
 
 // policyMaps are the maps of bpf/c/policymaps.h.
 type policyMaps struct {
@@ -127,13 +132,19 @@ func (p *Policy) Generation() uint32 {
 	return uint32(atomic.LoadUint64(&p.state[packetPolicyWordPOLICY_GENERATION]))
 }
 
-// Bump has the next packet of each connection judged by what the maps say now. It returns the new generation.
-func (p *Policy) Bump() uint32 {
+// Bump has the next packet of each connection judged by what the maps say now.
+func (p *Policy) Bump() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	next := p.Generation() + 1
-	atomic.StoreUint64(&p.state[packetPolicyWordPOLICY_GENERATION], uint64(next))
-	return next
+	atomic.StoreUint64(&p.state[packetPolicyWordPOLICY_GENERATION], uint64(p.Generation()+1))
+	return nil
+}
+
+// Grace returns when no program uses what was deleted or replaced before. Its room is free then.
+func (p *Policy) Grace() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lists.reclaim(p.grace.wait)
 }
 
 // Number is the number of the pod that has the address. The error is ErrNoPod, or ErrFull if there are more pods than numbers.
@@ -154,20 +165,20 @@ func (p *Policy) Number(addr netip.Addr) (uint16, error) {
 // ErrNoPod is returned for an address that no pod of the node has.
 var ErrNoPod = errors.New("no pod of this node has the address")
 
-// SetPod switches the policy of the pod that has the number: each direction by one store, ingress first.
-func (p *Policy) SetPod(number uint16, sets PolicySets) error {
+// PutPod switches the policy of the pod that has the number: each direction by one store, ingress first.
+func (p *Policy) PutPod(number uint16, sets PolicySets) error {
 	if number == 0 || int(number) >= len(p.pods)/2 {
-		return fmt.Errorf("set policy of pod number %d: want 1 to %d", number, len(p.pods)/2-1)
+		return fmt.Errorf("put policy of pod number %d: want 1 to %d", number, len(p.pods)/2-1)
 	}
-	atomic.StoreUint64(&p.pods[2*int(number)], sets.Ingress)
-	atomic.StoreUint64(&p.pods[2*int(number)+1], sets.Egress)
+	atomic.StoreUint64(&p.pods[2*int(number)], sets[0])
+	atomic.StoreUint64(&p.pods[2*int(number)+1], sets[1])
 	return nil
 }
 
 // ClearPod says that the pod is not isolated.
-func (p *Policy) ClearPod(number uint16) error { return p.SetPod(number, PolicySets{}) }
+func (p *Policy) ClearPod(number uint16) error { return p.PutPod(number, PolicySets{}) }
 
-// Sets returns what SetPod has set; none for a number that no pod can have.
+// Sets returns what PutPod has set; none for a number that no pod can have.
 func (p *Policy) Sets(number uint16) PolicySets {
 	if int(number) >= len(p.pods)/2 {
 		return PolicySets{}
@@ -175,25 +186,55 @@ func (p *Policy) Sets(number uint16) PolicySets {
 	return PolicySets{atomic.LoadUint64(&p.pods[2*int(number)]), atomic.LoadUint64(&p.pods[2*int(number)+1])}
 }
 
-// Pods are the pods of the node, and the isolated ones of numbers that no pod has, by number.
-func (p *Policy) Pods() ([]PolicyPod, error) {
-	addrs := map[uint16][]netip.Addr{}
-	err := eachEntry(p.addresses, func(k sockAddress, v sockPodAddress) {
-		addrs[v.Number] = append(addrs[v.Number], address(k.Addr))
-	})
+// Contents reads all maps.
+func (p *Policy) Contents() (PolicyContents, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := PolicyContents{
+		Verdicts: map[PolicyKey][]PolicyInterval{}, Peers: map[netip.Addr]uint64{}, CIDRs: map[netip.Prefix]uint64{}, Pods: map[uint16]PolicySets{},
+	}
+	err := errors.Join(
+		eachBatch(p.maps.Verdicts, func(k packetVerdictKey, v packetVerdict) error {
+			c.Verdicts[PolicyKey{k.Set, k.Class}] = p.intervals(v)
+			return nil
+		}),
+		eachBatch(p.maps.Peers, func(k packetAddress, v packetPolicyPeer) error {
+			c.Peers[address(k.Addr)] = v.Class
+			return nil
+		}),
+		eachEntry(p.maps.CIDRs, func(k packetNetwork, v packetPolicyCidr) { c.CIDRs[networkPrefix(k)] = v.Class }),
+	)
 	if err != nil {
-		return nil, fmt.Errorf("list pods: %w", err)
+		return PolicyContents{}, fmt.Errorf("read the maps of policy: %w", err)
 	}
-	var out []PolicyPod
-	for n := uint16(1); int(n) < len(p.pods)/2; n++ {
-		sets := p.Sets(n)
-		if len(addrs[n]) == 0 && sets == (PolicySets{}) {
-			continue
+	for n := range p.Room().Pods {
+		if sets := p.Sets(uint16(n + 1)); sets != (PolicySets{}) {
+			c.Pods[uint16(n+1)] = sets
 		}
-		slices.SortFunc(addrs[n], netip.Addr.Compare)
-		out = append(out, PolicyPod{Number: n, Addrs: addrs[n], PolicySets: sets})
 	}
-	return out, nil
+	return c, nil
+}
+
+// Room says how much each map holds at most.
+func (p *Policy) Room() PolicyRoom {
+	m := p.maps
+	return PolicyRoom{
+		Verdicts: int(m.Verdicts.MaxEntries()), Peers: int(m.Peers.MaxEntries()), CIDRs: int(m.CIDRs.MaxEntries()),
+		Cells: len(p.lists.cells), Pods: len(p.pods)/2 - 1,
+	}
+}
+
+// Used says how much each map holds now.
+func (p *Policy) Used() PolicyRoom {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	used := PolicyRoom{Verdicts: p.entries, Peers: p.peers, CIDRs: p.cidrs, Cells: p.lists.used()}
+	for n := range p.Room().Pods {
+		if p.Sets(uint16(n+1)) != (PolicySets{}) {
+			used.Pods++
+		}
+	}
+	return used
 }
 
 // link says which pod a link of the node leads to, instead of whatever was said of the link before.

@@ -5,10 +5,7 @@ package bpf
 import (
 	"context"
 	"errors"
-	"fmt"
-	"maps"
 	"net/netip"
-	"reflect"
 	"slices"
 	"testing"
 
@@ -32,7 +29,7 @@ func TestPolicyMaps(t *testing.T) {
 	cidrs := map[netip.Prefix]uint64{
 		netip.MustParsePrefix("0.0.0.0/0"): 2, netip.MustParsePrefix("10.0.0.0/8"): 3, netip.MustParsePrefix("::/0"): 4, netip.MustParsePrefix("fd00::/8"): 5,
 	}
-	verdicts := map[VerdictKey][]Interval{
+	verdicts := map[PolicyKey][]PolicyInterval{
 		{7, 1}: {{Lo: 6<<16 | 80, Hi: 6<<16 | 80, Log: true}}, {7, 0}: {},
 		{7, 2}: {{Lo: 6<<16 | 80, Hi: 6<<16 | 81}, {Lo: 17 << 16, Hi: 17<<16 | 0xffff, Log: true}},
 		{8, 2}: {{Lo: 6<<16 | 80, Hi: 6<<16 | 81}, {Lo: 17 << 16, Hi: 17<<16 | 0xffff, Log: true}}, {8, 3}: {{Lo: 0, Hi: MaxPoint}},
@@ -44,26 +41,30 @@ func TestPolicyMaps(t *testing.T) {
 		err = errors.Join(err, p.PutCIDR(n, c))
 	}
 	for k, v := range verdicts {
-		err = errors.Join(err, p.PutVerdict(k.Set, k.Class, v))
+		err = errors.Join(err, p.PutVerdict(k, v))
 	}
-	sets := PolicySets{Ingress: 7, Egress: 8}
-	if err := errors.Join(err, p.SetPod(number, sets)); err != nil {
+	sets := PolicySets{7, 8}
+	if err := errors.Join(err, p.PutPod(number, sets)); err != nil {
 		t.Fatal(err)
 	}
-	generation := p.Bump()
+	if err := p.Bump(); err != nil {
+		t.Fatal(err)
+	}
 
 	later := start(t, cfg).Policy
-	wantPolicy(t, later, peers, cidrs, verdicts)
-	if got := later.Generation(); got != generation {
-		t.Errorf("generation %d, want %d", got, generation)
+	contents, err := later.Contents()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(PolicyContents{verdicts, peers, cidrs, map[uint16]PolicySets{number: sets}}, contents, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Errorf("contents (want, got): %s", diff)
+	}
+	if got := later.Generation(); got != p.Generation() || got < 2 {
+		t.Errorf("generation %d, want %d", got, p.Generation())
 	}
 	if a, b := p.Secret(), later.Secret(); a != b || a == [16]byte{} {
 		t.Errorf("secrets %x and %x", a, b)
-	}
-	pods, err := later.Pods()
-	want := []PolicyPod{{number, addrs(podAddrs), sets}}
-	if err != nil || !reflect.DeepEqual(pods, want) {
-		t.Errorf("pods %v, %v, want %v", pods, err, want)
 	}
 	for addr, want := range map[string]uint64{
 		"10.0.0.1": 1, "10.0.0.2": 3, "11.0.0.1": 2, "fd00::1": 1 << 63, "fd00::2": 5, "2001:db8::1": 4,
@@ -78,9 +79,11 @@ func TestPolicyMaps(t *testing.T) {
 	if got, err := later.Class(netip.MustParseAddr("11.0.0.1")); err != nil || got != 0 {
 		t.Errorf("an IPv4 address has class %d, %v, of an IPv6 prefix", got, err)
 	}
-	room := fmt.Sprint(later.Room())
-	if want := "[{policy_peers 2 131072} {policy_cidrs 3 65536} {policy_verdicts 5 262144} {policy_ports 2 32768}]"; room != want {
-		t.Errorf("room %s, want %s", room, want)
+	if got, want := later.Used(), (PolicyRoom{Verdicts: 5, Peers: 2, CIDRs: 3, Cells: 2, Pods: 1}); got != want {
+		t.Errorf("used %v, want %v", got, want)
+	}
+	if got, want := later.Room(), (PolicyRoom{Verdicts: 1 << 18, Peers: 1 << 17, CIDRs: 1 << 16, Cells: 1 << 15, Pods: 1024}); got != want {
+		t.Errorf("room %v, want %v", got, want)
 	}
 	if err := d.Pods.Delete(pod.Addrs); err != nil {
 		t.Fatal(err)
@@ -90,22 +93,6 @@ func TestPolicyMaps(t *testing.T) {
 	}
 	if _, err := later.Number(pod.Addrs[0]); !errors.Is(err, ErrNoPod) {
 		t.Errorf("the number of a pod that is gone: %v, want ErrNoPod", err)
-	}
-}
-
-func wantPolicy(t *testing.T, p *Policy, peers map[netip.Addr]uint64, cidrs map[netip.Prefix]uint64, verdicts map[VerdictKey][]Interval) {
-	t.Helper()
-	gotPeers, err1 := p.Peers()
-	gotCIDRs, err2 := p.CIDRs()
-	gotVerdicts, err3 := p.Verdicts()
-	if err := errors.Join(err1, err2, err3); err != nil {
-		t.Fatal(err)
-	}
-	if !maps.Equal(gotPeers, peers) || !maps.Equal(gotCIDRs, cidrs) {
-		t.Errorf("peers %v and CIDRs %v, want %v and %v", gotPeers, gotCIDRs, peers, cidrs)
-	}
-	if diff := cmp.Diff(verdicts, gotVerdicts); diff != "" {
-		t.Errorf("verdicts (want, got): %s", diff)
 	}
 }
 
@@ -148,15 +135,15 @@ func TestPolicyLists(t *testing.T) {
 
 func TestPolicyRefusals(t *testing.T) {
 	d := start(t, node(t))
-	for _, bad := range [][]Interval{
-		{{Lo: 2, Hi: 1}}, {{Lo: 1, Hi: 5}, {Lo: 5, Hi: 6}}, {{Lo: 4, Hi: 5}, {Lo: 1, Hi: 2}}, {{Lo: 0, Hi: MaxPoint + 1}}, make([]Interval, maxIntervals+1),
+	for _, bad := range [][]PolicyInterval{
+		{{Lo: 2, Hi: 1}}, {{Lo: 1, Hi: 5}, {Lo: 5, Hi: 6}}, {{Lo: 4, Hi: 5}, {Lo: 1, Hi: 2}}, {{Lo: 0, Hi: MaxPoint + 1}}, make([]PolicyInterval, maxIntervals+1),
 	} {
-		if err := d.Policy.PutVerdict(1, 1, bad); !errors.Is(err, ErrIntervals) {
+		if err := d.Policy.PutVerdict(PolicyKey{1, 1}, bad); !errors.Is(err, ErrIntervals) {
 			t.Errorf("%d intervals were taken: %v", len(bad), err)
 		}
 	}
 	for _, n := range []uint16{0, 1025} {
-		if err := d.Policy.SetPod(n, PolicySets{}); err == nil {
+		if err := d.Policy.PutPod(n, PolicySets{}); err == nil {
 			t.Errorf("the pod number %d was taken", n)
 		}
 	}

@@ -27,7 +27,7 @@ const (
 	PolicyUnknown = PolicyOutcome(packetPolicyOutcomePOLICY_UNKNOWN)
 	// PolicyFull are connections that were refused because the node's table of connections, or the pod's quarter of it, is full.
 	PolicyFull = PolicyOutcome(packetPolicyOutcomePOLICY_FULL)
-	// PolicyLogged are connections that began by an Interval with Log. Only events have it.
+	// PolicyLogged are connections that began by a PolicyInterval with Log. Only events have it.
 	PolicyLogged = PolicyOutcome(packetPolicyOutcomePOLICY_LOGGED)
 )
 
@@ -64,7 +64,7 @@ func (c *PolicyCounts) add(n [packetPolicyOutcomePOLICY_OUTCOMES]uint64) {
 	c.Full += n[PolicyFull]
 }
 
-// A PolicyEvent is a packet that was dropped, or a connection that began by an Interval with Log.
+// A PolicyEvent is a packet that was dropped, or a connection that began by a PolicyInterval with Log.
 type PolicyEvent struct {
 	Time    time.Duration // on the clock of Clock
 	Outcome PolicyOutcome
@@ -74,7 +74,7 @@ type PolicyEvent struct {
 	// Pod and Peer have the ports that packets have on the pod's device, and the id of ICMP's echo. Peer's address is that which
 	// policy has judged: that of a Service's backend, or that of the client that the node's address stands for.
 	Pod, Peer netip.AddrPort
-	// Point is what was judged, see Interval.
+	// Point is what was judged, see PolicyInterval.
 	Point  uint32
 	Number uint16 // of the pod
 	// Set and Class are those that the verdict was about, and Generation that of the maps.

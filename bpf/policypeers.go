@@ -8,7 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// PutPeer gives an address a class, which it has instead of that of a prefix. The error is ErrFull.
+// PutPeer gives an address a class, perhaps 0, which it has instead of that of a prefix. The error is ErrFull.
 func (p *Policy) PutPeer(addr netip.Addr, class uint64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -27,19 +27,6 @@ func (p *Policy) DeletePeer(addr netip.Addr) error {
 		return fmt.Errorf("delete peer %s: %w", addr, err)
 	}
 	return nil
-}
-
-// Peers returns the class of each address that has one of its own.
-func (p *Policy) Peers() (map[netip.Addr]uint64, error) {
-	out := map[netip.Addr]uint64{}
-	err := eachBatch(p.maps.Peers, func(k packetAddress, v packetPolicyPeer) error {
-		out[address(k.Addr)] = v.Class
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list peers: %w", err)
-	}
-	return out, nil
 }
 
 // PutCIDR gives the addresses of a prefix a class, but for those of longer prefixes and those that have their own. Bits of the host
@@ -63,16 +50,6 @@ func (p *Policy) DeleteCIDR(prefix netip.Prefix) error {
 		return fmt.Errorf("delete CIDR %s: %w", prefix, err)
 	}
 	return nil
-}
-
-// CIDRs returns the class of each prefix that has one.
-func (p *Policy) CIDRs() (map[netip.Prefix]uint64, error) {
-	out := map[netip.Prefix]uint64{}
-	err := eachEntry(p.maps.CIDRs, func(k packetNetwork, v packetPolicyCidr) { out[networkPrefix(k)] = v.Class })
-	if err != nil {
-		return nil, fmt.Errorf("list CIDRs: %w", err)
-	}
-	return out, nil
 }
 
 // Class is that of the address as programs find it: its own, or that of the longest prefix, or 0.

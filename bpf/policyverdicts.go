@@ -12,25 +12,24 @@ import (
 // MaxPoint is the largest point.
 const MaxPoint = 0xffffff
 
-// An Interval is a run of points, both ends among them. A point is protocol << 16 | port of TCP, UDP and SCTP, protocol << 16 |
+// A PolicyInterval is a run of points, both ends among them. A point is protocol << 16 | port of TCP, UDP and SCTP, protocol << 16 |
 // type << 8 | code of ICMP, and protocol << 16 of any other protocol: [0, MaxPoint] is everything.
-type Interval struct {
+type PolicyInterval struct {
 	Lo, Hi uint32
 	// Log has an event sent when a connection by it begins.
 	Log bool
 }
 
-// A VerdictKey is what a verdict is about: a policy set, and a class of peers, or 0 for those whose class has no verdict of its own.
-type VerdictKey struct{ Set, Class uint64 }
+// A PolicyKey is what a verdict is about: a policy set, and a class of peers, or 0 for those whose class has no verdict of its own.
+type PolicyKey struct{ Set, Class uint64 }
 
 // PutVerdict says what a policy set allows peers of a class: the points of the intervals, which are sorted and disjoint; without
 // any, nothing. Errors are ErrFull and ErrIntervals.
-func (p *Policy) PutVerdict(set, class uint64, intervals []Interval) error {
+func (p *Policy) PutVerdict(k PolicyKey, intervals []PolicyInterval) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	key := packetVerdictKey{Set: set, Class: class}
-	if err := p.putVerdict(key, intervals); err != nil {
-		return fmt.Errorf("put verdict of set %#x and class %#x: %w", set, class, err)
+	if err := p.putVerdict(packetVerdictKey{Set: k.Set, Class: k.Class}, intervals); err != nil {
+		return fmt.Errorf("put verdict of set %#x and class %#x: %w", k.Set, k.Class, err)
 	}
 	return nil
 }
@@ -41,7 +40,7 @@ var ErrIntervals = errors.New("intervals must be sorted, disjoint, and 65535 at 
 // maxIntervals is what INTERVAL_STEPS halvings find.
 const maxIntervals = 1<<16 - 1
 
-func (p *Policy) putVerdict(key packetVerdictKey, intervals []Interval) error {
+func (p *Policy) putVerdict(key packetVerdictKey, intervals []PolicyInterval) error {
 	cells, err := intervalCells(intervals)
 	if err != nil {
 		return err
@@ -69,46 +68,31 @@ func (p *Policy) putVerdict(key packetVerdictKey, intervals []Interval) error {
 }
 
 // DeleteVerdict takes back what PutVerdict has said; it is no error if nothing was.
-func (p *Policy) DeleteVerdict(set, class uint64) error {
+func (p *Policy) DeleteVerdict(k PolicyKey) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	key := packetVerdictKey{Set: set, Class: class}
+	key := packetVerdictKey{Set: k.Set, Class: k.Class}
 	old, ok, err := p.verdict(key)
 	if err == nil && ok {
 		err = remove(p.maps.Verdicts, key, &p.entries)
 	}
 	if err != nil {
-		return fmt.Errorf("delete verdict of set %#x and class %#x: %w", set, class, err)
+		return fmt.Errorf("delete verdict of set %#x and class %#x: %w", k.Set, k.Class, err)
 	}
 	p.lists.drop(old)
 	return nil
 }
 
-// Verdicts returns all that PutVerdict has said.
-func (p *Policy) Verdicts() (map[VerdictKey][]Interval, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := map[VerdictKey][]Interval{}
-	err := eachBatch(p.maps.Verdicts, func(k packetVerdictKey, v packetVerdict) error {
-		out[VerdictKey{k.Set, k.Class}] = p.intervals(v)
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list verdicts: %w", err)
-	}
-	return out, nil
-}
-
 // Verdict says what programs make of a point: whether it is allowed, and, if it is, whether by an interval with Log.
-func (p *Policy) Verdict(set, class uint64, point uint32) (allowed, log bool, err error) {
+func (p *Policy) Verdict(k PolicyKey, point uint32) (allowed, log bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	v, ok, err := p.verdict(packetVerdictKey{Set: set, Class: class})
+	v, ok, err := p.verdict(packetVerdictKey{Set: k.Set, Class: k.Class})
 	if err == nil && !ok {
-		v, _, err = p.verdict(packetVerdictKey{Set: set})
+		v, _, err = p.verdict(packetVerdictKey{Set: k.Set})
 	}
 	if err != nil {
-		return false, false, fmt.Errorf("look up verdict of set %#x and class %#x: %w", set, class, err)
+		return false, false, fmt.Errorf("look up verdict of set %#x and class %#x: %w", k.Set, k.Class, err)
 	}
 	for _, i := range p.intervals(v) {
 		if i.Lo <= point && point <= i.Hi {
@@ -126,11 +110,11 @@ func (p *Policy) verdict(key packetVerdictKey) (v packetVerdict, ok bool, err er
 	return v, err == nil, err
 }
 
-func (p *Policy) intervals(v packetVerdict) []Interval {
+func (p *Policy) intervals(v packetVerdict) []PolicyInterval {
 	if v.Count == 1 {
-		return []Interval{decodeInterval(v.One)}
+		return []PolicyInterval{decodeInterval(v.One)}
 	}
-	out := make([]Interval, 0, v.Count)
+	out := make([]PolicyInterval, 0, v.Count)
 	for _, cell := range p.lists.cells[v.At:][:v.Count] {
 		out = append(out, decodeInterval(unpack[packetInterval](cell)))
 	}
@@ -153,27 +137,8 @@ func verdictEcho(k packetVerdictKey) uint32 {
 	return fold([]uint32{uint32(k.Set), uint32(k.Set >> 32), uint32(k.Class), uint32(k.Class >> 32)})
 }
 
-// A Use is how much of a map is in use.
-type Use struct {
-	Map       string
-	Used, Max int
-}
-
-// Room says how full each map is. What is about to be free counts as free.
-func (p *Policy) Room() []Use {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	m := p.maps
-	return []Use{
-		{packetMapPolicyPeers, p.peers, int(m.Peers.MaxEntries())},
-		{packetMapPolicyCidrs, p.cidrs, int(m.CIDRs.MaxEntries())},
-		{packetMapPolicyVerdicts, p.entries, int(m.Verdicts.MaxEntries())},
-		{packetMapPolicyPorts, p.lists.used(), len(p.lists.cells)},
-	}
-}
-
 // intervalCells checks intervals, and turns them into cells.
-func intervalCells(intervals []Interval) ([]uint64, error) {
+func intervalCells(intervals []PolicyInterval) ([]uint64, error) {
 	if len(intervals) > maxIntervals {
 		return nil, fmt.Errorf("%w: there are %d", ErrIntervals, len(intervals))
 	}
@@ -191,8 +156,8 @@ func intervalCells(intervals []Interval) ([]uint64, error) {
 	return cells, nil
 }
 
-func decodeInterval(i packetInterval) Interval {
-	return Interval{Lo: i.Lo & MaxPoint, Hi: i.Hi, Log: i.Lo>>24&uint32(packetIntervalFlagsINTERVAL_LOG) != 0}
+func decodeInterval(i packetInterval) PolicyInterval {
+	return PolicyInterval{Lo: i.Lo & MaxPoint, Hi: i.Hi, Log: i.Lo>>24&uint32(packetIntervalFlagsINTERVAL_LOG) != 0}
 }
 
 // An intervalList is in use by refs verdicts.
@@ -250,13 +215,9 @@ func (l *intervalLists) put(cells []uint64, wait func() error) (uint32, error) {
 	}
 	at, ok := l.free.take(uint32(len(cells)))
 	if !ok && len(l.limbo) > 0 {
-		if err := wait(); err != nil {
+		if err := l.reclaim(wait); err != nil {
 			return 0, err
 		}
-		for _, e := range l.limbo {
-			l.free.give(e)
-		}
-		l.limbo = nil
 		at, ok = l.free.take(uint32(len(cells)))
 	}
 	if !ok {
@@ -268,6 +229,21 @@ func (l *intervalLists) put(cells []uint64, wait func() error) (uint32, error) {
 	list := &intervalList{extent{at, uint32(len(cells))}, 1}
 	l.byContent[key], l.byCell[at] = list, list
 	return at, nil
+}
+
+// reclaim makes the cells of dropped lists free.
+func (l *intervalLists) reclaim(wait func() error) error {
+	if len(l.limbo) == 0 {
+		return nil
+	}
+	if err := wait(); err != nil {
+		return err
+	}
+	for _, e := range l.limbo {
+		l.free.give(e)
+	}
+	l.limbo = nil
+	return nil
 }
 
 // drop ends one use of a verdict's list.
