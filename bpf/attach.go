@@ -34,7 +34,7 @@ type hook struct {
 
 func (d *Datapath) hooks() []hook {
 	o := &d.objs
-	return []hook{
+	all := []hook{
 		{sockProgConnect4, ebpf.AttachCGroupInet4Connect, o.Connect4},
 		{sockProgConnect6, ebpf.AttachCGroupInet6Connect, o.Connect6},
 		{sockProgSendmsg4, ebpf.AttachCGroupUDP4Sendmsg, o.Sendmsg4},
@@ -44,6 +44,10 @@ func (d *Datapath) hooks() []hook {
 		{sockProgGetpeername4, ebpf.AttachCgroupInet4GetPeername, o.Getpeername4},
 		{sockProgGetpeername6, ebpf.AttachCgroupInet6GetPeername, o.Getpeername6},
 	}
+	if d.bypass.RefuseBypass != nil {
+		all = append(all, hook{bypassProgRefuseBypass, ebpf.AttachCGroupSetsockopt, d.bypass.RefuseBypass})
+	}
+	return all
 }
 
 func attachCgroup(pin, cgroup string, h hook) error {

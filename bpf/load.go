@@ -45,14 +45,16 @@ type Datapath struct {
 	Policy   *Policy
 	Tracked  *Tracked
 
-	objs     sockObjects
-	packet   packetPrograms
-	policy   policyMaps
-	programs map[Role][]linkProgram
-	tcx      bool
-	linksMu  sync.Mutex // guards the pins of tcx links
-	cfg      Config
-	lifeline []uint64 // mapped; one word, the lower half of which is the futex
+	objs      sockObjects
+	packet    packetPrograms
+	bypass    bypassPrograms
+	unguarded error // why bypass has none
+	policy    policyMaps
+	programs  map[Role][]linkProgram
+	tcx       bool
+	linksMu   sync.Mutex // guards the pins of tcx links
+	cfg       Config
+	lifeline  []uint64 // mapped; one word, the lower half of which is the futex
 }
 
 // Load opens the pinned maps, or makes and pins them, and loads the programs. Nothing is attached yet: what older
@@ -81,7 +83,7 @@ func Load(cfg Config) (*Datapath, error) {
 	if err := d.loadPacket(pins); err != nil {
 		return nil, errors.Join(err, d.objs.Close())
 	}
-	if err := d.openPolicy(); err != nil {
+	if err := errors.Join(d.openPolicy(), d.loadBypass()); err != nil {
 		return nil, errors.Join(err, d.closePolicy(), d.objs.Close())
 	}
 	d.Flows = &Flows{flows: d.objs.Flows, counts: d.objs.PacketCounts, pods: d.objs.PodAddresses, gone: map[[4]uint32]bool{}}
@@ -218,7 +220,7 @@ func (d *Datapath) openPolicy() (err error) {
 	return err
 }
 
-// closePolicy closes the programs of packets and the maps that only they have.
+// closePolicy closes the programs that are loaded after those of sockets, and the maps that only they have.
 func (d *Datapath) closePolicy() error {
 	var errs []error
 	if d.Policy != nil {
@@ -227,7 +229,7 @@ func (d *Datapath) closePolicy() error {
 	if d.Tracked != nil {
 		errs = append(errs, d.Tracked.close())
 	}
-	return errors.Join(append(errs, d.packet.Close(), d.policy.close())...)
+	return errors.Join(append(errs, d.packet.Close(), d.bypass.Close(), d.policy.close())...)
 }
 
 // trackedShare is how many of so many connections one pod may have.

@@ -34,6 +34,8 @@ type Pod struct {
 	Scope uint32
 	// ByPackets leaves the pod's sockets alone: its connections to Services are translated packet by packet.
 	ByPackets bool
+	// Guarded refuses the pod's raw sockets what would let them pass programs of links in the pod's own network namespace.
+	Guarded bool
 	// Number is what Put gives the pod, among those of the node; 0: there are too many pods. Lookup returns it, and Put ignores it.
 	Number uint16
 }
@@ -116,6 +118,15 @@ func (p *Pods) number(addrs []netip.Addr, cookie uint64) (uint16, error) {
 	return 0, nil
 }
 
+// numberOf is the number of the pod that has the address; 0: of none that is known.
+func (p *Pods) numberOf(addr netip.Addr) (uint32, error) {
+	var value sockPodAddress
+	if err := ignoreMissing(p.byAddress.Lookup(sockAddress{Addr: words(addr)}, &value)); err != nil {
+		return 0, fmt.Errorf("look up pod %s: %w", addr, err)
+	}
+	return uint32(value.Number), nil
+}
+
 // PutHost says which addresses sockets of the node use unless they are bound to others; the zero Addr means that there is
 // none of a family. cookie is that of the node's network namespace.
 func (p *Pods) PutHost(cookie uint64, addr4, addr6 netip.Addr) error {
@@ -144,6 +155,9 @@ func podValue(pod Pod) sockPod {
 	}
 	if pod.ByPackets {
 		v.Flags |= uint32(sockPodFlagsPOD_BY_PACKETS)
+	}
+	if pod.Guarded {
+		v.Flags |= uint32(sockPodFlagsPOD_GUARDED)
 	}
 	return v
 }
@@ -197,7 +211,8 @@ func (p *Pods) Lookup(addr netip.Addr) (Pod, bool, error) {
 	return Pod{
 		Addrs: []netip.Addr{addr}, NetNSCookie: value.NetnsCookie,
 		Link: int(value.Link), Side: int(value.Side), Slot: int(value.Slot), Parent: int(value.Parent),
-		Scope: value.Scope, ByPackets: pod.Flags&uint32(sockPodFlagsPOD_BY_PACKETS) != 0, Number: value.Number,
+		Scope: value.Scope, ByPackets: pod.Flags&uint32(sockPodFlagsPOD_BY_PACKETS) != 0, Guarded: pod.Flags&uint32(sockPodFlagsPOD_GUARDED) != 0,
+		Number: value.Number,
 	}, true, nil
 }
 

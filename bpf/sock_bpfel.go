@@ -270,6 +270,7 @@ type sockPodFlags uint32
 
 const (
 	sockPodFlagsPOD_BY_PACKETS sockPodFlags = 1
+	sockPodFlagsPOD_GUARDED    sockPodFlags = 2
 )
 
 type sockPodKey struct {

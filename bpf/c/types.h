@@ -97,6 +97,7 @@ struct pod_key {
 
 enum pod_flags {
 	POD_BY_PACKETS = 1 << 0, /* its sockets are left alone, and its packets are translated instead */
+	POD_GUARDED = 1 << 1, /* programs that judge its packets are in its own namespace, and its raw sockets may not pass them */
 };
 
 /* pods: who is behind a socket, by the cookie of its network namespace. Written by CNI ADD. The node has an entry, too,

@@ -227,8 +227,11 @@ func (a *agent) buildDatapath(context.Context) error {
 // loopback is the index of lo in every network namespace (LOOPBACK_IFINDEX of include/net/flow.h).
 const loopback = 1
 
-// attachSockets puts into place what the node's own sockets meet.
+// attachSockets puts into place what sockets meet.
 func (a *agent) attachSockets() error {
+	if err := a.datapath.Guarded(); err != nil {
+		a.warnNode("RawSocketsUnguarded", "raw sockets of pods with ipvlan links or ENIs of their own can send past our programs: "+err.Error())
+	}
 	return errors.Join(a.datapath.Attach(), a.datapath.AttachLink(bpf.Loopback, loopback))
 }
 
