@@ -3,7 +3,6 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"math"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -29,17 +28,10 @@ func (p linkProgram) filter(index int) *netlink.BpfFilter {
 	}
 }
 
-// attachFilter gives the filter of a program that asks whose namespace it is in the answer for its class: of all that a
-// program is told it is what nobody in the namespace says. The kernel keeps the lower 16 bits of it.
-func attachFilter(p linkProgram, index int) error {
+// attachFilter gives the filter a class, which its program is told.
+func attachFilter(p linkProgram, index int, class uint32) error {
 	f := p.filter(index)
-	if p.name == packetProgLeavePod {
-		cookie, err := NetNSCookie()
-		if err != nil {
-			return err
-		}
-		f.ClassId = uint32(cookie & math.MaxUint16)
-	}
+	f.ClassId = class
 	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
 	}}

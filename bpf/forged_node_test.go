@@ -107,12 +107,10 @@ func TestForgedByENI(t *testing.T) {
 			if cookie, err = NetNSCookie(); err == nil {
 				side, err = netlinkIndex("eth0")
 			}
-			return errors.Join(err, c.AttachLink(ExclusiveENI, eni))
+			pod := Pod{Addrs: addrs(of), NetNSCookie: cookie, Link: link, Side: side, Slot: 1}
+			return errors.Join(err, c.Pods.Put(pod), c.AttachLink(ExclusiveENI, eni, pod.Addrs...))
 		})
 		n.moveDefault(t, "eth0", "eni")
-		if err := c.Pods.Put(Pod{Addrs: addrs(of), NetNSCookie: cookie, Link: link, Side: side, Slot: 1}); err != nil {
-			t.Fatal(err)
-		}
 	}
 	for i := range nodeAddrs {
 		vip := at(vips[i], 80)
@@ -135,8 +133,9 @@ func TestForgedByENI(t *testing.T) {
 				continue
 			}
 			for name, forged := range map[string]segment{
-				"a reset":    {proto: tcp, from: f.Source, to: f.Destination, flags: rst | ack, hops: 64},
-				"an opening": {proto: tcp, from: at(podAddrs[i], 40000), to: vip, flags: syn, hops: 64},
+				"a reset":                  {proto: tcp, from: f.Source, to: f.Destination, flags: rst | ack, hops: 64},
+				"an opening":               {proto: tcp, from: at(podAddrs[i], 40000), to: vip, flags: syn, hops: 64},
+				"an opening of the node's": {proto: tcp, from: at(nodeAddrs[i], 40000), to: vip, flags: syn, hops: 64},
 			} {
 				c.neighbour.do(t, func() error {
 					// What a program drops there the sender is told.

@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,6 +28,8 @@ const (
 	ExclusiveENI
 	// Loopback is the node's lo, by which its own sockets ask its DNS.
 	Loopback
+	// IPVlanSlave is a pod's link on an IPVlanParent, in the pod's network namespace.
+	IPVlanSlave
 )
 
 func (r Role) String() string {
@@ -43,6 +46,8 @@ func (r Role) String() string {
 		return "exclusive ENI"
 	case Loopback:
 		return "loopback"
+	case IPVlanSlave:
+		return "ipvlan slave"
 	}
 	return fmt.Sprintf("role %d", uint8(r))
 }
@@ -63,7 +68,11 @@ var linkPrograms = map[Role][]linkProgram{
 	IPVlanParent: {{name: packetProgFromVpc}, {name: packetProgToVpc, egress: true}},
 	ExclusiveENI: {{name: packetProgFromVpc}, {name: packetProgLeavePod, egress: true}},
 	Loopback:     {{name: packetProgToSelf}},
+	IPVlanSlave:  {{name: packetProgLeaveSlave, egress: true}},
 }
+
+// inPod says whether links of the role are in pods' network namespaces.
+func (r Role) inPod() bool { return r == ExclusiveENI || r == IPVlanSlave }
 
 // nameLinkPrograms is called once they are loaded.
 func (d *Datapath) nameLinkPrograms() error {
@@ -71,7 +80,7 @@ func (d *Datapath) nameLinkPrograms() error {
 	loaded := map[string]*ebpf.Program{
 		packetProgFromOutside: p.FromOutside, packetProgToOutside: p.ToOutside, packetProgFromPod: p.FromPod, packetProgToPod: p.ToPod,
 		packetProgFromVpc: p.FromVpc, packetProgToVpc: p.ToVpc, packetProgLeavePod: p.LeavePod,
-		packetProgToSelf: p.ToSelf,
+		packetProgToSelf: p.ToSelf, packetProgLeaveSlave: p.LeaveSlave,
 	}
 	d.programs = map[Role][]linkProgram{}
 	for role, list := range linkPrograms {
@@ -91,14 +100,23 @@ func (d *Datapath) nameLinkPrograms() error {
 
 // AttachLink puts the programs of a role on a link of the calling thread's network namespace. A program that an older
 // agent put there is replaced by one atomic update; one of another layout goes once they are attached. It may be called again at any time, and concurrently for different
-// links. Programs stay when the agent ends, and end with the link.
-func (d *Datapath) AttachLink(role Role, index int) error {
-	for _, p := range d.programs[role] {
-		attach := attachFilter
-		if d.byTCX(role) {
-			attach = d.attachTCX
+// links. Programs stay when the agent ends, and end with the link. A link that is in a pod's network namespace is that of the pod with
+// the address, which has been Put before; what has another pod's is dropped there.
+func (d *Datapath) AttachLink(role Role, index int, pod ...netip.Addr) error {
+	var class uint32
+	var err error
+	if role.inPod() && len(pod) > 0 {
+		if class, err = d.Pods.numberOf(pod[0]); err != nil {
+			return fmt.Errorf("attach to %s %d: %w", role, index, err)
 		}
-		if err := attach(p, index); err != nil {
+	}
+	for _, p := range d.programs[role] {
+		if d.byTCX(role) {
+			err = d.attachTCX(p, index)
+		} else {
+			err = attachFilter(p, index, class)
+		}
+		if err != nil {
 			return fmt.Errorf("attach %s to %s %d: %w", p.name, role, index, err)
 		}
 	}

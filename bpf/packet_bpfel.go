@@ -611,6 +611,7 @@ const (
 	packetProgFromPod           = "from_pod"
 	packetProgFromVpc           = "from_vpc"
 	packetProgLeavePod          = "leave_pod"
+	packetProgLeaveSlave        = "leave_slave"
 	packetProgToOutside         = "to_outside"
 	packetProgToPod             = "to_pod"
 	packetProgToSelf            = "to_self"
@@ -680,6 +681,7 @@ type packetProgramSpecs struct {
 	FromPod     *ebpf.ProgramSpec `ebpf:"from_pod"`
 	FromVpc     *ebpf.ProgramSpec `ebpf:"from_vpc"`
 	LeavePod    *ebpf.ProgramSpec `ebpf:"leave_pod"`
+	LeaveSlave  *ebpf.ProgramSpec `ebpf:"leave_slave"`
 	ToOutside   *ebpf.ProgramSpec `ebpf:"to_outside"`
 	ToPod       *ebpf.ProgramSpec `ebpf:"to_pod"`
 	ToSelf      *ebpf.ProgramSpec `ebpf:"to_self"`
@@ -875,6 +877,7 @@ type packetPrograms struct {
 	FromPod     *ebpf.Program `ebpf:"from_pod"`
 	FromVpc     *ebpf.Program `ebpf:"from_vpc"`
 	LeavePod    *ebpf.Program `ebpf:"leave_pod"`
+	LeaveSlave  *ebpf.Program `ebpf:"leave_slave"`
 	ToOutside   *ebpf.Program `ebpf:"to_outside"`
 	ToPod       *ebpf.Program `ebpf:"to_pod"`
 	ToSelf      *ebpf.Program `ebpf:"to_self"`
@@ -887,6 +890,7 @@ func (p *packetPrograms) Close() error {
 		p.FromPod,
 		p.FromVpc,
 		p.LeavePod,
+		p.LeaveSlave,
 		p.ToOutside,
 		p.ToPod,
 		p.ToSelf,

@@ -205,6 +205,22 @@ func (c *Collector) assert(ctx context.Context, known []attached, first bool) er
 	return errors.Join(errs...)
 }
 
+// complete finds out what an older agent has not noted: which of the pod's links is on the ENI.
+func (s *Server) complete(r *record) error {
+	if r.Datapath != IPVlan || r.Slave != 0 {
+		return nil
+	}
+	pod, err := openPod(r.NetNS, s.host)
+	if err != nil {
+		return nil //nolint:nilerr // the namespace is about to go, or has gone since
+	}
+	defer pod.Close()
+	if err := (namespaces{s.host, pod}).index(r); err != nil {
+		return err
+	}
+	return s.records.write(*r)
+}
+
 func (c *Collector) assertOne(ctx context.Context, k Key) (bool, error) {
 	s := c.server
 	release, ok := s.locks.try(k)
@@ -218,6 +234,9 @@ func (c *Collector) assertOne(ctx context.Context, k Key) (bool, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, undoTimeout)
 	defer cancel()
+	if err := s.complete(&r); err != nil {
+		return false, err
+	}
 	known, err := s.config.Pods.Has(ctx, r.entry())
 	if known || err != nil {
 		return false, err

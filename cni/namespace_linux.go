@@ -120,6 +120,9 @@ func (n namespaces) index(r *record) error {
 		return withLink(link, func(l netlink.Link) error { *into = l.Attrs().Index; return nil })
 	}
 	err := n.on(OnHost, func() error { return read(host, &r.Link) })
+	if err == nil && r.Datapath == IPVlan {
+		err = n.on(InPod, func() error { return read(r.Key.IfName, &r.Slave) })
+	}
 	if err == nil && r.Datapath == Exclusive {
 		err = n.on(InPod, func() error { return errors.Join(read(r.Key.IfName, &r.ENI), read(sideLink, &r.Side)) })
 	}

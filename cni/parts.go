@@ -68,6 +68,8 @@ type PodEntry struct {
 	ByPackets bool
 	// ENI and Side are indices in the pod's namespace, with Exclusive only: of the ENI, and of the way to the node.
 	ENI, Side int
+	// Slave is the index in the pod's namespace of its link, with IPVlan only.
+	Slave     int
 	HostPorts []HostPort
 	// ContainerID and Pod name the attachment; empty if they are not known.
 	ContainerID string

@@ -61,6 +61,7 @@ type record struct {
 	Link   int    `json:"link,omitempty"`
 	ENI    int    `json:"eni,omitempty"`
 	Side   int    `json:"side,omitempty"`
+	Slave  int    `json:"slave,omitempty"`
 }
 
 // A DNSScope is how a container's resolver completes names, as the runtime tells by the capability "dns".
@@ -74,7 +75,7 @@ type DNSScope struct {
 func (r record) entry() PodEntry {
 	return PodEntry{
 		Addrs: r.Addrs, NetNSCookie: r.Cookie, Slot: r.Slot, Link: r.Link, NetNS: r.NetNS,
-		Datapath: r.Datapath, ByPackets: r.ByPackets, ENI: r.ENI, Side: r.Side, HostPorts: r.HostPorts,
+		Datapath: r.Datapath, ByPackets: r.ByPackets, ENI: r.ENI, Side: r.Side, Slave: r.Slave, HostPorts: r.HostPorts,
 		ContainerID: r.Key.ContainerID, Pod: r.Pod, Scope: r.Scope,
 	}
 }

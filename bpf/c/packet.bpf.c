@@ -12,6 +12,7 @@
 #include "maps.h"
 #include "nat.h"
 #include "open.h"
+#include "own.h"
 #include "parse.h"
 #include "policymaps.h"
 #include "reject.h"
@@ -110,7 +111,7 @@ static __always_inline bool asks_names(const struct packet *p)
 	return p->tuple.proto == IPPROTO_UDP && p->tuple.dport == bpf_htons(DNS_PORT) && p->net.part == WHOLE && !p->inner;
 }
 
-/* Ingress of the link that leads to a pod: what the pod sends. It may not send with the address of another pod. The mark
+/* Ingress of the link that leads to a pod: what the pod sends. It may not send with an address that is not its own. The mark
  * is the node's to give: by ipvlan, that of the pod's socket would come here. */
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
@@ -122,10 +123,10 @@ int from_pod(struct __sk_buff *skb)
 	int verdict;
 
 	if (!m || !parse_network(skb, &m->p))
-		return TC_ACT_UNSPEC;
+		return unread(skb, false);
 	pod = sender(m);
 	if (!pod)
-		return TC_ACT_UNSPEC;
+		return stray(skb);
 	if (pod->link != skb->ifindex)
 		return TC_ACT_SHOT;
 	/* Frames that to_vpc and leave_pod turn around, when they have no answer, still have the gateway's MAC. */
@@ -215,7 +216,7 @@ int to_vpc(struct __sk_buff *skb)
 }
 
 /* Egress of an ENI that is a pod's, in the pod's namespace. What must not leave by it goes to the node as it is, where
- * from_pod sees to it. */
+ * from_pod sees to it. It may not send with an address that is not its own, neither here nor there. */
 SEC("tc")
 int leave_pod(struct __sk_buff *skb)
 {
@@ -225,12 +226,11 @@ int leave_pod(struct __sk_buff *skb)
 	int verdict;
 
 	if (!m || !parse_network(skb, &m->p))
-		return TC_ACT_UNSPEC;
+		return unread(skb, true);
 	pod = sender(m);
-	if (!pod || !pod->side)
-		return TC_ACT_UNSPEC;
-	/* Somebody else's address: the filter has the namespace that it is in for its class, of which there are 16 bits. */
-	if (pod->netns_cookie && (__u16)pod->netns_cookie != (__u16)skb->tc_classid)
+	if (!pod)
+		return stray(skb);
+	if (!pod->side || another(skb, pod))
 		return TC_ACT_SHOT;
 	if (parse_pods(skb, &m->p)) {
 		if (asks_names(&m->p)) {
@@ -250,6 +250,23 @@ int leave_pod(struct __sk_buff *skb)
 	}
 	verdict = forward(skb);
 	return verdict == TC_ACT_UNSPEC && by_node(m->to.daddr) ? bpf_redirect(pod->side, 0) : verdict;
+}
+
+/* Egress of a pod's ipvlan link, in the pod's namespace. All links on an ENI have its MAC address, so nobody behind could tell whose
+ * a packet is. The mark is the node's to give: packets that have come through its stack are told by it. */
+SEC("tc")
+int leave_slave(struct __sk_buff *skb)
+{
+	const struct pod_address *pod;
+	struct moment *m = this_moment();
+
+	skb->mark = 0;
+	if (!m || !parse_network(skb, &m->p))
+		return unread(skb, true);
+	pod = sender(m);
+	if (!pod)
+		return stray(skb);
+	return another(skb, pod) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 /* Ingress of the node's loopback link: what its own sockets ask its DNS. New ones go elsewhere when nobody listens. One that asked

@@ -20,7 +20,7 @@ import (
 
 // linkPrograms is what attaches programs to links of the calling thread's network namespace; *bpf.Datapath does.
 type linkPrograms interface {
-	AttachLink(role bpf.Role, index int) error
+	AttachLink(role bpf.Role, index int, pod ...netip.Addr) error
 	LinkAttached(role bpf.Role, index int) (bool, error)
 	DetachLink(role bpf.Role, index int) error
 }
@@ -63,13 +63,14 @@ func (p *kernelPods) Add(ctx context.Context, e cni.PodEntry) error {
 	}
 	err = p.pods.Put(bpf.Pod{
 		Addrs: e.Addrs, NetNSCookie: e.NetNSCookie, Link: e.Link, Side: e.Side, Slot: e.Slot, Parent: parent,
-		ByPackets: e.ByPackets, Scope: p.scopes.Bind(e),
+		ByPackets: e.ByPackets, Guarded: guarded(e), Scope: p.scopes.Bind(e),
 	})
 	if err != nil {
 		return err
 	}
 	p.scopes.Mapped(e)
-	if err := eachLink(e, p.programs.AttachLink); err != nil {
+	attach := func(role bpf.Role, index int) error { return p.programs.AttachLink(role, index, e.Addrs...) }
+	if err := eachLink(e, attach); err != nil {
 		return err
 	}
 	p.linked.remember(e)
@@ -145,8 +146,11 @@ func isGone(err error) bool {
 func sameEntry(have bpf.Pod, e cni.PodEntry) bool {
 	return have.NetNSCookie == e.NetNSCookie &&
 		(e.Link == 0 || have.Link == e.Link) && have.Side == e.Side && have.Slot == e.Slot &&
-		(have.ByPackets == e.ByPackets || e.NetNSCookie == 0)
+		(have.ByPackets == e.ByPackets && have.Guarded == guarded(e) || e.NetNSCookie == 0)
 }
+
+// guarded says whether programs of the pod's links are in its own namespace, where raw sockets could send past them.
+func guarded(e cni.PodEntry) bool { return e.Datapath == cni.IPVlan || e.Datapath == cni.Exclusive }
 
 // eachLink calls f for each link that is the pod's alone, in the link's namespace. The companion of an ENI is shared, and the
 // host network sees to it.
@@ -155,8 +159,12 @@ func eachLink(e cni.PodEntry, f func(bpf.Role, int) error) error {
 	if e.Link != 0 && e.Datapath != cni.IPVlan {
 		errs = append(errs, f(bpf.PodLink, e.Link))
 	}
-	if e.ENI != 0 && e.NetNS != "" {
-		err := ns.WithNetNSPath(e.NetNS, func(ns.NetNS) error { return f(bpf.ExclusiveENI, e.ENI) })
+	role, index := bpf.ExclusiveENI, e.ENI
+	if e.Datapath == cni.IPVlan {
+		role, index = bpf.IPVlanSlave, e.Slave
+	}
+	if index != 0 && e.NetNS != "" {
+		err := ns.WithNetNSPath(e.NetNS, func(ns.NetNS) error { return f(role, index) })
 		if err != nil {
 			err = fmt.Errorf("in %s: %w", e.NetNS, err)
 		}

@@ -19,6 +19,9 @@ import (
 // is simpler than events: they would have to be followed in every exclusive pod's namespace.
 const podLinksEvery = 400 * time.Millisecond
 
+// slavesEvery is in how many looks those at pods' ipvlan links are taken: such pods may not change their links, and many share a node.
+const slavesEvery = 12
+
 // podLinks is a Task that attaches the programs of pods' links again when somebody else has removed them. It knows the pods
 // that this process has told the datapath of, which are all once the collector of pods has looked for the first time.
 type podLinks struct {
@@ -30,6 +33,7 @@ type podLinks struct {
 	mu      sync.Mutex // guards what follows
 	entries map[netip.Addr]cni.PodEntry
 	failed  string // the failure that was logged last
+	looks   int
 }
 
 func newPodLinks(programs linkPrograms, report func(reason, message string), log *slog.Logger) *podLinks {
@@ -74,10 +78,15 @@ func (l *podLinks) Run(ctx context.Context) error {
 func (l *podLinks) look() {
 	l.mu.Lock()
 	entries := slices.Collect(maps.Values(l.entries))
+	all := l.looks%slavesEvery == 0
+	l.looks++
 	l.mu.Unlock()
 	var restored []netip.Addr
 	var errs []error
 	for _, e := range entries {
+		if e.Datapath == cni.IPVlan && !all {
+			continue
+		}
 		put := false
 		err := eachLink(e, func(role bpf.Role, index int) error {
 			have, err := l.programs.LinkAttached(role, index)
@@ -85,7 +94,7 @@ func (l *podLinks) look() {
 				return err
 			}
 			put = true
-			return l.programs.AttachLink(role, index)
+			return l.programs.AttachLink(role, index, e.Addrs...)
 		})
 		switch {
 		case err != nil && l.knows(e) && !isGone(err):

@@ -90,7 +90,7 @@ func (f *fakeDatapath) RemoveHostPorts(_ context.Context, pod []netip.Addr) erro
 	return nil
 }
 
-func (f *fakeDatapath) AttachLink(role bpf.Role, index int) error {
+func (f *fakeDatapath) AttachLink(role bpf.Role, index int, _ ...netip.Addr) error {
 	f.links[fmt.Sprint(role, " ", index)] = true
 	f.order = append(f.order, "attach")
 	return nil
@@ -135,7 +135,7 @@ func TestKernelPods(t *testing.T) {
 	}{
 		{cni.PodEntry{Datapath: cni.Veth, Link: 7, NetNS: "/gone"}, []string{"pod link 7"}},
 		{cni.PodEntry{Datapath: cni.Veth, Link: 7, NetNS: "/gone", ByPackets: true}, []string{"pod link 7"}},
-		{cni.PodEntry{Datapath: cni.IPVlan, Link: 8}, nil}, // the companion is the host network's
+		{cni.PodEntry{Datapath: cni.IPVlan, Link: 8, Slave: 4, NetNS: "/proc/self/ns/net"}, []string{"ipvlan slave 4"}}, // the companion is the host network's
 		{cni.PodEntry{Datapath: cni.Exclusive, Link: 9, ENI: 2, Side: 3, NetNS: "/proc/self/ns/net"}, []string{"pod link 9", "exclusive ENI 2"}},
 	} {
 		t.Run(string(tt.entry.Datapath), func(t *testing.T) {
@@ -173,7 +173,7 @@ func TestKernelPods(t *testing.T) {
 			}
 			for _, spoil := range []func(*bpf.Pod){
 				func(b *bpf.Pod) { b.Link++ }, func(b *bpf.Pod) { b.Side++ }, func(b *bpf.Pod) { b.Slot++ }, func(b *bpf.Pod) { b.NetNSCookie++ },
-				func(b *bpf.Pod) { b.Parent++ }, func(b *bpf.Pod) { b.ByPackets = !b.ByPackets },
+				func(b *bpf.Pod) { b.Parent++ }, func(b *bpf.Pod) { b.ByPackets = !b.ByPackets }, func(b *bpf.Pod) { b.Guarded = !b.Guarded },
 			} {
 				before := f.pods[addrs[1]]
 				other := before
