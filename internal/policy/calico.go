@@ -26,7 +26,7 @@ func FromCalicoPolicy(in *cluster.CalicoPolicy, sets CalicoSets) *Policy {
 	p := &Policy{
 		Ref:   Ref{kindCalicoPolicy, in.Name},
 		Tier:  in.Spec.Tier,
-		Order: orderOf(in.Spec.Order),
+		Order: orderOf(in.Spec.Order), SortName: in.SortName,
 		Subject: Pods{
 			Namespace:  in.Name.Namespace,
 			Namespaces: calicoExpr(in.Spec.NamespaceSelector),

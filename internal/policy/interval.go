@@ -3,18 +3,17 @@ package policy
 import (
 	"fmt"
 
+	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/internal/cluster"
 )
 
 // An Interval is points from Lo to Hi, both included. A point is protocol<<16 | port in host order; for ICMP and ICMPv6 it is
-// protocol<<16 | type<<8 | code, and for protocols without ports protocol<<16.
-type Interval struct {
-	Lo, Hi uint32
-	Log    bool // whoever opens such a connection is written down
-}
+// protocol<<16 | type<<8 | code, and for protocols without ports protocol<<16. With Log, whoever opens such a connection is
+// written down.
+type Interval = bpf.PolicyInterval
 
 // All is every point.
-var All = Interval{Lo: 0, Hi: 0xff_ffff}
+var All = Interval{Lo: 0, Hi: bpf.MaxPoint}
 
 // Protocols of points beside those of [cluster.Protocol].
 const (
@@ -33,7 +32,8 @@ func Range(protocol cluster.Protocol, first, last uint16) Interval {
 // Whole is all of a protocol.
 func Whole(protocol cluster.Protocol) Interval { return Range(protocol, 0, 0xffff) }
 
-func (i Interval) String() string {
+// describe is for people.
+func describe(i Interval) string {
 	text := fmt.Sprintf("%s-%s", point(i.Lo), point(i.Hi))
 	first, last := cluster.Protocol(i.Lo>>16), cluster.Protocol(i.Hi>>16)
 	switch {

@@ -1,15 +1,23 @@
 package policy
 
-import "net/netip"
+import (
+	"net/netip"
 
-// A Direction's set, a class: 64 bits that the compiler chose. 0 is, as a set, "not isolated" and, as a class, "no rule names
-// the address".
+	"github.com/nearpath/nearpath/bpf"
+)
 
-// A VerdictKey says whose verdict: of a policy set, about a class of peers.
-type VerdictKey struct{ Set, Class uint64 }
+// A VerdictKey says whose verdict: of a policy set, about a class of peers. Ids are 64 bits that the compiler chose. 0 is, as a set,
+// "not isolated" and, as a class, "no rule names the address".
+type VerdictKey = bpf.PolicyKey
 
-// PodSets are the policy sets of a pod, by Direction. 0: not isolated.
-type PodSets [2]uint64
+// PodSets are the policy sets of a pod, by Direction.
+type PodSets = bpf.PolicySets
+
+// Contents are what maps hold. Pods without sets may be left out.
+type Contents = bpf.PolicyContents
+
+// A Room is how many entries each map has room for. Intervals of lists of one are in the verdict itself and need no cells.
+type Room = bpf.PolicyRoom
 
 // Maps is what the kernel looks up. Every write is seen by programs at once, and one at a time is made. After an error of any
 // of them nobody knows what the maps hold, and [Maps.Contents] must be asked.
@@ -25,7 +33,8 @@ type Maps interface {
 	DeleteVerdict(VerdictKey) error
 	PutPeer(netip.Addr, uint64) error
 	DeletePeer(netip.Addr) error
-	// PutCIDR sets the class of a network, masked, never v4-mapped. A network of IPv4 is none of IPv6 that maps it.
+	// PutCIDR sets the class of a network, masked, never v4-mapped. A lookup is of 128 bits, IPv4 mapped into
+	// IPv6: a network of IPv6 may contain all of IPv4, unless there is 0.0.0.0/0.
 	PutCIDR(netip.Prefix, uint64) error
 	DeleteCIDR(netip.Prefix) error
 	// PutPod sets a pod's sets, one aligned store for each direction, ingress first.
@@ -39,14 +48,3 @@ type Maps interface {
 	// Room says how much the maps hold at most.
 	Room() Room
 }
-
-// Contents are what maps hold. Pods without sets may be left out.
-type Contents struct {
-	Verdicts map[VerdictKey][]Interval
-	Peers    map[netip.Addr]uint64
-	CIDRs    map[netip.Prefix]uint64
-	Pods     map[uint16]PodSets
-}
-
-// A Room is how many entries each map has room for. Intervals of lists of one are in the verdict itself and need no cells.
-type Room struct{ Verdicts, Peers, CIDRs, Cells, Pods int }

@@ -54,7 +54,7 @@ func (a Action) String() string {
 }
 
 // A Tier is a stage of the decision. Tiers are asked in the order of Order, then Name. Within a tier the policies that apply
-// to the pod in the direction are asked in the order of Policy.Order, then of their Refs, rule by rule; the first
+// to the pod in the direction are asked in the order of Policy.Order, then of names, namespaces and kinds, rule by rule; the first
 // rule that matches decides, except by Log. What no rule of the tier has decided gets End, if any policy of the tier applies
 // to the pod in that direction, and else the next tier. What the last tier passes is allowed.
 type Tier struct {
@@ -91,6 +91,8 @@ type Policy struct {
 	Ref   Ref
 	Tier  string // of a Tier that is not known: the policy denies all, as its rules cannot be put in order
 	Order float64
+	// SortName is the name by which it is sorted among those of its Order, empty for that of Ref.
+	SortName string
 	// Subject is whom it is about: only pods that have a network of their own.
 	Subject Pods
 	// Applies says for which directions it is in force: only there its tier ends with End, and only there its rules are read.
