@@ -295,6 +295,12 @@ func (e *External) DropScoped(match func(scope uint32, name string) bool) int {
 	return e.drop(func(s *shelved) bool { return s.key.Scope != 0 && match(s.key.Scope, s.key.Name) })
 }
 
+// DropMatching removes the answers to names that match, and those that lead through one: the next questions for them come by
+// userspace again. The cache there keeps them.
+func (e *External) DropMatching(match func(name string) bool) int {
+	return e.drop(func(s *shelved) bool { return match(s.key.Name) || slices.ContainsFunc(s.names, match) })
+}
+
 func (e *External) drop(match func(*shelved) bool) int {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -28,6 +28,15 @@ type Node struct {
 	// a number. Both may be nil where no pod has one.
 	ScopeID func(autopath.Scope) uint32
 	ScopeOf func(uint32) (autopath.Scope, bool)
+	// BeforeReply is called with every answer before a client gets it, or the kernel: who was given an address may use it at
+	// once. It may be nil. It must neither change nor keep the message.
+	BeforeReply func(*dns.Msg)
+}
+
+func (n *Node) beforeReply(m *dns.Msg) {
+	if n.BeforeReply != nil {
+		n.BeforeReply(m)
+	}
 }
 
 // An Answers is the plugin in one server block.
@@ -50,6 +59,9 @@ func (a *Answers) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	}
 	key, ok := nodelocaldns.ExternalQuestion(r)
 	if !ok {
+		if a.node.BeforeReply != nil {
+			w = &herald{ResponseWriter: w, node: a.node}
+		}
 		return plugin.NextOrFailure(name, a.Next, ctx, w, r)
 	}
 	if s, ok := ctx.Value(dnsserver.Key{}).(*dnsserver.Server); ok && a.server.Load() != s {
@@ -71,10 +83,23 @@ type observer struct {
 
 // WriteMsg implements dns.ResponseWriter. It looks first, for who writes may cut the message to what the client takes.
 func (o *observer) WriteMsg(m *dns.Msg) error {
+	o.node.beforeReply(m)
 	if reply, ok := o.reply(o.node, m); ok {
 		o.node.External.Observe(o.era, o.key, reply)
 	}
 	return o.ResponseWriter.WriteMsg(m)
+}
+
+// A herald tells of answers that are not for the kernel.
+type herald struct {
+	dns.ResponseWriter
+	node *Node
+}
+
+// WriteMsg implements dns.ResponseWriter.
+func (h *herald) WriteMsg(m *dns.Msg) error {
+	h.node.beforeReply(m)
+	return h.ResponseWriter.WriteMsg(m)
 }
 
 // A watch is what the plugins behind say of an answer.
@@ -157,6 +182,7 @@ func (a *Answers) ask(ctx context.Context, key bpf.AnswerKey) asked {
 	if !ok {
 		return asked{err: errNoAnswer}
 	}
+	a.node.beforeReply(w.Msg)
 	return asked{reply: reply}
 }
 
