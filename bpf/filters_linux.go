@@ -58,11 +58,16 @@ func findFilter(p linkProgram, index int) (*netlink.BpfFilter, error) {
 		return nil, err
 	}
 	for _, f := range filters {
-		if b, ok := f.(*netlink.BpfFilter); ok && b.Priority == filterPriority && b.Handle == filterHandle && b.Name == p.name {
+		if b, ok := f.(*netlink.BpfFilter); ok && p.isFilter(b) {
 			return b, nil
 		}
 	}
 	return nil, nil
+}
+
+// isFilter says whether a filter is that of the program, of this agent or an older one.
+func (p linkProgram) isFilter(b *netlink.BpfFilter) bool {
+	return b.Priority == filterPriority && b.Handle == filterHandle && b.Name == p.name
 }
 
 func detachFilter(p linkProgram, index int) error {

@@ -32,8 +32,10 @@ type podLinks struct {
 
 	mu      sync.Mutex // guards what follows
 	entries map[netip.Addr]cni.PodEntry
-	failed  string // the failure that was logged last
-	looks   int
+
+	// What follows is Run's.
+	failed string // the failure that was logged last
+	looks  int
 }
 
 func newPodLinks(programs linkPrograms, report func(reason, message string), log *slog.Logger) *podLinks {
@@ -74,17 +76,21 @@ func (l *podLinks) Run(ctx context.Context) error {
 	}
 }
 
+// all are the pods whose links have programs.
+func (l *podLinks) all() []cni.PodEntry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Values(l.entries))
+}
+
 // look puts back what is missing. What is gone with its link, or cannot be told, is left to the collector of pods.
 func (l *podLinks) look() {
-	l.mu.Lock()
-	entries := slices.Collect(maps.Values(l.entries))
-	all := l.looks%slavesEvery == 0
+	slaves := l.looks%slavesEvery == 0
 	l.looks++
-	l.mu.Unlock()
 	var restored []netip.Addr
 	var errs []error
-	for _, e := range entries {
-		if e.Datapath == cni.IPVlan && !all {
+	for _, e := range l.all() {
+		if e.Datapath == cni.IPVlan && !slaves {
 			continue
 		}
 		put := false

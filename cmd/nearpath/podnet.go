@@ -19,7 +19,7 @@ func (a *agent) buildCNI(context.Context) (err error) {
 	}
 	a.closers = append(a.closers, shaper.Close)
 	links := newPodLinks(a.datapath, a.warnNode, a.log)
-	a.tasks = append(a.tasks, links)
+	a.tasks = append(a.tasks, links, newForeignWatch(a.datapath, links, a.warnNode, a.log, a.metrics))
 	wishes := &wisher{
 		config: func() networkConfig { return a.live.Load().Network },
 		pods:   podFinder{store: a.store, manifests: a.cfg.Manifests != ""},
