@@ -538,7 +538,7 @@ func TestPods(t *testing.T) {
 	}
 	got, ok, err := d.Pods.Lookup(pod.Addrs[1])
 	want := pod
-	want.Addrs = pod.Addrs[1:]
+	want.Addrs, want.Number = pod.Addrs[1:], 1
 	if err != nil || !ok || !reflect.DeepEqual(got, want) {
 		t.Fatalf("look up the pod: %v, %v, %v", got, ok, err)
 	}

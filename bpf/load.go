@@ -169,7 +169,13 @@ func (d *Datapath) loadPacket(pins string) error {
 		return err
 	}
 	o := &d.objs
-	if err := d.cfg.set(spec, map[string]any{packetVarHostNetnsCookie: d.cfg.HostNetNSCookie}); err != nil {
+	vars := map[string]any{
+		packetVarHostNetnsCookie: d.cfg.HostNetNSCookie, packetVarTrackedShare: trackedShare(spec.Maps[packetMapTracked].MaxEntries),
+	}
+	if d.cfg.PolicyOff {
+		vars[packetVarPolicyOff] = uint8(1)
+	}
+	if err := d.cfg.set(spec, vars); err != nil {
 		return err
 	}
 	opts := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: pins}, MapReplacements: map[string]*ebpf.Map{

@@ -288,8 +288,19 @@ type packetMoment struct {
 		V6      bool
 		_       [2]byte
 	}
-	To  packetFlow
-	Pod packetPodAddress
+	To     packetFlow
+	Pod    packetPodAddress
+	Judged struct {
+		_          structs.HostLayout
+		Key        packetFlowKey
+		Entry      packetTracked
+		Set        uint64
+		Class      uint64
+		Generation uint32
+		Point      uint32
+		Begins     bool
+		Pad        [7]uint8
+	}
 }
 
 type packetNetwork struct {
@@ -633,6 +644,8 @@ const (
 	packetVarHostNetnsCookie    = "host_netns_cookie"
 	packetVarNodeDns4           = "node_dns4"
 	packetVarNodeDns6           = "node_dns6"
+	packetVarPolicyOff          = "policy_off"
+	packetVarTrackedShare       = "tracked_share"
 )
 
 // loadPacket returns the embedded CollectionSpec for packet.
@@ -749,6 +762,8 @@ type packetVariableSpecs struct {
 	HostNetnsCookie    *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	NodeDns4           *ebpf.VariableSpec `ebpf:"node_dns4"`
 	NodeDns6           *ebpf.VariableSpec `ebpf:"node_dns6"`
+	PolicyOff          *ebpf.VariableSpec `ebpf:"policy_off"`
+	TrackedShare       *ebpf.VariableSpec `ebpf:"tracked_share"`
 }
 
 // packetObjects contains all objects after they have been loaded into the kernel.
@@ -867,6 +882,8 @@ type packetVariables struct {
 	HostNetnsCookie    *ebpf.Variable `ebpf:"host_netns_cookie"`
 	NodeDns4           *ebpf.Variable `ebpf:"node_dns4"`
 	NodeDns6           *ebpf.Variable `ebpf:"node_dns6"`
+	PolicyOff          *ebpf.Variable `ebpf:"policy_off"`
+	TrackedShare       *ebpf.Variable `ebpf:"tracked_share"`
 }
 
 // packetPrograms contains all programs after they have been loaded into the kernel.

@@ -87,6 +87,12 @@
 #define POD_MARK_SLOT 0x00ff
 #define POD_MARK_MASK (POD_MARK | POD_MARK_SLOT)
 
+/* What from_pod answers itself has this mark on its way back: no pod's packet has. */
+#define ANSWER_MARK (POD_MARK | 0x1000)
+
+/* The largest point of struct interval. */
+#define MAX_POINT 0xffffff
+
 /* Halvings that find one of the intervals of a verdict, of which there are 65535 at most. */
 #define INTERVAL_STEPS 16
 

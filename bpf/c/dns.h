@@ -180,7 +180,7 @@ static __always_inline int send_answer(struct __sk_buff *skb, struct dns_questio
 		return TC_ACT_SHOT;
 	if (q->sum != SUM_OPEN && skb->protocol == bpf_htons(ETH_P_IPV6) && !make_sum(skb, q, bytes))
 		return TC_ACT_SHOT;
-	skb->mark = way ? 0 : POD_MARK; /* to_pod has nothing to do with it */
+	skb->mark = way ? 0 : ANSWER_MARK; /* to_pod has nothing to do with it */
 	return way == TO_PEER ? bpf_redirect_peer(skb->ifindex, 0) : bpf_redirect(skb->ifindex, way);
 }
 

@@ -14,7 +14,7 @@
 #include "open.h"
 #include "own.h"
 #include "parse.h"
-#include "policymaps.h"
+#include "policy.h"
 #include "reject.h"
 
 /* What becomes of a packet that does not go to a backend. */
@@ -120,6 +120,8 @@ int from_pod(struct __sk_buff *skb)
 	bool turned = skb->pkt_type == PACKET_OTHERHOST;
 	struct moment *m = this_moment();
 	enum decision d;
+	enum dns_judged dns;
+	bool here; /* ipvlan's are judged where they come from, but for what is translated here */
 	int verdict;
 
 	if (!m || !parse_network(skb, &m->p))
@@ -129,18 +131,25 @@ int from_pod(struct __sk_buff *skb)
 		return stray(skb);
 	if (pod->link != skb->ifindex)
 		return TC_ACT_SHOT;
+	here = !pod->parent || pod->parent == pod->link;
 	/* Frames that to_vpc and leave_pod turn around, when they have no answer, still have the gateway's MAC. */
 	if (turned)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	skb->mark = POD_MARK | (pod->slot & POD_MARK_SLOT);
 	if (!parse_pods(skb, &m->p))
-		return TC_ACT_UNSPEC;
-	if (asks_names(&m->p) && !turned) {
+		return !here || passes(skb, pod->number, 0) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	dns = asks_names(&m->p) && !turned ? judge_dns(pod->number) : DNS_MAY_GO_ON;
+	if (dns == DNS_REFUSED)
+		return TC_ACT_SHOT;
+	if (dns == DNS_MAY_ANSWER) {
 		verdict = answer_dns(skb, pod->scope, pod->number, pod->parent == pod->link ? TO_PEER : 0);
 		if (verdict != TC_ACT_UNSPEC)
 			return verdict;
 	}
 	d = find_or_begin(skb, m, CLIENT_POD, pod);
+	if (d == DECIDE_BACKEND ? !passes(skb, pod->number, JUDGE_PORTS | JUDGE_TRANSLATED) :
+				  d == DECIDE_PASS && here && !passes(skb, pod->number, JUDGE_PORTS))
+		return TC_ACT_SHOT;
 	if (d != DECIDE_BACKEND)
 		return refuse(skb, d, 0);
 	if ((m->to.flags & (FLOW_NODE | FLOW_REPLY)) == (FLOW_NODE | FLOW_REPLY))
@@ -150,16 +159,28 @@ int from_pod(struct __sk_buff *skb)
 	return forward(skb);
 }
 
-/* Egress of the link that leads to a pod: what the node's own sockets answer, and what the stack has changed on its way.
- * What other pods send is marked. */
+/* Egress of the link that leads to a pod: what the node's own sockets answer and what the stack has changed on its way is translated.
+ * What other pods send is marked, and has been. */
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
+	__u32 how = JUDGE_IN | (skb->ingress_ifindex ? 0 : JUDGE_NODE_PATH), link = skb->ifindex;
 	struct moment *m = this_moment();
+	const struct pod_link *l;
 
-	if ((skb->mark & POD_MARK) || !m || !parse_network(skb, &m->p) || !parse_transport(skb, &m->p) || !answers(&m->p, &m->to))
+	if ((skb->mark & ANSWER_MARK) == ANSWER_MARK)
 		return TC_ACT_UNSPEC;
-	if (!(m->to.flags & FLOW_POD) || (m->to.link && m->to.link != skb->ifindex))
+	if (!m || !parse_network(skb, &m->p))
+		return odd_passes(skb) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	if (parse_transport(skb, &m->p)) {
+		how |= JUDGE_PORTS;
+		if (!(skb->mark & POD_MARK) && answers(&m->p, &m->to) && (m->to.flags & FLOW_POD) && (!m->to.link || m->to.link == link))
+			how |= JUDGE_TRANSLATED;
+	}
+	l = policy_off ? NULL : bpf_map_lookup_elem(&pod_links, &link);
+	if (l && l->link == link && !passes(skb, l->number, how))
+		return TC_ACT_SHOT;
+	if (!(how & JUDGE_TRANSLATED))
 		return TC_ACT_UNSPEC;
 	m->to.link = 0;
 	return forward(skb);

@@ -79,12 +79,25 @@ struct packet {
 	bool v6;
 };
 
+/* What policy makes of a packet, see policy.h. */
+struct judgement {
+	struct flow_key key;  /* of tracked: the pod's own end is the source */
+	struct tracked entry; /* what is there, or is going to be */
+	__u64 set;	      /* what the verdict was about */
+	__u64 class;
+	__u32 generation; /* when it was looked up */
+	__u32 point;	  /* of a packet without ports */
+	bool begins;	  /* a packet without ports begins something */
+	__u8 pad[7];
+};
+
 /* What a program knows of its packet and says of it. One of each processor's own, which the stages of a program find here: programs
  * of links do not interrupt one another. It is also more than a stack has, and the verifier does not follow what is in it. */
 struct moment {
 	struct packet p;
 	struct flow to;
 	struct pod_address pod; /* whose packet it is, for programs that look for that */
+	struct judgement judged;
 };
 
 struct {

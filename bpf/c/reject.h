@@ -225,6 +225,6 @@ __attribute__((noinline)) int reject(struct __sk_buff *skb, __u64 way)
 	if (bpf_skb_change_tail(skb, ETH_HLEN + bytes, 0) || bpf_skb_store_bytes(skb, ETH_HLEN, a, bytes, BPF_F_RECOMPUTE_CSUM) ||
 	    !turn_frame(skb))
 		return TC_ACT_SHOT;
-	skb->mark = 0;
+	skb->mark = way ? 0 : ANSWER_MARK; /* to_pod has nothing to do with it */
 	return bpf_redirect(skb->ifindex, way);
 }
