@@ -26,6 +26,7 @@ func (w *world) at(Touched) *world { one := *w; return &one }
 func (w *world) Pod(name cluster.Name) *cluster.PolicyPod { return w.snapshot.PolicyPod(name) }
 func (w *world) Pods() iter.Seq[*cluster.PolicyPod]       { return w.snapshot.PolicyPods() }
 func (w *world) Owner(addr netip.Addr) *cluster.PolicyPod { return w.snapshot.PolicyPodByIP(addr) }
+func (w *world) HasNamespace(name string) bool            { return w.snapshot.HasNamespace(name) }
 func (w *world) NamespaceLabels(name string) map[string]string {
 	return w.snapshot.NamespaceLabels(name)
 }
@@ -98,7 +99,7 @@ func (w *world) retier() bool {
 
 // leaving reports whether the namespace is about to go, or is gone, and pods of it run here.
 func (w *world) leaving(namespace string) bool {
-	if namespace == "" || w.snapshot.HasNamespace(namespace) {
+	if namespace == "" || w.snapshot.HasNamespace(namespace) && !w.snapshot.NamespaceLeaving(namespace) {
 		return false
 	}
 	for _, local := range w.locals {

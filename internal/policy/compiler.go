@@ -297,9 +297,9 @@ func (c *Compiler) updateSubject(number uint16) {
 	if pod := s.local.pod(c.w); pod != nil {
 		s.pod = pod
 	}
-	// A namespace that is there has at least the label of its name: one that is gone keeps those it had, for what runs there.
-	if labels := c.w.NamespaceLabels(s.local.Name.Namespace); labels != nil {
-		s.labels = labels
+	// A namespace that is gone keeps the labels that it had, for what runs there.
+	if c.w.HasNamespace(s.local.Name.Namespace) {
+		s.labels = c.w.NamespaceLabels(s.local.Name.Namespace)
 	}
 	old := s.sets
 	for d := range s.sets {

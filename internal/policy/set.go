@@ -40,6 +40,7 @@ func prepare(p *Policy) *program {
 type set struct {
 	id       uint64
 	key      string
+	d        Direction
 	tiers    []setTier
 	peers    []*peerSet // each once
 	asksAny  bool       // some rule asks anybody for a port by name
@@ -142,7 +143,7 @@ func (c *Compiler) intern(d Direction, tiers []setTier) *set {
 	if s := c.sets[string(c.scratch)]; s != nil {
 		return s
 	}
-	s := &set{id: c.id(c.scratch), key: string(c.scratch), tiers: tiers}
+	s := &set{id: c.id(c.scratch), key: string(c.scratch), d: d, tiers: tiers}
 	c.sets[s.key] = s
 	for r := range s.eachRule() {
 		c.askNames(r, 1)
@@ -248,9 +249,12 @@ func comparePlaces(a, b Tier) int {
 
 func (p *Policy) sortName() string { return cmp.Or(p.SortName, p.Ref.Name.Name) }
 
-// matches are the points at which the rule is about an address of the class.
-func (r *setRule) matches(cl *class) []Interval {
+// matches are the points at which the rule is about an address of the class. What a listener sends is its own.
+func (r *setRule) matches(d Direction, cl *class) []Interval {
 	points := r.direct(cl)
+	if d == Ingress {
+		return points
+	}
 	for _, v := range cl.via {
 		if contains(r.direct(v.class), Point(v.protocol, v.target)) {
 			points = join(points, []Interval{Range(v.protocol, v.port, v.port)})
@@ -278,7 +282,7 @@ func (s *set) verdict(cl *class) []Interval {
 		var passed []Interval
 		for j := range s.tiers[i].rules {
 			r := &s.tiers[i].rules[j]
-			points := both(r.matches(cl), here)
+			points := both(r.matches(s.d, cl), here)
 			if len(points) == 0 {
 				continue
 			}

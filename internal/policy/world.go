@@ -14,6 +14,7 @@ type World interface {
 	Pods() iter.Seq[*cluster.PolicyPod]
 	// Owner returns the pod that has the address for its own, nil for none.
 	Owner(netip.Addr) *cluster.PolicyPod
+	HasNamespace(string) bool
 	// NamespaceLabels are nil for a namespace that has none or does not exist.
 	NamespaceLabels(string) map[string]string
 	Nodes() iter.Seq[*cluster.PolicyNode]
