@@ -348,6 +348,9 @@ func (c *Compiler) moveBounds() {
 		}
 		c.dirty.plan[addr] = struct{}{}
 	}
+	for addr := range c.have.leftPeers { // entries that say what was around them, until Prune
+		c.dirty.plan[addr] = struct{}{}
+	}
 }
 
 // Isolating returns the policies that apply to the direction of a pod of this node, in the order in which they are asked.
