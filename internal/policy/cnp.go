@@ -69,7 +69,11 @@ func clusterPeer(in *cluster.ClusterPolicyPeer) Peer {
 		}
 		return peer
 	case in.DomainNames != nil:
-		return Peer{Domains: in.DomainNames}
+		var peer Peer
+		for _, name := range in.DomainNames {
+			peer.Domains = append(peer.Domains, FoldName(name))
+		}
+		return peer
 	}
 	pods := clusterPods(&in.ClusterPolicyPods)
 	return Peer{Pods: &pods}

@@ -232,6 +232,20 @@ func (n *Names) Applied(serial uint64) {
 	}
 }
 
+// Overdue reports whether the TTL of some address has passed.
+func (n *Names) Overdue(now time.Time) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, addrs := range n.names {
+		for _, until := range addrs {
+			if !now.Before(until) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Expire forgets addresses whose TTL has passed, but for those in use: a policy allows them for as long as a connection
 // lasts. It reports whether a pattern has lost one.
 func (n *Names) Expire(now time.Time, inUse func(netip.Addr) bool) bool {

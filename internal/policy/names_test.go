@@ -117,6 +117,9 @@ func TestNamesExpire(t *testing.T) {
 	expire := func(after time.Duration) bool {
 		return n.Expire(noon.Add(after), func(addr netip.Addr) bool { return used[addr] })
 	}
+	if n.Overdue(noon.Add(time.Minute+nameGrace-1)) || !n.Overdue(noon.Add(time.Minute+nameGrace)) {
+		t.Error("overdue at another time")
+	}
 	if expire(time.Minute + nameGrace - 1) {
 		t.Error("expired before its time")
 	}
