@@ -80,8 +80,10 @@ func (p *Pods) putAddresses(addrs []netip.Addr, value sockPodAddress) (err error
 	if value.Number, err = p.number(addrs, value.NetnsCookie); err != nil {
 		return err
 	}
-	if err := p.policy.link(value.Link, value.Number); err != nil {
-		return err
+	if value.Parent == 0 || value.Parent == value.Link { // else it leads to other pods, too
+		if err := p.policy.link(value.Link, value.Number); err != nil {
+			return err
+		}
 	}
 	for _, a := range addrs {
 		key := sockAddress{Addr: words(a)}
