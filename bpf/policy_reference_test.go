@@ -15,7 +15,7 @@ const (
 	echoRequest
 	echoReply
 	otherICMP    // polPacket.icmp says which
-	aboutAnother    // about a packet with ports
+	aboutAnother // about a packet with ports
 	withoutPorts // of any other protocol
 	unreadable   // a header is cut off
 	nextFragment // of a datagram that began with ports
