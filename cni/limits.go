@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 )
 
 // An Attached is an attachment as its record tells of it.
@@ -11,6 +12,7 @@ type Attached struct {
 	Key      Key
 	Pod      PodRef
 	Datapath Datapath
+	Addrs    []netip.Addr
 	Limits   Limits
 	// ByPackets is as in Wish.
 	ByPackets bool
@@ -23,7 +25,7 @@ func (s *Server) Attached() ([]Attached, error) {
 	records, err := s.records.list()
 	all := make([]Attached, 0, len(records))
 	for _, r := range records {
-		all = append(all, Attached{r.Key, r.Pod, r.Datapath, r.Limits, r.ByPackets, r.Scope})
+		all = append(all, Attached{r.Key, r.Pod, r.Datapath, r.Addrs, r.Limits, r.ByPackets, r.Scope})
 	}
 	return all, err
 }
