@@ -102,6 +102,8 @@ type agent struct {
 	host       *hostnet.Host
 	pool       *ipam.Pool
 	scopes     *dnsScopes
+	policy     *policySync // nil: policies are not enforced
+	drops      *dropLog    // as policy
 	cni        *cni.Server
 	pending    <-chan struct{}                  // closed when deletions from before this agent are done
 	synced     <-chan struct{}                  // closed when the first Snapshot is served
@@ -137,7 +139,7 @@ func runAgent(ctx context.Context, a *agent, path string, read func(string) (con
 		a.log.Warn("configuration", "key", note)
 	}
 	for _, build := range []func(context.Context) error{
-		a.buildSource, a.buildDatapath, a.buildCloud, a.buildPool, a.buildNetwork, a.buildKubeProxy, a.buildScopes, a.buildDNS, a.buildCNI, a.buildHealth,
+		a.buildSource, a.buildDatapath, a.buildPolicy, a.buildCloud, a.buildPool, a.buildNetwork, a.buildKubeProxy, a.buildScopes, a.buildDNS, a.buildCNI, a.buildHealth,
 	} {
 		if err := build(ctx); err != nil {
 			return err
@@ -172,7 +174,7 @@ func buildInfo() prometheus.Collector {
 
 func (a *agent) buildSource(context.Context) error {
 	if a.cfg.Manifests != "" {
-		source, err := cluster.NewFileSource(cluster.FileConfig{Dir: a.cfg.Manifests, Store: a.store, NodeName: a.cfg.NodeName, Log: a.log, Registerer: a.metrics})
+		source, err := cluster.NewFileSource(cluster.FileConfig{Dir: a.cfg.Manifests, Store: a.store, NodeName: a.cfg.NodeName, Policy: a.cfg.Policy.Enabled, Log: a.log, Registerer: a.metrics})
 		if err != nil {
 			return err
 		}
@@ -185,7 +187,7 @@ func (a *agent) buildSource(context.Context) error {
 	}
 	restConfig.UserAgent = "nearpath-agent/" + version
 	source, err := cluster.NewAPISource(cluster.APIConfig{
-		REST: restConfig, Store: a.store, NodeName: a.cfg.NodeName, Log: a.log, Registerer: a.metrics,
+		REST: restConfig, Store: a.store, NodeName: a.cfg.NodeName, Policy: a.cfg.Policy.Enabled, Log: a.log, Registerer: a.metrics,
 		Warn: func(about cluster.Object, reason, message string) { a.events.WarnOnce(about, reason, message) },
 	})
 	if err != nil {
@@ -202,6 +204,7 @@ func (a *agent) buildDatapath(context.Context) error {
 	}
 	a.datapath, err = bpf.Load(bpf.Config{
 		PinDir: a.cfg.PinDir, CgroupRoot: a.cfg.CgroupRoot, HostNetNSCookie: cookie, NodeDNS: a.cfg.DNS.addresses(),
+		PolicyOff: !a.cfg.Policy.Enabled, Tracked: uint32(a.cfg.Policy.Flows),
 	})
 	if err != nil {
 		return err

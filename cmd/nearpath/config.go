@@ -44,6 +44,7 @@ type config struct {
 	Egress   egressConfig   `json:"egress"`
 	Services servicesConfig `json:"services"`
 	DNS      dnsConfig      `json:"dns"`
+	Policy   policyConfig   `json:"policy"`
 	CNI      cniConfig      `json:"cni"`
 
 	// notes are settings that were read and have no effect here.
@@ -151,6 +152,7 @@ func defaultConfig() config {
 		Egress:   egressConfig{Mode: "vpc"},
 		Services: defaultServices(""),
 		DNS:      defaultDNS(),
+		Policy:   defaultPolicy(),
 		CNI:      cniConfig{ConfName: defaultConfName},
 	}
 }

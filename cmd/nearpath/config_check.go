@@ -17,7 +17,7 @@ import (
 // the business of "nearpath check config".
 func (c config) check() error {
 	tags := ipam.Settings{Tags: c.Cloud.ENITags, TagFilter: c.Cloud.ENITagFilter, TagBlock: c.Cloud.ENITagBlock}
-	return errors.Join(tags.Validate(), strict.Check(slices.Concat(c.checkAgent(), c.Cloud.check(), c.Pool.check(), c.Network.check(), c.Egress.check(), c.Services.check(), c.DNS.check(), c.CNI.check())))
+	return errors.Join(tags.Validate(), strict.Check(slices.Concat(c.checkAgent(), c.Cloud.check(), c.Pool.check(), c.Network.check(), c.Egress.check(), c.Services.check(), c.DNS.check(), c.Policy.check(), c.CNI.check())))
 }
 
 func (c config) checkAgent() []strict.Rule {

@@ -76,6 +76,7 @@ func TestConfigErrors(t *testing.T) {
 		"twice":            {"cloud: {vSwitches: [vsw-1, vsw-1]}", []string{"cloud.vSwitches", "vsw-1"}},
 		"rates":            {"cloud: {rateLimits: {CreateNetworkInterface: 0}}", []string{"cloud.rateLimits", "CreateNetworkInterface", "at least 1"}},
 		"reclaim":          {"pool: {idleReclaim: {batch: 0, jitter: 2, interval: 0s}}", []string{"pool.idleReclaim.batch", "pool.idleReclaim.jitter", "pool.idleReclaim.interval"}},
+		"policy flows":     {"policy: {flows: 10}", []string{"policy.flows", "10", "1024"}},
 		"ENIs":             {"pool: {minENIs: 3, maxENIs: 2, eniRatio: 0}", []string{"pool.maxENIs", `"2"`, "3", "pool.eniRatio"}},
 		"tags":             {"cloud: {eniTags: {'acs:x': a, nearpath: b}}", []string{"acs:x", "nearpath"}},
 		"no cooldown":      {"pool: {cooldown: 0s}", []string{"pool.cooldown", "0s", "above"}},

@@ -21,7 +21,7 @@ const connectionPath = "/v1/explain/service"
 
 func newExplain() *cobra.Command {
 	cmd := &cobra.Command{Use: "explain", Short: "Say what becomes of a connection or of a lookup, and why"}
-	cmd.AddCommand(newExplainService(), newExplainDNS())
+	cmd.AddCommand(newExplainService(), newExplainDNS(), newExplainPolicy())
 	return cmd
 }
 

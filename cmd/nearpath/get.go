@@ -12,6 +12,7 @@ import (
 
 	"github.com/nearpath/nearpath/internal/agentapi"
 	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
 )
 
 // The nouns of get, as the agent sends them.
@@ -110,8 +111,9 @@ var nouns = map[string]noun{
 		func(e eniView) []any {
 			return []any{e.ID, e.MAC, e.VSwitch, e.State, e.Slot, e.Pods, strings.Join(e.Addresses, " ")}
 		})},
-	"pool":  {"/v1/pool", "how many pods fit on this node and what is ready for them", printPool},
-	"ready": {"/v1/ready", "what the agent still waits for", printReady},
+	"policies": {policiesPath, "policies, which pods of this node they select, and what the kernel enforces", printPolicies},
+	"pool":     {"/v1/pool", "how many pods fit on this node and what is ready for them", printPool},
+	"ready":    {"/v1/ready", "what the agent still waits for", printReady},
 }
 
 func printPool(out io.Writer, body json.RawMessage) error {
@@ -180,19 +182,26 @@ type outputOptions struct{ socket, output string }
 func (o *outputOptions) addTo(cmd *cobra.Command) {
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&o.socket, "socket", agentapi.DefaultSocket, "the agent's socket")
-	flags.StringVarP(&o.output, "output", "o", "table", "table or json")
+	flags.StringVarP(&o.output, "output", "o", "table", "table, json or yaml")
 }
 
-// print shows JSON as it is, or by table.
+// print shows JSON as it is, as YAML, or by table.
 func (o *outputOptions) print(w io.Writer, body json.RawMessage, table func(io.Writer, json.RawMessage) error) error {
 	switch o.output {
 	case "json":
 		_, err := fmt.Fprintf(w, "%s\n", body)
 		return err
+	case "yaml":
+		text, err := yaml.JSONToYAML(body)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(text)
+		return err
 	case "table":
 		return table(w, body)
 	}
-	return usageError{fmt.Errorf("--output %q: use table or json", o.output)}
+	return usageError{fmt.Errorf("--output %q: use table, json or yaml", o.output)}
 }
 
 // table prints a JSON list of T under a header, one row each.

@@ -39,6 +39,18 @@ type hostPorts interface {
 	RemoveHostPorts(ctx context.Context, pod []netip.Addr) error
 }
 
+// podGate has a pod's policies enforced before it may send, and forgets pods; *policySync does.
+type podGate interface {
+	admit(ctx context.Context, p localPod, kept bool) error
+	dismiss(addrs []netip.Addr)
+}
+
+// openGate is for agents that enforce no policies.
+type openGate struct{}
+
+func (openGate) admit(context.Context, localPod, bool) error { return nil }
+func (openGate) dismiss([]netip.Addr)                        {}
+
 // kernelPods lets CNI tell the datapath of pods.
 type kernelPods struct {
 	programs linkPrograms
@@ -52,12 +64,17 @@ type kernelPods struct {
 	linked *podLinks
 	// scopes are how pods search.
 	scopes *dnsScopes
+	policy podGate
 }
 
-// Add puts the pod into the map before its links get programs, which look it up, and leads ports of the node to it when
-// it can answer.
+// Add puts the pod into the map before its links get programs, which look it up, has its policies in place by then, too, and
+// leads ports of the node to it when it can answer.
 func (p *kernelPods) Add(ctx context.Context, e cni.PodEntry) error {
 	parent, err := p.parentOf(e)
+	if err != nil {
+		return err
+	}
+	kept, err := p.knew(e)
 	if err != nil {
 		return err
 	}
@@ -69,6 +86,9 @@ func (p *kernelPods) Add(ctx context.Context, e cni.PodEntry) error {
 		return err
 	}
 	p.scopes.Mapped(e)
+	if err := p.admit(ctx, e, kept); err != nil {
+		return err
+	}
 	attach := func(role bpf.Role, index int) error { return p.programs.AttachLink(role, index, e.Addrs...) }
 	if err := eachLink(e, attach); err != nil {
 		return err
@@ -83,6 +103,27 @@ func (p *kernelPods) Add(ctx context.Context, e cni.PodEntry) error {
 	return err
 }
 
+// knew says whether the kernel has this very pod already.
+func (p *kernelPods) knew(e cni.PodEntry) (bool, error) {
+	if len(e.Addrs) == 0 {
+		return false, nil
+	}
+	have, ok, err := p.pods.Lookup(e.Addrs[0])
+	return ok && have.NetNSCookie == e.NetNSCookie, err
+}
+
+// admit has the pod's policies enforced under the number that it has now.
+func (p *kernelPods) admit(ctx context.Context, e cni.PodEntry, kept bool) error {
+	if len(e.Addrs) == 0 {
+		return nil
+	}
+	have, _, err := p.pods.Lookup(e.Addrs[0])
+	if err != nil {
+		return err
+	}
+	return p.policy.admit(ctx, localPod{Ref: e.Pod, Addrs: e.Addrs, Number: have.Number}, kept)
+}
+
 // Remove tries all of it, so that as little as possible is left. What is known of the pod by its address goes first.
 func (p *kernelPods) Remove(ctx context.Context, e cni.PodEntry) error {
 	p.scopes.Unbind(e)
@@ -92,6 +133,7 @@ func (p *kernelPods) Remove(ctx context.Context, e cni.PodEntry) error {
 	if isGone(err) {
 		err = nil
 	}
+	p.policy.dismiss(e.Addrs) // before its number can be another's
 	return errors.Join(portsErr, err, p.pods.Delete(e.Addrs))
 }
 

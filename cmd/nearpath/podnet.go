@@ -25,15 +25,16 @@ func (a *agent) buildCNI(context.Context) (err error) {
 		pods:   podFinder{store: a.store, manifests: a.cfg.Manifests != ""},
 		ipvlan: hostnet.SupportsIPVlan, warn: a.events.Warn,
 	}
+	wish, gate := a.gated(wishes.Wish)
 	a.cni, err = cni.NewServer(cni.Config{
 		Addresses: poolAddresses{a.pool, a.keepFor, func() int { return a.live.Load().Pool.Exclusive.Max }, &places{}},
 		Pods: &kernelPods{
-			linked: links, scopes: a.scopes, programs: a.datapath, pods: a.datapath.Pods, ports: a.services, parent: hostnet.ParentOf,
+			linked: links, scopes: a.scopes, policy: gate, programs: a.datapath, pods: a.datapath.Pods, ports: a.services, parent: hostnet.ParentOf,
 			warn: func(addrs []netip.Addr, reason, message string) {
 				a.events.Warn(podWith(a.pool.Leases(), addrs), reason, message)
 			},
 		},
-		Wish: wishes.Wish, ENIs: a.host, Shaper: shaper, Records: cni.RecordsDir(a.cfg.Socket),
+		Wish: wish, ENIs: a.host, Shaper: shaper, Records: cni.RecordsDir(a.cfg.Socket),
 		HostNetworks: func() []netip.Prefix { return a.cfg.Network.HostNetworks }, Report: a.warnNode,
 		Status: a.cniStatus, MTU: a.host.MTU, Log: a.log,
 	})
@@ -41,12 +42,17 @@ func (a *agent) buildCNI(context.Context) (err error) {
 		return err
 	}
 	a.closers = append(a.closers, a.cni.Close)
+	collect := []<-chan struct{}{a.pool.Ready()}
+	if a.policy != nil {
+		// Pods of which the kernel knows nothing get programs only when it knows their policies.
+		collect = append(collect, a.policy.settled.done)
+	}
 	// A deletion from before must not come after a new ADD of the same container: the API waits for this.
 	pending := cni.NewPending(a.cni, agentapi.PendingDir(a.cfg.Socket), 0)
 	a.pending = pending.Ready()
 	a.tasks = append(a.tasks, pending,
 		// What is gone from the node must not be taken for gone before the pool knows what it has.
-		&delayed{task: cni.NewCollector(a.cni, 0), first: []<-chan struct{}{a.pool.Ready()}})
+		&delayed{task: cni.NewCollector(a.cni, 0), first: collect})
 	a.buildLimits()
 	return nil
 }

@@ -69,7 +69,7 @@ func newFakeDatapath() *fakeDatapath {
 func (f *fakeDatapath) kernelPods() *kernelPods {
 	report := func(reason, message string) { f.reports = append(f.reports, reason+": "+message) }
 	parent := func(index int) (int, error) { return index + 100, nil }
-	return &kernelPods{programs: f, pods: f, ports: f, parent: parent, linked: newPodLinks(f, report, slog.New(slog.DiscardHandler)), scopes: newDNSScopes(dnsScopesConfig{})}
+	return &kernelPods{programs: f, pods: f, ports: f, parent: parent, linked: newPodLinks(f, report, slog.New(slog.DiscardHandler)), scopes: newDNSScopes(dnsScopesConfig{}), policy: openGate{}}
 }
 
 func (f *fakeDatapath) SetHostPorts(_ context.Context, pod []netip.Addr, ports []service.HostPort) error {

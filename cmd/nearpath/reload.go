@@ -103,6 +103,7 @@ func (r *reloader) reload() {
 func fixed(c config) config {
 	c.LogLevel, c.Egress, c.notes, c.ENIConfig = 0, egressConfig{}, nil, ""
 	c.DNS = dnsConfig{Address: c.DNS.Address, Address6: c.DNS.Address6, Service: c.DNS.Service}
+	c.Policy.LogDrops = false
 	c.Pool = poolConfig{Stack: c.Pool.Stack, SpreadIRQs: c.Pool.SpreadIRQs}
 	c.Network.Datapath, c.Network.Sandboxed, c.Network.MeshContainers, c.Network.RuntimeClasses = "", nil, nil, nil // of pods that come
 	c.Cloud.VSwitches, c.Cloud.VSwitchPolicy, c.Cloud.SecurityGroups, c.Cloud.ResourceGroup = nil, "", nil, ""

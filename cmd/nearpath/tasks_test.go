@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 
@@ -13,7 +14,15 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// mainEnv makes of this program nearpath itself, for tests that run it on a node of their own.
+const mainEnv = "NEARPATH_TEST_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(mainEnv) != "" {
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // fakeTask becomes ready when told and ends with its error or its context.
 type fakeTask struct {

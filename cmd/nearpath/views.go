@@ -22,6 +22,7 @@ func (a *agent) registerViews(api *agentapi.Server) {
 	api.Handle(recordsPath, func(context.Context) (any, error) { return a.recordNames(), nil })
 	agentapi.Serve(api, connectionPath, func(ctx context.Context, r connectionRequest) (any, error) { return a.explainObjects(ctx, r) })
 	a.registerDNSViews(api)
+	a.registerPolicyViews(api)
 	api.Handle(nouns["enis"].path, func(context.Context) (any, error) { return a.eniViews(), nil })
 	api.Handle(nouns["pool"].path, func(context.Context) (any, error) { return a.poolView(), nil })
 	api.Handle(nouns["ready"].path, func(context.Context) (any, error) { return readyView{Waiting: a.tasks.waiting()}, nil })
