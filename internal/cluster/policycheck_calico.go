@@ -59,6 +59,9 @@ func (p *CalicoPolicy) checkRules() error {
 
 // checkCalicoRule checks a rule, of which one end is the pod that the policy selects.
 func checkCalicoRule(field string, r *CalicoRule, subject string, own *CalicoEntity) error {
+	if r.Unread != "" {
+		return fmt.Errorf("%s: %s: write only what docs/network-policy.md has", field, r.Unread)
+	}
 	if !slices.Contains([]string{CalicoAllow, CalicoDeny, CalicoPass, CalicoLog}, r.Action) {
 		return fmt.Errorf("%s.action: %q: write %s, %s, %s or %s", field, r.Action, CalicoAllow, CalicoDeny, CalicoPass, CalicoLog)
 	}

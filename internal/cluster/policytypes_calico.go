@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -89,6 +90,22 @@ type CalicoRule struct {
 	Destination CalicoEntity    `json:"destination,omitzero"`
 	HTTP        json.RawMessage `json:"http,omitempty"`
 	Metadata    json.RawMessage `json:"metadata,omitempty"` // annotations, which mean nothing
+	// Unread says what of the rule cannot be read, empty for nothing. The rest of it means nothing then.
+	Unread string `json:"-"`
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It never fails, so that whom the policy selects can be read still. A field that
+// is not known may be one more condition, so it is not passed over.
+func (r *CalicoRule) UnmarshalJSON(in []byte) error {
+	type plain CalicoRule
+	strict := json.NewDecoder(bytes.NewReader(in))
+	strict.DisallowUnknownFields()
+	var rule plain
+	if err := strict.Decode(&rule); err != nil {
+		rule = plain{Unread: strings.TrimPrefix(err.Error(), "json: ")}
+	}
+	*r = CalicoRule(rule)
+	return nil
 }
 
 // A CalicoICMP is a type of messages, or one code of it. Without either it is any message.
@@ -250,15 +267,18 @@ func calicoPolicyFrom(in *calicoPolicy) (*CalicoPolicy, error) {
 		err = policy.checkHead()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("convert %s %s: %w", policy.kind(), policy.name(), err)
+		return nil, fmt.Errorf("convert %s %s: %w", policy.kind(), policy.title(), err)
 	}
 	if err := policy.checkRules(); err != nil {
 		policy.Refused = err.Error()
 		policy.Spec.Ingress, policy.Spec.Egress = nil, nil
-		return policy, fmt.Errorf("convert %s %s: %w", policy.kind(), policy.name(), err)
+		return policy, fmt.Errorf("convert %s %s: %w", policy.kind(), policy.title(), err)
 	}
 	return policy, nil
 }
+
+// title is the name for people.
+func (m *Meta) title() string { return strings.TrimPrefix(m.Name.String(), "/") }
 
 func (p *CalicoPolicy) kind() string {
 	if p.Global() {
@@ -327,7 +347,7 @@ func calicoNetworkSetFrom(in *calicoNetworkSet) (*CalicoNetworkSet, error) {
 		set.Nets, err = calicoNets("spec.nets", in.Spec.Nets)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("convert NetworkSet %s: %w", set.name(), err)
+		return nil, fmt.Errorf("convert NetworkSet %s: %w", set.title(), err)
 	}
 	return set, nil
 }

@@ -3,7 +3,6 @@ package cluster
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"regexp"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -135,6 +134,7 @@ func clusterNetworkPolicyFrom(in *clusterNetworkPolicy) (*ClusterNetworkPolicy, 
 		checkClusterRules("spec.ingress", policy.Spec.Ingress, false),
 		checkClusterRules("spec.egress", policy.Spec.Egress, true),
 	)
+	policy.canonicalize()
 	if rules == nil {
 		return policy, nil
 	}
@@ -142,6 +142,20 @@ func clusterNetworkPolicyFrom(in *clusterNetworkPolicy) (*ClusterNetworkPolicy, 
 	policy.Spec.Ingress = closedRules("spec.ingress", policy.Spec.Ingress, false)
 	policy.Spec.Egress = closedRules("spec.egress", policy.Spec.Egress, true)
 	return policy, fmt.Errorf("convert ClusterNetworkPolicy %s: %w", in.Name, rules)
+}
+
+// canonicalize writes networks as they are compared: without bits behind the prefix, and never of v4-mapped addresses.
+func (p *ClusterNetworkPolicy) canonicalize() {
+	for i := range p.Spec.Egress {
+		for j := range p.Spec.Egress[i].To {
+			networks := p.Spec.Egress[i].To[j].Networks
+			for k, text := range networks {
+				if prefix, err := canonicalPrefix(text); err == nil {
+					networks[k] = prefix.String()
+				}
+			}
+		}
+	}
 }
 
 // checkHead checks what is needed to know whom the policy is about, and when.
@@ -259,7 +273,7 @@ func checkList(field string, list []string, check func(string) error) error {
 }
 
 func checkNetwork(text string) error {
-	if _, err := netip.ParsePrefix(text); err != nil {
+	if _, err := canonicalPrefix(text); err != nil {
 		return fmt.Errorf("%q is not a CIDR: write one like 10.0.0.0/8 or fd00::/8", text)
 	}
 	return nil
