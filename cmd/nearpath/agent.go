@@ -102,8 +102,9 @@ type agent struct {
 	host       *hostnet.Host
 	pool       *ipam.Pool
 	scopes     *dnsScopes
-	policy     *policySync // nil: policies are not enforced
-	drops      *dropLog    // as policy
+	policy     *policySync  // nil: policies are not enforced
+	drops      *dropLog     // as policy
+	names      *policyNames // as policy
 	cni        *cni.Server
 	pending    <-chan struct{}                  // closed when deletions from before this agent are done
 	synced     <-chan struct{}                  // closed when the first Snapshot is served

@@ -32,7 +32,11 @@ func (a *agent) buildDNS(context.Context) error {
 	nearpath.Provide(a.served.Load)
 	upstream.Provide(a.served.Load)
 	upstream.Notify(a.upstreamLoops)
-	answers.Provide(answers.Node{External: a.external, ScopeID: a.scopes.ScopeID, ScopeOf: a.scopes.ScopeOf})
+	node := answers.Node{External: a.external, ScopeID: a.scopes.ScopeID, ScopeOf: a.scopes.ScopeOf}
+	if a.names != nil {
+		a.names.Kernel, node.BeforeReply = a.external, a.names.beforeReply
+	}
+	answers.Provide(node)
 	var required []netip.AddrPort
 	for _, addr := range a.cfg.DNS.addresses() {
 		required = append(required, netip.AddrPortFrom(addr, 53))

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"net/netip"
+	"path/filepath"
 
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/internal/policy"
@@ -21,9 +23,16 @@ func (a *agent) buildPolicy(context.Context) error {
 	changes := a.store.Subscribe(policyKinds...)
 	a.closers = append(a.closers, func() error { changes.Close(); return nil })
 	kernel := a.datapath.Policy
-	planner := policy.NewPlanner(policy.Config{Secret: kernel.Secret(), Room: kernel.Room(), Listeners: a.cfg.DNS.addresses(), DNSService: a.dnsService})
+	a.names = newPolicyNames(policyNamesConfig{
+		Domains: []string{a.cfg.ClusterDomain}, Path: filepath.Join(a.cfg.StateDir, "policy-names.json"), Log: a.log,
+		Refresh: func(ctx context.Context) error { return a.policy.refresh(ctx) },
+		InUse:   func() (map[netip.Addr]bool, error) { return peersInUse(a.datapath.Tracked) },
+	})
+	planner := policy.NewPlanner(policy.Config{
+		Secret: kernel.Secret(), Room: kernel.Room(), Listeners: a.cfg.DNS.addresses(), DNSService: a.dnsService, Domain: a.names.names.Addrs,
+	})
 	a.policy = newPolicySync(policySyncConfig{
-		Planner: planner, Maps: kernel, Changes: changes, Attached: a.localPods,
+		Planner: planner, Maps: kernel, Changes: changes, Attached: a.localPods, Names: a.names,
 		Kernel: kernel, Warn: a.warnNode, Log: a.log, Metrics: newPolicyMetrics(a.metrics),
 	})
 	events, err := kernel.Events()
@@ -36,7 +45,7 @@ func (a *agent) buildPolicy(context.Context) error {
 		return a.policy.dropOf(e), err
 	}, func() bool { return a.live.Load().Policy.LogDrops }, a.log, a.metrics)
 	a.metrics.MustRegister(&policyCollector{pods: a.policy.local, kernel: kernel})
-	a.tasks = append(a.tasks, a.policy, a.drops,
+	a.tasks = append(a.tasks, a.policy, a.names, a.drops,
 		newTrackedSweeper(sweepTracked(a.datapath), a.policy.refusedFlows, a.warnNode, a.log, a.metrics))
 	a.forADD = append(a.forADD, a.policy)
 	return nil

@@ -141,6 +141,7 @@ func (a *agent) policyWorld(pods []localPod) (*interpret.World, bool) {
 	defer a.policy.mu.Unlock()
 	w := &interpret.World{
 		Snapshot: a.policy.snapshot, Local: map[netip.Addr]cluster.Name{}, Node: a.host.Addrs(), Listeners: a.cfg.DNS.addresses(), DNS: a.dnsService,
+		Domain: a.names.names.Addrs,
 	}
 	for _, p := range pods {
 		for _, addr := range p.Addrs {

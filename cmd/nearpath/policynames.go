@@ -90,6 +90,10 @@ func (p *policyNames) patterns(list []string) {
 	p.rouse()
 }
 
+// changed and applied are for who plans.
+func (p *policyNames) changed() ([]string, uint64) { return p.names.Changed() }
+func (p *policyNames) applied(serial uint64)       { p.names.Applied(serial) }
+
 func (p *policyNames) rouse() {
 	select {
 	case p.wake <- struct{}{}:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,7 +34,15 @@ type policyPlanner interface {
 	Prune() ([]policy.Op, error)
 	MaySelect(namespace string) bool
 	Isolating(number uint16, d policy.Direction) []policy.Ref
-	Domains() []string
+}
+
+// peerNames follows names of policies; *policyNames does.
+type peerNames interface {
+	// patterns is told all names that policies have.
+	patterns([]string)
+	// changed returns those that lead elsewhere than at the last call, and what to call applied with once the kernel knows.
+	changed() ([]string, uint64)
+	applied(uint64)
 }
 
 // policyKernel is what the kernel tells of policies; *bpf.Policy does.
@@ -79,8 +88,8 @@ type policySyncConfig struct {
 	// Attached are the pods that are there already at the start.
 	Attached func() ([]localPod, error)
 	Kernel   policyKernel
-	// Domains is told all names that policies have, after each Change that may have changed them. Optional.
-	Domains func(names []string)
+	// Names are what names lead to that policies have as peers. Optional.
+	Names peerNames
 	// Warn tells the node's users, once per message, what is not enforced.
 	Warn    func(reason, message string)
 	Log     *slog.Logger
@@ -162,11 +171,10 @@ func (s *policySync) again() {
 	}
 }
 
-// refresh plans for names whose addresses have changed.
-func (s *policySync) refresh(changed []string) error {
+// refresh plans for names that lead elsewhere.
+func (s *policySync) refresh(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cfg.Planner.Names(changed)
 	s.change(cluster.Change{}, time.Time{})
 	return s.failure
 }
@@ -175,12 +183,28 @@ func (s *policySync) sync(change cluster.Change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.snapshot = change.Snapshot
-	s.change(change, change.Snapshot.Changed())
-	if s.cfg.Domains != nil {
-		s.cfg.Domains(s.cfg.Planner.Domains())
+	// First: what is known of the names from before is not to be missed by the plan.
+	if s.cfg.Names != nil && (change.Full || len(change.ClusterNetworkPolicies) > 0) {
+		s.cfg.Names.patterns(domainsOf(change.Snapshot))
 	}
+	s.change(change, change.Snapshot.Changed())
 	close(s.moved)
 	s.moved = make(chan struct{})
+}
+
+// domainsOf are all names that policies have as peers.
+func domainsOf(snapshot *cluster.Snapshot) (names []string) {
+	for p := range snapshot.ClusterNetworkPolicies() {
+		for _, rule := range p.Spec.Egress {
+			for _, peer := range rule.To {
+				for _, name := range peer.DomainNames {
+					names = append(names, policy.FoldName(name))
+				}
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // change brings the maps to a Change that was heard of at a time, and to the pods; nothing before the first Snapshot. The
@@ -259,12 +283,21 @@ func (s *policySync) removePod(p localPod) {
 
 // plan plans and applies. The caller holds mu.
 func (s *policySync) plan(change cluster.Change) error {
+	var serial uint64
+	if s.cfg.Names != nil {
+		var changed []string
+		changed, serial = s.cfg.Names.changed()
+		s.cfg.Planner.Names(changed)
+	}
 	ops, err := s.cfg.Planner.Plan(change)
 	if err != nil {
 		return err
 	}
 	if err := s.apply(ops); err != nil {
 		return err
+	}
+	if s.cfg.Names != nil {
+		s.cfg.Names.applied(serial)
 	}
 	if s.prune.IsZero() {
 		s.prune = time.Now().Add(pruneAfter)

@@ -100,6 +100,7 @@ type syncRig struct {
 	store    *cluster.Store
 	warnings []string
 	attached []localPod
+	names    peerNames
 }
 
 var rigPod = netip.MustParseAddr("10.8.0.5")
@@ -111,7 +112,7 @@ func startSync(t *testing.T, change func(*syncRig)) *syncRig {
 	change(r)
 	sub := r.store.Subscribe()
 	r.policySync = newPolicySync(policySyncConfig{
-		Planner: r.planner, Changes: sub, Attached: func() ([]localPod, error) { return r.attached, nil },
+		Planner: r.planner, Names: r.names, Changes: sub, Attached: func() ([]localPod, error) { return r.attached, nil },
 		Kernel: fakeKernel{}, Log: slog.New(slog.DiscardHandler),
 		Warn:    func(reason, message string) { r.warnings = append(r.warnings, reason+": "+message) },
 		Metrics: newPolicyMetrics(prometheus.NewRegistry()),
@@ -307,6 +308,51 @@ func TestGateBeforeTheFirstPlan(t *testing.T) {
 		s.sync(cluster.Change{Snapshot: cluster.NewStore().Snapshot(), Full: true})
 		if got := slices.Collect(maps.Keys(s.pods)); len(got) != 1 || got[0] != rigPod {
 			t.Errorf("pods %v", got)
+		}
+	})
+}
+
+// fakeNames says to the planner's list what it is asked.
+type fakeNames struct{ planner *fakePlanner }
+
+func (n fakeNames) patterns(list []string) { n.planner.say("patterns %v", list) }
+
+func (n fakeNames) changed() ([]string, uint64) { return []string{"a.example"}, 4 }
+
+func (n fakeNames) applied(serial uint64) { n.planner.say("applied %d", serial) }
+
+func (p *fakePlanner) Names(changed []string) { p.say("names %v", changed) }
+
+// TestPolicyNamesAreFollowed: what is known of a policy's names counts from the first plan on, and who waits for an address goes
+// on when the kernel has it, and not when it could not be written.
+func TestPolicyNamesAreFollowed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := startSync(t, func(r *syncRig) { r.names = fakeNames{r.planner} })
+		r.planner.take()
+		r.store.Update(func(e *cluster.Edit) {
+			p := &cluster.ClusterNetworkPolicy{Meta: cluster.Meta{Name: cluster.Name{Name: "out"}}}
+			p.Spec.Egress = []cluster.ClusterPolicyRule{{To: []cluster.ClusterPolicyPeer{{DomainNames: []string{"A.example.", "*.b.example"}}}}}
+			e.PutClusterNetworkPolicy(p)
+		})
+		synctest.Wait()
+		if got, want := r.planner.take(), "patterns [*.b.example a.example]; names [a.example]; plan full=false; applied 4"; got != want {
+			t.Errorf("a policy with names: %s, want %s", got, want)
+		}
+		if err := r.refresh(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got, want := r.planner.take(), "names [a.example]; plan; applied 4"; got != want {
+			t.Errorf("names that lead elsewhere: %s, want %s", got, want)
+		}
+		r.mu.Lock()
+		r.planner.refuse = errors.New("too large")
+		r.mu.Unlock()
+		if err := r.refresh(t.Context()); err == nil {
+			t.Error("a refused plan is no error")
+		}
+		if got, want := r.planner.take(), "names [a.example]; plan"; got != want {
+			t.Errorf("a refused plan: %s, want %s", got, want)
 		}
 	})
 }
