@@ -66,19 +66,21 @@ func (s *APISource) watchPolicyPods() *watched {
 				}
 			}
 		},
-		convert: func(o *stripped, obj any) {
-			in, ok := obj.(*corev1.Pod)
-			if !ok {
-				return
-			}
-			o.kind = kindPolicyPod
-			if in.Spec.NodeName == "" || in.Spec.NodeName == s.node {
-				return // of a server that has not looked at the selector
-			}
-			pod, err := policyPodFrom(in, &s.share)
-			o.into, o.err = func(e *Edit) { e.putPodAnywhere(pod) }, err
-		},
+		convert: s.convertPolicyPod,
 	}
+}
+
+func (s *APISource) convertPolicyPod(o *stripped, obj any) {
+	in, ok := obj.(*corev1.Pod)
+	if !ok {
+		return
+	}
+	o.kind = kindPolicyPod
+	if in.Spec.NodeName == "" || in.Spec.NodeName == s.node {
+		return // of a server that has not looked at the selector
+	}
+	pod, err := policyPodFrom(in, &s.share)
+	o.into, o.err = func(e *Edit) { e.putPodAnywhere(pod) }, err
 }
 
 func (s *APISource) watchPolicyNodes() *watched {

@@ -1,9 +1,9 @@
 package cluster
 
 import (
+	"hash/maphash"
 	"maps"
 	"slices"
-	"strconv"
 	"sync"
 )
 
@@ -19,12 +19,11 @@ func (l *labelSets) shared(labels map[string]string) map[string]string {
 	if len(labels) == 0 {
 		return nil
 	}
-	return l.contentSets.shared(labels, func(text []byte) []byte {
+	return l.contentSets.shared(labels, func(h *maphash.Hash) {
 		for _, key := range slices.Sorted(maps.Keys(labels)) {
-			text = append(append(append(append(text, key...), 0), labels[key]...), 0) // neither has a zero byte
+			maphash.WriteComparable(h, [2]string{key, labels[key]})
 		}
-		return text
-	})
+	}, func(a, b map[string]string) bool { return maps.Equal(a, b) })
 }
 
 // portSets is labelSets for named ports.
@@ -34,38 +33,41 @@ func (p *portSets) shared(ports []NamedPort) []NamedPort {
 	if len(ports) == 0 {
 		return nil
 	}
-	return p.contentSets.shared(ports, func(text []byte) []byte {
+	return p.contentSets.shared(ports, func(h *maphash.Hash) {
 		for _, port := range ports {
-			text = strconv.AppendUint(append(append(text, port.Name...), 0), uint64(port.Protocol)<<16|uint64(port.Port), 16)
-			text = append(text, 0)
+			maphash.WriteComparable(h, port)
 		}
-		return text
-	})
+	}, func(a, b []NamedPort) bool { return slices.Equal(a, b) })
 }
 
 // contentSets returns for equal contents one value. It forgets what has not been seen for a while; who shares the value keeps
 // it.
 type contentSets[V any] struct {
 	mu         sync.Mutex
-	young, old map[string]V // by their text
-	text       []byte       // room for one
+	hash       maphash.Hash
+	young, old map[uint64]V // by their hash: of two with one hash, the first is shared
 }
 
-// shared returns value, or one with the same text that others have.
-func (l *contentSets[V]) shared(value V, appendText func([]byte) []byte) V {
+// shared returns value, or one equal to it that others have.
+func (l *contentSets[V]) shared(value V, write func(*maphash.Hash), equal func(a, b V) bool) V {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.text = appendText(l.text[:0])
-	if set, ok := l.young[string(l.text)]; ok {
+	l.hash.Reset()
+	write(&l.hash)
+	key := l.hash.Sum64()
+	set, ok := l.young[key]
+	if ok && equal(set, value) {
 		return set
 	}
-	set, ok := l.old[string(l.text)]
-	if !ok {
+	if ok {
+		return value
+	}
+	if set, ok = l.old[key]; !ok || !equal(set, value) {
 		set = value
 	}
 	if l.young == nil || len(l.young) >= max(youngSets, len(l.old)) {
-		l.young, l.old = make(map[string]V), l.young
+		l.young, l.old = make(map[uint64]V), l.young
 	}
-	l.young[string(l.text)] = set
+	l.young[key] = set
 	return set
 }

@@ -3,11 +3,15 @@ package cluster
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+	kjson "sigs.k8s.io/json"
 )
 
 // An unreadable object is an error with what is in force as long as no good state of the object is known.
@@ -50,15 +54,7 @@ func (m *manifestSet) addPolicy(where, kind string, h *manifestHeader, object []
 	} else if !ok {
 		return checkName("metadata.name", name.Name, validation.IsDNS1123Subdomain)
 	}
-	decode := json.Unmarshal
-	if kind == kindNetworkPolicy {
-		decode = decodeStrict
-	}
-	out := policyOutcome(kind, func(into metav1.Object) error {
-		err := decode(object, into)
-		into.SetNamespace(name.Namespace)
-		return err
-	})
+	out := manifestPolicy(kind, object, name.Namespace)
 	if out.err != nil {
 		inner := errors.Unwrap(out.err)
 		if inner == nil {
@@ -71,6 +67,50 @@ func (m *manifestSet) addPolicy(where, kind string, h *manifestHeader, object []
 	}
 	out.add(&m.objects)
 	return m.define(where, kind, name)
+}
+
+func manifestPolicy(kind string, object []byte, namespace string) outcome {
+	if kind != kindNetworkPolicy {
+		return policyOutcome(kind, func(into metav1.Object) error {
+			err := json.Unmarshal(object, into)
+			into.SetNamespace(namespace)
+			return err
+		})
+	}
+	var unknown error
+	decode := func(into metav1.Object) (err error) {
+		unknown, err = decodeRules(object, into)
+		into.SetNamespace(namespace)
+		return err
+	}
+	return convertPolicy(decode, func(in *networkingv1.NetworkPolicy) (*NetworkPolicy, error) {
+		policy, err := networkPolicyFrom(in)
+		if err == nil && unknown != nil {
+			err = fmt.Errorf("convert NetworkPolicy %s: %w", policy.Name, unknown)
+			policy = policy.isolating(err)
+		}
+		return policy, err
+	}, networkPolicyPlace())
+}
+
+// decodeRules is decodeStrict for a NetworkPolicy, but fields that are not known in its rules leave it readable whom it isolates:
+// they are another error.
+func decodeRules(object []byte, into any) (unknown, err error) {
+	strict, err := kjson.UnmarshalStrict(object, into)
+	if err != nil {
+		return nil, err
+	}
+	faults := make([]string, len(strict))
+	for i := range strict {
+		faults[i] = strict[i].Error()
+		if !strings.Contains(faults[i], `"spec.ingress[`) && !strings.Contains(faults[i], `"spec.egress[`) {
+			return nil, strict[i]
+		}
+	}
+	if len(faults) == 0 {
+		return nil, nil
+	}
+	return errors.New(strings.Join(faults, "; ")), nil
 }
 
 // addPolicyPod keeps what policies read of a pod of any node.

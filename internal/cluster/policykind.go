@@ -45,10 +45,7 @@ func (o *stripped) take(out outcome) { o.into, o.instead, o.err = out.into, out.
 func policyOutcome(kind string, decode func(metav1.Object) error) outcome {
 	switch kind {
 	case kindNetworkPolicy:
-		return convertPolicy(decode, networkPolicyFrom, policyPlace[*NetworkPolicy]{
-			func(s *Snapshot) cowMap[Name, *NetworkPolicy] { return s.networkPolicies }, (*Edit).PutNetworkPolicy,
-			func(o *Objects) *[]*NetworkPolicy { return &o.NetworkPolicies }, func(p *NetworkPolicy) bool { return p.Refused != "" },
-		})
+		return convertPolicy(decode, networkPolicyFrom, networkPolicyPlace())
 	case kindClusterPolicy:
 		return convertPolicy(decode, clusterNetworkPolicyFrom, policyPlace[*ClusterNetworkPolicy]{
 			func(s *Snapshot) cowMap[Name, *ClusterNetworkPolicy] { return s.clusterPolicies }, (*Edit).PutClusterNetworkPolicy,
@@ -79,6 +76,13 @@ type policyPlace[T published[T]] struct {
 	put     func(*Edit, T)
 	list    func(*Objects) *[]T
 	standIn func(T) bool // the object stands for one that is malformed
+}
+
+func networkPolicyPlace() policyPlace[*NetworkPolicy] {
+	return policyPlace[*NetworkPolicy]{
+		func(s *Snapshot) cowMap[Name, *NetworkPolicy] { return s.networkPolicies }, (*Edit).PutNetworkPolicy,
+		func(o *Objects) *[]*NetworkPolicy { return &o.NetworkPolicies }, func(p *NetworkPolicy) bool { return p.Refused != "" },
+	}
 }
 
 func convertPolicy[S any, T published[T], O interface {

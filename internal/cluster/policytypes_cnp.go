@@ -74,7 +74,7 @@ type ClusterPolicyPeer struct {
 	ClusterPolicyPods `json:",inline"`
 	// The others are of egress only.
 	Nodes       *metav1.LabelSelector `json:"nodes,omitempty"`
-	Networks    []string              `json:"networks,omitempty"`
+	Networks    []string              `json:"networks,omitempty"` // canonical, as blocks of a NetworkPolicy
 	DomainNames []string              `json:"domainNames,omitempty"`
 }
 
@@ -246,6 +246,11 @@ func checkClusterPeer(field string, peer *ClusterPolicyPeer, action string, egre
 	}
 	if err := checkList(field+".networks", peer.Networks, checkNetwork); err != nil {
 		return err
+	}
+	for i, text := range peer.Networks {
+		if prefix, err := canonicalPrefix(text); err == nil {
+			peer.Networks[i] = prefix.String()
+		}
 	}
 	return checkList(field+".domainNames", peer.DomainNames, checkDomain)
 }
