@@ -111,14 +111,7 @@ func (m *fakeMaps) list(set, class uint64) []Interval {
 	return m.Verdicts[VerdictKey{Set: set}]
 }
 
-// verdict is 0 for no, 1 for yes, 2 for yes and written down.
-func (m *fakeMaps) verdict(set uint64, addr netip.Addr, point uint32) int {
-	if set == 0 {
-		return 1
-	}
-	return lookup(m.list(set, m.class(addr)), point)
-}
-
+// lookup is 0 for no, 1 for yes, 2 for yes and written down.
 func lookup(list []Interval, point uint32) int {
 	for _, i := range list {
 		if i.Lo <= point && point <= i.Hi {
