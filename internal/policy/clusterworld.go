@@ -21,7 +21,7 @@ type world struct {
 }
 
 // at is the world for a compiler, which reads maps only while it is updated.
-func (w *world) at(Touched) *world { one := *w; return &one }
+func (w *world) at() *world { one := *w; return &one }
 
 func (w *world) Pod(name cluster.Name) *cluster.PolicyPod { return w.snapshot.PolicyPod(name) }
 func (w *world) Pods() iter.Seq[*cluster.PolicyPod]       { return w.snapshot.PolicyPods() }

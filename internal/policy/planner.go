@@ -24,12 +24,15 @@ type Planner struct {
 	compiler *Compiler
 	world    world
 	touched  Touched
+	previous map[Ref]*Policy // versions that the last plan was made with, of policies that have changed since
+	refused  map[Ref]string
 }
 
 // NewPlanner returns a Planner for empty maps: Adopt tells it what they hold. Before the first Plan all pods of the node should
 // be known by Local.
 func NewPlanner(config Config) *Planner {
 	p := &Planner{config: config, compiler: NewCompiler(config.Secret, config.Room)}
+	p.previous, p.refused = map[Ref]*Policy{}, map[Ref]string{}
 	p.world = world{locals: map[uint16]*LocalPod{}, policies: map[Ref]*Policy{}, domain: config.Domain}
 	p.touched.Full = true
 	return p
@@ -49,7 +52,8 @@ func (p *Planner) Local(pod LocalPod, gone bool) {
 func (p *Planner) Names(changed []string) { p.touched.Domains = append(p.touched.Domains, changed...) }
 
 // Plan returns the Ops to the state that is wanted after the change; the zero Change is none. All of them must be applied, or Adopt
-// be called. The error is a [TooLargeError], and nothing is to be applied then; the next plan will try again.
+// be called. Policies that there is no room for are left out: see Refused. If that is not enough the error is a [TooLargeError],
+// and nothing is to be applied; the next plan will try again.
 func (p *Planner) Plan(change cluster.Change) ([]Op, error) {
 	if change.Snapshot != nil {
 		p.follow(change)
@@ -60,8 +64,15 @@ func (p *Planner) Plan(change cluster.Change) ([]Op, error) {
 	p.release()
 	touched := p.touched
 	p.touched = Touched{}
-	p.compiler.Update(p.world.at(touched), touched)
-	return p.compiler.Plan()
+	p.compiler.Update(p.world.at(), touched)
+	ops, err := p.compiler.Plan()
+	if err != nil {
+		ops, err = p.shrink(touched, err)
+	}
+	if err == nil {
+		clear(p.previous)
+	}
+	return ops, err
 }
 
 // Prune returns the Ops that take away what the plan left; see [Compiler.Prune].
@@ -108,15 +119,17 @@ func (p *Planner) Domains() (names []string) {
 // follow translates what has changed, and says what that touches.
 func (p *Planner) follow(change cluster.Change) {
 	w, t := &p.world, &p.touched
-	w.snapshot = change.Snapshot
-	if change.Full {
+	full := change.Full || w.snapshot == nil
+	if w.snapshot = change.Snapshot; full {
 		p.touched = Touched{Full: true, Locals: t.Locals}
 		old := w.policies
 		w.policies = map[Ref]*Policy{}
 		for _, in := range w.translateAll() {
 			w.policies[in.Ref] = in
 		}
+		clear(p.refused)
 		for ref, policy := range old {
+			p.remember(ref, policy)
 			p.hold(ref, policy)
 		}
 		w.retier()
@@ -150,6 +163,8 @@ func (p *Planner) follow(change cluster.Change) {
 
 func (p *Planner) put(ref Ref) {
 	old, now := p.world.policies[ref], p.world.translate(ref)
+	p.remember(ref, old)
+	delete(p.refused, ref)
 	if now != nil {
 		p.world.policies[ref] = now
 	} else {
@@ -157,6 +172,13 @@ func (p *Planner) put(ref Ref) {
 		p.hold(ref, old)
 	}
 	p.touched.Policies = append(p.touched.Policies, ref)
+}
+
+// remember keeps the version that is in force, should there be no room for the next.
+func (p *Planner) remember(ref Ref, policy *Policy) {
+	if _, ok := p.previous[ref]; !ok && policy != nil {
+		p.previous[ref] = policy
+	}
 }
 
 // hold keeps a policy that went with its namespace, as long as pods of it run here: the end of a namespace must not
