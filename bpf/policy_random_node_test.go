@@ -16,7 +16,7 @@ import (
 const policyPacketsEnv = "NEARPATH_TEST_POLICY_PACKETS"
 
 // packetsOfWorld is how many packets are tried between two worlds.
-const packetsOfWorld = 2000
+const packetsOfWorld = 1000
 
 // TestPolicyRandom gives the programs random packets under random policies, and the reference the same. What passes must be
 // equal, and so must be what is remembered.
@@ -28,6 +28,14 @@ func TestPolicyRandom(t *testing.T) {
 			t.Fatalf("%s: %v", policyPacketsEnv, err)
 		}
 	}
+	randomPolicy(t, packets)
+}
+
+// TestPolicyBriefly is the same with few packets, for kernels that are emulated.
+func TestPolicyBriefly(t *testing.T) { randomPolicy(t, 10*packetsOfWorld) }
+
+func randomPolicy(t *testing.T, packets int) {
+	t.Helper()
 	l := newPolLab(t, node(t))
 	passed := 0
 	for world := range packets / packetsOfWorld {

@@ -119,6 +119,7 @@ var features = []feature{
 	{"ways between pods of a node", []string{"bpf.TestWays"}},
 	{"node DNS", []string{"bpf.TestNodeDNS", "bpf.TestNodeDNSAgentKilled", "bpf.TestPodsDNS", "bpf.TestPodsDNSExclusive", "bpf.TestOwnDNS"}},
 	{"DNS answers of the kernel", []string{"bpf.TestAnswersAgree", "bpf.TestAnswersLive", "bpf.TestAnswersIPVlan", "bpf.TestChangedIsNotAbsent"}},
+	{"policies on veth", []string{"bpf.TestPolicyBriefly", "bpf.TestPolicyCutsFlows", "bpf.TestPolicyEvents"}},
 	{"netns cookie", []string{"test/vm/parts.TestNetNSCookie", "bpf.TestCookieByProgram"}},
 	{"node network", []string{"internal/hostnet.TestHostIsBroughtIntoStateAndKept", "internal/hostnet.TestWaitersShareComparisons"}},
 	{"SNAT of the node", []string{"internal/hostnet.TestNodeSNATByFamily", "internal/hostnet.TestNodeSNATIsKept"}},
