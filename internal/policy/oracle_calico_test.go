@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -146,8 +147,14 @@ func newOracle(o cluster.Objects, checks *int) *oracle {
 	return w
 }
 
+// A fataler is a test, or one run of a property.
+type fataler interface {
+	Context() context.Context
+	Fatal(...any)
+}
+
 // plan follows the store's changes.
-func (w *oracle) plan(t *rapid.T) {
+func (w *oracle) plan(t fataler) {
 	change, err := w.follow.Next(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +163,7 @@ func (w *oracle) plan(t *rapid.T) {
 	w.apply(t, ops, err)
 }
 
-func (w *oracle) apply(t *rapid.T, ops []policy.Op, err error) {
+func (w *oracle) apply(t fataler, ops []policy.Op, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
