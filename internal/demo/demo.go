@@ -73,6 +73,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		{"call from a machine that is no node, by ports of the nodes", d.callFromOutside},
 		{"measure", d.measure},
 		{"scale up and down under traffic", d.scale},
+		{"isolate a pod by a NetworkPolicy", d.isolate},
 		{"kill an agent under traffic", d.restartAgent},
 	} {
 		d.say("%s", step.name)
