@@ -128,7 +128,7 @@ func (c *Compiler) drop(ps *peerSet) {
 		}
 	}
 	delete(c.placed, ps)
-	for g := range c.candidates(ps) {
+	for g := range c.allGroups {
 		if i, ok := slices.BinarySearch(g.members, ps.serial); ok {
 			g.members = slices.Delete(g.members, i, i+1)
 		}
@@ -140,13 +140,31 @@ func (c *Compiler) enrol(ps *peerSet) {
 	if ps.mixed {
 		return
 	}
-	for g := range c.candidates(ps) {
-		if !ps.holdsGroup(g, c.w.NamespaceLabels(g.pod.Namespace)) {
+	for namespace, groups := range c.groupsIn {
+		labels := c.w.NamespaceLabels(namespace)
+		if !ps.reaches(namespace, labels) {
 			continue
 		}
-		g.members = append(g.members, ps.serial) // the highest so far
-		c.touchGroup(g)
+		for g := range groups {
+			if ps.holdsGroup(g, labels) {
+				g.members = append(g.members, ps.serial) // the highest so far
+				c.touchGroup(g)
+			}
+		}
 	}
+}
+
+// reaches reports whether pods of the namespace may be in the peer-set.
+func (ps *peerSet) reaches(namespace string, labels map[string]string) bool {
+	for i := range ps.terms {
+		if t := &ps.terms[i]; t.ofGroups() {
+			only := Pods{Namespace: t.Pods.Namespace, Namespaces: t.Pods.Namespaces}
+			if only.matches(Labelled{Namespace: namespace}, labels) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (ps *peerSet) holdsGroup(g *group, namespaceLabels map[string]string) bool {
@@ -156,24 +174,6 @@ func (ps *peerSet) holdsGroup(g *group, namespaceLabels map[string]string) bool 
 		}
 	}
 	return false
-}
-
-// candidates are the groups that may be in the peer-set.
-func (c *Compiler) candidates(ps *peerSet) map[*group]struct{} {
-	found := map[*group]struct{}{}
-	for i := range ps.terms {
-		t := &ps.terms[i]
-		if !t.ofGroups() {
-			continue
-		}
-		if t.Pods.Namespace == "" {
-			return c.allGroups
-		}
-		for g := range c.groupsIn[t.Pods.Namespace] {
-			found[g] = struct{}{}
-		}
-	}
-	return found
 }
 
 // place looks up the addresses of nodes and names anew.

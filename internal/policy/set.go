@@ -172,7 +172,7 @@ func (s *set) eachRule() func(yield func(*setRule) bool) {
 	}
 }
 
-// askNames counts the names that egress rules ask for. Addresses of pods that have such a port may get other classes.
+// askNames counts the names that egress rules ask for.
 func (c *Compiler) askNames(r *setRule, by int) {
 	for _, name := range r.named {
 		asks := c.askedOfAny
@@ -180,8 +180,9 @@ func (c *Compiler) askNames(r *setRule, by int) {
 			asks = r.peers.asks
 		}
 		c.askedNames[name] += by
-		if asks[name] += by; asks[name] != 0 && asks[name] != by {
-			continue
+		asks[name] += by
+		if first, last := asks[name] == by, asks[name] == 0; first || last {
+			c.touchAsked(name, r.peers)
 		}
 		if asks[name] == 0 {
 			delete(asks, name)
@@ -189,10 +190,19 @@ func (c *Compiler) askNames(r *setRule, by int) {
 		if c.askedNames[name] == 0 {
 			delete(c.askedNames, name)
 		}
-		for g := range c.allGroups {
-			if slices.ContainsFunc(g.ports, func(p cluster.NamedPort) bool { return p.Name == name.Name && p.Protocol == name.Protocol }) {
-				c.touchGroup(g)
+	}
+}
+
+// touchAsked: pods that have such a port may get other classes, if they are in the peer-set; nil is everybody.
+func (c *Compiler) touchAsked(name NamedPort, peers *peerSet) {
+	for g := range c.allGroups {
+		if peers != nil && !peers.mixed && !peers.bounded && !peers.placed {
+			if _, member := slices.BinarySearch(g.members, peers.serial); !member {
+				continue
 			}
+		}
+		if slices.ContainsFunc(g.ports, func(p cluster.NamedPort) bool { return p.Name == name.Name && p.Protocol == name.Protocol }) {
+			c.touchGroup(g)
 		}
 	}
 }
