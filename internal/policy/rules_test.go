@@ -213,12 +213,13 @@ func TestRules(t *testing.T) {
 			map[string]string{"y < blue 6/1": no, "y < bare 6/1": yes, "y < 203.0.113.1 6/1": yes, "y < blue 17/1": no, "y < bare 17/1": yes, "y < 203.0.113.1 17/1": no},
 		},
 		"selectors of a policy with a namespace are about it, unless they say another": {
-			[]func(*cluster.Objects){calico(cluster.Name{Namespace: "red", Name: "p"}, cluster.CalicoPolicySpec{Selector: "all()", Ingress: []cluster.CalicoRule{
+			[]func(*cluster.Objects){ruleSet("blue", "blue", "203.0.113.0/24"), ruleSet("red", "red", "198.51.100.0/24"), calico(cluster.Name{Namespace: "red", Name: "p"}, cluster.CalicoPolicySpec{Selector: "all()", Ingress: []cluster.CalicoRule{
+				{Action: allow, Protocol: protocol(47), Source: cluster.CalicoEntity{Selector: "has(set)"}},
 				{Action: allow, Protocol: protocol(6), Source: cluster.CalicoEntity{Selector: `a == "x"`}},
 				{Action: allow, Protocol: protocol(17), Source: cluster.CalicoEntity{Selector: `a == "x"`, NamespaceSelector: "all()"}},
 				{Action: allow, Protocol: protocol(132), Source: cluster.CalicoEntity{NotSelector: `a == "x"`}},
 			}})},
-			map[string]string{"y < x 6/1": yes, "y < blue 6/1": no, "y < blue 17/1": yes, "x < y 132/1": yes, "x < bare 132/1": no, "bare < blue 6/1": yes},
+			map[string]string{"y < x 6/1": yes, "y < blue 6/1": no, "y < blue 17/1": yes, "x < y 132/1": yes, "x < bare 132/1": no, "bare < blue 6/1": yes, "x < 203.0.113.1 47/0": no, "x < 198.51.100.1 47/0": yes},
 		},
 		"selectors find network sets; global() finds those of no namespace, and no pod": {
 			[]func(*cluster.Objects){
