@@ -28,7 +28,7 @@ type World struct {
 	// Local is who has the addresses of this node's pods, also such as the API does not know yet. What an object says of one of
 	// them is not believed.
 	Local map[netip.Addr]cluster.Name
-	// Node are the addresses of this node: it and its pods reach each other whatever policies say.
+	// Node are the addresses of this node: it and its pods reach each other whatever policies say, as other nodes and theirs do.
 	Node []netip.Addr
 	// Listeners are the addresses of the node's DNS, and DNS the Service whose backends it stands for: what goes there to port
 	// 53 counts as going to any of them, and as going there.
@@ -113,12 +113,22 @@ func (v Verdict) String() string {
 // Verdict answers for the pod's link: policies, and what is beyond them.
 func (w *World) Verdict(q Question) Verdict {
 	switch {
-	case slices.Contains(w.Node, q.Peer) && !w.isDNS(q):
+	case w.isOwnNode(q) && !w.isDNS(q):
 		return Verdict{Allowed: true, Reason: OwnNode, direction: q.direction()}
 	case w.owner(q.Peer) != nil && w.owner(q.Peer).Name == q.Pod:
 		return Verdict{Allowed: true, Reason: Itself, direction: q.direction()}
 	}
 	return w.Policies(q)
+}
+
+// isOwnNode reports whether the peer is the node that the pod is on: of another node, what the API says of its addresses.
+func (w *World) isOwnNode(q Question) bool {
+	pod := w.Snapshot.PolicyPod(q.Pod)
+	if pod == nil || pod.Local {
+		return slices.Contains(w.Node, q.Peer)
+	}
+	node := w.Snapshot.PolicyNode(pod.Node)
+	return node != nil && slices.Contains(node.Addrs, q.Peer)
 }
 
 // Policies answers by policies alone.

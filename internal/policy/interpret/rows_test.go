@@ -344,7 +344,9 @@ status: {addresses: [{type: InternalIP, address: 192.168.0.2}]}
 	w.expect(t, `
 		+ egress x/a 192.168.1.1 TCP 80
 		+ egress x/a 169.254.20.10 UDP 53
-		- egress x/a 192.168.0.2 TCP 80`)
+		- egress x/a 192.168.0.2 TCP 80
+		+ egress x/b 192.168.0.2 TCP 80
+		- egress x/b 192.168.1.1 TCP 80`)
 }
 
 // What goes to the node's DNS counts as going to the backends of the cluster's.
