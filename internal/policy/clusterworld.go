@@ -14,7 +14,8 @@ type world struct {
 	snapshot  *cluster.Snapshot
 	locals    map[uint16]*LocalPod
 	policies  map[Ref]*Policy
-	held      map[Ref]struct{} // policies that are no more, but are in force for pods that are
+	held      map[Ref]struct{}    // policies that are no more, but are in force for pods that are
+	left      map[string]struct{} // namespaces of pods of this node that are being deleted, or are gone after that
 	tiers     []Tier
 	listeners []Listener
 	domain    func(string) []netip.Addr
@@ -97,9 +98,23 @@ func (w *world) retier() bool {
 	return !slices.Equal(old, w.tiers)
 }
 
-// leaving reports whether the namespace is about to go, or is gone, and pods of it run here.
+// watch remembers which namespaces of this node's pods are on their way out. One that is merely gone is not meant: where manifests
+// have no Namespaces, a namespace is there as long as anything is in it.
+func (w *world) watch() {
+	old := w.left
+	w.left = map[string]struct{}{}
+	for _, local := range w.locals {
+		namespace := local.Name.Namespace
+		_, left := old[namespace]
+		if w.snapshot.NamespaceLeaving(namespace) || left && !w.snapshot.HasNamespace(namespace) {
+			w.left[namespace] = struct{}{}
+		}
+	}
+}
+
+// leaving reports whether the namespace is about to go, or has gone so, and pods of it run here.
 func (w *world) leaving(namespace string) bool {
-	if namespace == "" || w.snapshot.HasNamespace(namespace) && !w.snapshot.NamespaceLeaving(namespace) {
+	if _, left := w.left[namespace]; !left {
 		return false
 	}
 	for _, local := range w.locals {

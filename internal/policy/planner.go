@@ -120,7 +120,9 @@ func (p *Planner) Domains() (names []string) {
 func (p *Planner) follow(change cluster.Change) {
 	w, t := &p.world, &p.touched
 	full := change.Full || w.snapshot == nil
-	if w.snapshot = change.Snapshot; full {
+	w.snapshot = change.Snapshot
+	w.watch()
+	if full {
 		p.touched = Touched{Full: true, Locals: t.Locals}
 		old := w.policies
 		w.policies = map[Ref]*Policy{}

@@ -136,6 +136,20 @@ func TestHoldsPoliciesOfALeavingNamespace(t *testing.T) {
 	s.expect(Egress, "10.0.0.9", Point(cluster.TCP, 54), true) // a policy that is deleted and no more restores
 }
 
+// TestReleasesPoliciesWithoutNamespaces: where manifests have no Namespaces, one is there as long as anything is in it, and it may
+// be gone with its last policy.
+func TestReleasesPoliciesWithoutNamespaces(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.update(func(e *cluster.Edit) { e.PutNetworkPolicy(blocks("p", block(53, "10.0.0.0/8"))) })
+	s.expect(Egress, "10.0.0.9", Point(cluster.TCP, 54), false)
+	s.update(func(e *cluster.Edit) {
+		e.DeleteNetworkPolicy(cluster.Name{Namespace: "shop", Name: "p"})
+		e.DeleteNamespace("shop")
+	})
+	s.expect(Egress, "10.0.0.9", Point(cluster.TCP, 54), true)
+}
+
 // TestUnknownPodIsIsolated: of a pod that the API does not know yet nobody can say which policies are about it.
 func TestUnknownPodIsIsolated(t *testing.T) {
 	t.Parallel()
