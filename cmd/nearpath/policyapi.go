@@ -59,15 +59,16 @@ func (s *policySync) view() (policiesView, error) {
 	}
 	v.Maps = policyUse(s.cfg.Kernel)
 	if s.snapshot != nil {
-		v.Policies = append(v.Policies, policyViews(s.snapshot, subjects, s.failure)...)
+		v.Policies = append(v.Policies, policyViews(s.snapshot, subjects, s.refused, s.failure)...)
 	}
 	return v, nil
 }
 
-// policyViews lists the objects, with the pods that each selects by the object's text.
-func policyViews(snapshot *cluster.Snapshot, subjects map[string][]string, failure error) (views []policyView) {
+// policyViews lists the objects, with the pods that each selects by the object's text. noRoom are those that do not fit.
+func policyViews(snapshot *cluster.Snapshot, subjects map[string][]string, noRoom map[policy.Ref]string, failure error) (views []policyView) {
 	add := func(ref policy.Ref, refused string) {
 		name := ref.Name
+		refused = cmp.Or(refused, noRoom[ref])
 		v := policyView{Kind: ref.Kind, Namespace: name.Namespace, Name: name.Name, State: policyEnforced, Reason: refused, Subjects: []string{}}
 		v.Subjects = append(v.Subjects, subjects[ref.String()]...)
 		switch {

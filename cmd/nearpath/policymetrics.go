@@ -11,6 +11,7 @@ type policyMetrics struct {
 	syncs      *prometheus.CounterVec
 	took, late prometheus.Histogram
 	good       prometheus.Gauge
+	refused    prometheus.Gauge
 }
 
 func newPolicyMetrics(r prometheus.Registerer) *policyMetrics {
@@ -30,10 +31,13 @@ func newPolicyMetrics(r prometheus.Registerer) *policyMetrics {
 			Name: "nearpath_policy_good", Help: "1 when the kernel enforces the policies as they are, 0 when it enforces earlier ones because these were refused or could not be written.",
 		}),
 	}
+	m.refused = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "nearpath_policy_refused", Help: "Policies that the kernel's tables have no room for as they are.",
+	})
 	for _, result := range []string{"success", "failure"} {
 		m.syncs.WithLabelValues(result)
 	}
-	r.MustRegister(m.syncs, m.took, m.late, m.good)
+	r.MustRegister(m.syncs, m.took, m.late, m.good, m.refused)
 	return m
 }
 

@@ -34,6 +34,8 @@ type policyPlanner interface {
 	Prune() ([]policy.Op, error)
 	MaySelect(namespace string) bool
 	Isolating(number uint16, d policy.Direction) []policy.Ref
+	// Refused are policies that there is no room for, and why.
+	Refused() map[policy.Ref]string
 }
 
 // peerNames follows names of policies; *policyNames does.
@@ -64,14 +66,15 @@ type policySync struct {
 	// settled is closed when the first Snapshot is enforced or has been waited for.
 	settled onceClosed
 
-	mu       sync.Mutex        // guards the rest, and orders changes of the maps
-	snapshot *cluster.Snapshot // the last that was planned for; nil: none
-	moved    chan struct{}     // closed with the next Snapshot
-	doubt    bool              // the maps may not be as the planner believes
-	failure  error             // why the maps are not as the Snapshot wants them
-	retry    time.Duration     // until the next try, 0: none is due
-	prune    time.Time         // when something can be taken away; zero: nothing can
-	poke     func()            // wakes Run; nil: it is not waiting
+	mu       sync.Mutex            // guards the rest, and orders changes of the maps
+	snapshot *cluster.Snapshot     // the last that was planned for; nil: none
+	moved    chan struct{}         // closed with the next Snapshot
+	doubt    bool                  // the maps may not be as the planner believes
+	failure  error                 // why the maps are not as the Snapshot wants them
+	retry    time.Duration         // until the next try, 0: none is due
+	prune    time.Time             // when something can be taken away; zero: nothing can
+	poke     func()                // wakes Run; nil: it is not waiting
+	refused  map[policy.Ref]string // for want of room, as of the last plan
 	pods     map[netip.Addr]localPod
 	enforced map[netip.Addr]uint32 // the generation since which each pod is as it should be
 	// gone are pods that were dismissed before those from before this agent were looked for; nil: they have been.
@@ -299,6 +302,7 @@ func (s *policySync) plan(change cluster.Change) error {
 	if s.cfg.Names != nil {
 		s.cfg.Names.applied(serial)
 	}
+	s.alarm()
 	if s.prune.IsZero() {
 		s.prune = time.Now().Add(pruneAfter)
 	}
@@ -306,6 +310,20 @@ func (s *policySync) plan(change cluster.Change) error {
 		s.enforced[key] = s.cfg.Kernel.Generation()
 	}
 	return nil
+}
+
+// alarm tells of policies that there is no room for, once of each. The caller holds mu.
+func (s *policySync) alarm() {
+	refused := s.cfg.Planner.Refused()
+	for ref, reason := range refused {
+		if _, told := s.refused[ref]; !told {
+			message := fmt.Sprintf("%s is not enforced as it is: %s", ref, reason)
+			s.cfg.Log.Error(message)
+			s.cfg.Warn("NetworkPolicyRefused", message)
+		}
+	}
+	s.refused = refused
+	s.cfg.Metrics.refused.Set(float64(len(refused)))
 }
 
 // apply changes the maps. After a failure they are somewhere on the way. The caller holds mu.

@@ -30,6 +30,7 @@ type fakePlanner struct {
 	refuse    error
 	fail      error // of ops
 	said      []string
+	refused   map[policy.Ref]string
 }
 
 type fakeOp struct{ err error }
@@ -64,6 +65,8 @@ func (p *fakePlanner) Plan(c cluster.Change) ([]policy.Op, error) {
 func (p *fakePlanner) Prune() ([]policy.Op, error) { p.say("prune"); return nil, nil }
 
 func (p *fakePlanner) MaySelect(namespace string) bool { return p.selects[namespace] }
+
+func (p *fakePlanner) Refused() map[policy.Ref]string { return p.refused }
 
 func (p *fakePlanner) Isolating(uint16, policy.Direction) []policy.Ref { return p.isolating }
 
@@ -190,6 +193,23 @@ func TestPolicyIsRefused(t *testing.T) {
 		synctest.Wait()
 		if got, want := r.planner.take(), "plan full=false"; got != want || !r.isReady() {
 			t.Errorf("after the refusal: %s, want %s; ready %v", got, want, r.isReady())
+		}
+	})
+}
+
+// TestPolicyWithoutRoom: a policy that does not fit is told of once, the others count.
+func TestPolicyWithoutRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		large := map[policy.Ref]string{{Kind: "NetworkPolicy", Name: cluster.Name{Namespace: "shop", Name: "large"}}: "too many networks"}
+		r := startSync(t, func(r *syncRig) { r.planner.refused = large })
+		r.store.Update(func(e *cluster.Edit) { e.PutNamespace("other") })
+		synctest.Wait()
+		if !r.isReady() || len(r.warnings) != 1 || !strings.Contains(r.warnings[0], "NetworkPolicy shop/large") || !strings.Contains(r.warnings[0], "too many networks") {
+			t.Errorf("ready %v, warnings %q", r.isReady(), r.warnings)
+		}
+		if got := value(t, r.cfg.Metrics.refused); got != 1 {
+			t.Errorf("%v policies refused", got)
 		}
 	})
 }
