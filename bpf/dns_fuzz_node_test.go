@@ -7,10 +7,12 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // packetsEnv says how many packets TestAnswersAgree makes up beside the corpus.
@@ -80,11 +82,11 @@ func (d *duel) fire(t *testing.T, s shot) DNSOutcome {
 	}
 	scope := d.pods[s.pod].Scope
 	reply, turns, outcome := d.ref.answer(f, scope, before)
-	if !agrees(reply, turns, f, int32(code), opts.DataOut) {
+	if !d.agrees(reply, turns, f, int32(code), opts.DataOut) {
 		// A second may have passed meanwhile.
 		reply, turns, outcome = d.ref.answer(f, scope, after)
 	}
-	if !agrees(reply, turns, f, int32(code), opts.DataOut) {
+	if !d.agrees(reply, turns, f, int32(code), opts.DataOut) {
 		t.Errorf("the reference says %s, the program %d to\n%x:\n%x instead of\n%x", outcome, int32(code), f, opts.DataOut, reply)
 	}
 	d.outcomes[s.pod][outcome]++
@@ -107,11 +109,26 @@ func (d *duel) wantCounts(t *testing.T) {
 	}
 }
 
-func agrees(reply []byte, turns turning, f []byte, code int32, out []byte) bool {
-	if reply == nil {
+// agrees holds the program to what the reference says. What is not answered is not changed, and dropped if no pod may send it.
+func (d *duel) agrees(reply []byte, turns turning, f []byte, code int32, out []byte) bool {
+	switch {
+	case reply != nil:
+		return code == redirect && turns.same(reply, out)
+	case d.stray(f):
+		return code == drop && string(out) == string(f)
+	default:
 		return code == pass && string(out) == string(f)
 	}
-	return code == redirect && turns.same(reply, out)
+}
+
+// stray says whether a packet's addresses cannot be read, or whether its source is no pod's.
+func (d *duel) stray(f []byte) bool {
+	source, broken := f[26:30], f[14]>>4 != 4 || f[14]&0xf < 5
+	if f[12] == 0x86 {
+		source, broken = f[22:38], f[14]>>4 != 6 || f[20] == unix.IPPROTO_FRAGMENT && len(f) < 14+40+8
+	}
+	addr, _ := netip.AddrFromSlice(source)
+	return broken || !slices.ContainsFunc(d.pods, func(p Pod) bool { return slices.Contains(p.Addrs, addr) })
 }
 
 // TestAnswersAgree has the program and the reference answer the same packets: verdicts and bytes are the same, and what is not

@@ -214,16 +214,17 @@ func TestPodByPacketsExclusive(t *testing.T) {
 func (c *cluster) giveENI(t *testing.T) {
 	t.Helper()
 	eni, _ := c.pod.plug(t, "eni", c.remote, "vpc")
-	var side int
-	c.pod.do(t, func() (err error) {
-		side, err = netlinkIndex("eth0")
-		return errors.Join(err, sumBySoftware("eni"), c.AttachLink(ExclusiveENI, eni))
+	c.pod.do(t, func() error {
+		side, err := netlinkIndex("eth0")
+		cookie, cookieErr := NetNSCookie()
+		if err := errors.Join(err, cookieErr); err != nil {
+			return err
+		}
+		pod := Pod{Addrs: addrs(podAddrs), NetNSCookie: cookie, Link: c.podLink, Side: side, Slot: 1, Guarded: true}
+		return errors.Join(sumBySoftware("eni"), c.Pods.Put(pod), c.AttachLink(ExclusiveENI, eni, pod.Addrs...))
 	})
 	c.pod.moveDefault(t, "eth0", "eni")
 	c.pod.sysctl(t, "ipv4/conf/eth0/rp_filter=2", "ipv4/conf/eni/rp_filter=2")
-	if err := c.Pods.Put(Pod{Addrs: addrs(podAddrs), Link: c.podLink, Side: side, Slot: 1}); err != nil {
-		t.Fatal(err)
-	}
 	for i := range nodeAddrs {
 		bits := []string{"/32", "/128"}[i]
 		// The pod's ENI and the other node are in one network, the gateway of which is the other node.

@@ -66,9 +66,9 @@ var linkPrograms = map[Role][]linkProgram{
 	PodLink:      {{name: packetProgFromPod}, {name: packetProgToPod, egress: true}},
 	PoolENI:      {{name: packetProgFromVpc}},
 	IPVlanParent: {{name: packetProgFromVpc}, {name: packetProgToVpc, egress: true}},
-	ExclusiveENI: {{name: packetProgFromVpc}, {name: packetProgLeavePod, egress: true}},
+	ExclusiveENI: {{name: packetProgEnterPod}, {name: packetProgLeavePod, egress: true}},
 	Loopback:     {{name: packetProgToSelf}},
-	IPVlanSlave:  {{name: packetProgLeaveSlave, egress: true}},
+	IPVlanSlave:  {{name: packetProgEnterSlave}, {name: packetProgLeaveSlave, egress: true}},
 }
 
 // inPod says whether links of the role are in pods' network namespaces.
@@ -80,7 +80,7 @@ func (d *Datapath) nameLinkPrograms() error {
 	loaded := map[string]*ebpf.Program{
 		packetProgFromOutside: p.FromOutside, packetProgToOutside: p.ToOutside, packetProgFromPod: p.FromPod, packetProgToPod: p.ToPod,
 		packetProgFromVpc: p.FromVpc, packetProgToVpc: p.ToVpc, packetProgLeavePod: p.LeavePod,
-		packetProgToSelf: p.ToSelf, packetProgLeaveSlave: p.LeaveSlave,
+		packetProgToSelf: p.ToSelf, packetProgLeaveSlave: p.LeaveSlave, packetProgEnterSlave: p.EnterSlave, packetProgEnterPod: p.EnterPod,
 	}
 	d.programs = map[Role][]linkProgram{}
 	for role, list := range linkPrograms {

@@ -618,6 +618,8 @@ const (
 	packetMapSocketPins         = "socket_pins"
 	packetMapSourceRanges       = "source_ranges"
 	packetMapTracked            = "tracked"
+	packetProgEnterPod          = "enter_pod"
+	packetProgEnterSlave        = "enter_slave"
 	packetProgFromOutside       = "from_outside"
 	packetProgFromPod           = "from_pod"
 	packetProgFromVpc           = "from_vpc"
@@ -690,6 +692,8 @@ type packetSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetProgramSpecs struct {
+	EnterPod    *ebpf.ProgramSpec `ebpf:"enter_pod"`
+	EnterSlave  *ebpf.ProgramSpec `ebpf:"enter_slave"`
 	FromOutside *ebpf.ProgramSpec `ebpf:"from_outside"`
 	FromPod     *ebpf.ProgramSpec `ebpf:"from_pod"`
 	FromVpc     *ebpf.ProgramSpec `ebpf:"from_vpc"`
@@ -890,6 +894,8 @@ type packetVariables struct {
 //
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetPrograms struct {
+	EnterPod    *ebpf.Program `ebpf:"enter_pod"`
+	EnterSlave  *ebpf.Program `ebpf:"enter_slave"`
 	FromOutside *ebpf.Program `ebpf:"from_outside"`
 	FromPod     *ebpf.Program `ebpf:"from_pod"`
 	FromVpc     *ebpf.Program `ebpf:"from_vpc"`
@@ -903,6 +909,8 @@ type packetPrograms struct {
 
 func (p *packetPrograms) Close() error {
 	return _PacketClose(
+		p.EnterPod,
+		p.EnterSlave,
 		p.FromOutside,
 		p.FromPod,
 		p.FromVpc,

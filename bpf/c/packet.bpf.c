@@ -192,6 +192,32 @@ static __always_inline bool by_node(const __be32 *addr)
 	return !stays_on_link(addr) && (of_this_node(addr) || way_to(addr) == WAY_NODE);
 }
 
+/* What a program of an ENI answers itself comes in by it, and policy has nothing to do with it. */
+static __always_inline int answered(struct __sk_buff *skb, int verdict)
+{
+	if (verdict == TC_ACT_REDIRECT)
+		skb->mark = ANSWER_MARK;
+	return verdict;
+}
+
+/* Answers a pod that has an ENI under it. */
+static __always_inline int ask_by_eni(struct __sk_buff *skb, const struct moment *m, const struct pod_address *pod)
+{
+	enum dns_judged dns = asks_names(&m->p) ? judge_dns(pod->number) : DNS_MAY_GO_ON;
+
+	if (dns == DNS_REFUSED)
+		return TC_ACT_SHOT;
+	return dns == DNS_MAY_ANSWER ? answered(skb, answer_dns(skb, pod->scope, pod->number, BPF_F_INGRESS)) : TC_ACT_UNSPEC;
+}
+
+/* Whether what was decided of a packet is what the pod's policy allows. */
+static __always_inline bool passes_to_eni(struct __sk_buff *skb, const struct pod_address *pod, enum decision d, bool ports)
+{
+	__u32 how = JUDGE_LINK | (ports ? JUDGE_PORTS : 0) | (d == DECIDE_BACKEND ? JUDGE_TRANSLATED : 0);
+
+	return (d != DECIDE_PASS && d != DECIDE_BACKEND) || passes(skb, pod->number, how);
+}
+
 /* Egress of an ENI with ipvlan slaves, on the node: what their pods send, and what has come through the node's stack
  * and must go out now. The latter is marked. */
 SEC("tc")
@@ -200,6 +226,7 @@ int to_vpc(struct __sk_buff *skb)
 	const struct pod_address *pod, *peer;
 	struct moment *m = this_moment();
 	enum decision d = DECIDE_PASS;
+	bool ports;
 	int verdict;
 
 	if ((skb->mark & POD_MARK) || !m || !parse_network(skb, &m->p))
@@ -210,14 +237,15 @@ int to_vpc(struct __sk_buff *skb)
 	/* Somebody else's address; and what leaves the node by its stack is marked. */
 	if (pod->parent && pod->parent != skb->ifindex)
 		return TC_ACT_SHOT;
-	if (parse_pods(skb, &m->p)) {
-		if (asks_names(&m->p)) {
-			verdict = answer_dns(skb, pod->scope, pod->number, BPF_F_INGRESS);
-			if (verdict != TC_ACT_UNSPEC)
-				return verdict;
-		}
+	ports = parse_pods(skb, &m->p);
+	if (ports) {
+		verdict = ask_by_eni(skb, m, pod);
+		if (verdict != TC_ACT_UNSPEC)
+			return verdict;
 		d = find_or_begin(skb, m, CLIENT_ENI_POD, pod);
 	}
+	if (!passes_to_eni(skb, pod, d, ports))
+		return TC_ACT_SHOT;
 	if (d == DECIDE_BACKEND) {
 		if (m->to.flags & FLOW_NODE) {
 			remember_fragment(&m->p); /* an answer to the node, that from_pod gives */
@@ -227,7 +255,7 @@ int to_vpc(struct __sk_buff *skb)
 		return verdict == TC_ACT_UNSPEC && by_node(m->to.daddr) ? bpf_redirect(pod->link, BPF_F_INGRESS) : verdict;
 	}
 	if (d != DECIDE_PASS)
-		return refuse(skb, d, BPF_F_INGRESS);
+		return answered(skb, refuse(skb, d, BPF_F_INGRESS));
 	peer = pod_at(m->p.net.daddr);
 	if (peer)
 		return bpf_redirect_neigh(peer->link, NULL, 0, 0);
@@ -244,6 +272,7 @@ int leave_pod(struct __sk_buff *skb)
 	const struct pod_address *pod;
 	struct moment *m = this_moment();
 	enum decision d = DECIDE_PASS;
+	bool ports;
 	int verdict;
 
 	if (!m || !parse_network(skb, &m->p))
@@ -253,28 +282,86 @@ int leave_pod(struct __sk_buff *skb)
 		return stray(skb);
 	if (!pod->side || another(skb, pod))
 		return TC_ACT_SHOT;
-	if (parse_pods(skb, &m->p)) {
-		if (asks_names(&m->p)) {
-			verdict = answer_dns(skb, pod->scope, pod->number, BPF_F_INGRESS);
-			if (verdict != TC_ACT_UNSPEC)
-				return verdict;
-		}
+	ports = parse_pods(skb, &m->p);
+	if (ports) {
+		verdict = ask_by_eni(skb, m, pod);
+		if (verdict != TC_ACT_UNSPEC)
+			return verdict;
 		d = find_or_begin(skb, m, CLIENT_ENI_POD, pod);
 	}
-	if (d == DECIDE_PASS)
-		return pod_at(m->p.net.daddr) || by_node(m->p.net.daddr) ? bpf_redirect(pod->side, 0) : TC_ACT_UNSPEC;
-	if (d != DECIDE_BACKEND)
-		return refuse(skb, d, BPF_F_INGRESS);
-	if (m->to.link || (m->to.flags & FLOW_REPLY)) {
+	if (d == DECIDE_PASS && (pod_at(m->p.net.daddr) || by_node(m->p.net.daddr)))
+		return bpf_redirect(pod->side, 0);
+	if (d == DECIDE_BACKEND && (m->to.link || (m->to.flags & FLOW_REPLY))) {
 		remember_fragment(&m->p);
 		return bpf_redirect(pod->side, 0);
 	}
+	if (!passes_to_eni(skb, pod, d, ports))
+		return TC_ACT_SHOT;
+	if (d == DECIDE_PASS)
+		return TC_ACT_UNSPEC;
+	if (d != DECIDE_BACKEND)
+		return answered(skb, refuse(skb, d, BPF_F_INGRESS));
 	verdict = forward(skb);
 	return verdict == TC_ACT_UNSPEC && by_node(m->to.daddr) ? bpf_redirect(pod->side, 0) : verdict;
 }
 
+/* Whether policy lets a packet in by a link of a pod's own namespace: how is what is known of it. */
+static __always_inline bool passes_in(struct __sk_buff *skb, __u32 how)
+{
+	__u32 number = whose(skb);
+
+	if (!number)
+		return policy_off;
+	return passes(skb, number, JUDGE_IN | how);
+}
+
+/* The same of a frame of which no address can be told. */
+static __always_inline int enter_unread(const struct __sk_buff *skb)
+{
+	__u32 number = whose(skb);
+
+	if (policy_off || (!skb->vlan_present && skb->protocol == bpf_htons(ETH_P_ARP)))
+		return TC_ACT_UNSPEC;
+	if (number && !isolated(number, JUDGE_IN))
+		return TC_ACT_UNSPEC;
+	account_policy(number, JUDGE_IN, POLICY_UNKNOWN);
+	return TC_ACT_SHOT;
+}
+
+/* Ingress of an ENI that is a pod's, in the pod's namespace: what backends on other nodes answer is translated, and all is judged. */
+SEC("tc")
+int enter_pod(struct __sk_buff *skb)
+{
+	struct moment *m = this_moment();
+	__u32 how = 0;
+
+	if (skb->pkt_type == PACKET_OTHERHOST)
+		return TC_ACT_UNSPEC; /* nobody's */
+	if ((skb->mark & ANSWER_MARK) == ANSWER_MARK) {
+		skb->mark = 0;
+		return TC_ACT_UNSPEC;
+	}
+	if (!m || !parse_network(skb, &m->p))
+		return enter_unread(skb);
+	if (parse_transport(skb, &m->p))
+		how = JUDGE_PORTS | (skb->pkt_type == PACKET_HOST && answers(&m->p, &m->to) ? JUDGE_TRANSLATED : 0);
+	if (!passes_in(skb, how))
+		return TC_ACT_SHOT;
+	return how & JUDGE_TRANSLATED ? forward(skb) : TC_ACT_UNSPEC;
+}
+
+/* Whether a frame from an ipvlan link stays among those of its parent, though it be multicast and leave, too: as in
+ * ipvlan_xmit_mode_l2 (drivers/net/ipvlan/ipvlan_core.c). */
+static __always_inline bool stays_on_eni(struct __sk_buff *skb)
+{
+	struct ethhdr eth;
+
+	return bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)) || (eth.h_dest[0] & 1) || !__builtin_memcmp(eth.h_dest, eth.h_source, ETH_ALEN);
+}
+
 /* Egress of a pod's ipvlan link, in the pod's namespace. All links on an ENI have its MAC address, so nobody behind could tell whose
- * a packet is. The mark is the node's to give: packets that have come through its stack are told by it. */
+ * a packet is. What leaves by the ENI is judged there, where a Service's backend is known. The mark is the node's to give: packets that
+ * have come through its stack are told by it. */
 SEC("tc")
 int leave_slave(struct __sk_buff *skb)
 {
@@ -287,7 +374,24 @@ int leave_slave(struct __sk_buff *skb)
 	pod = sender(m);
 	if (!pod)
 		return stray(skb);
-	return another(skb, pod) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	if (another(skb, pod))
+		return TC_ACT_SHOT;
+	return !stays_on_eni(skb) || passes(skb, pod->number, JUDGE_LINK | (parse_pods(skb, &m->p) ? JUDGE_PORTS : 0)) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+}
+
+/* Ingress of a pod's ipvlan link, in the pod's namespace: what comes by the ENI, from the node, and from other pods on the ENI. */
+SEC("tc")
+int enter_slave(struct __sk_buff *skb)
+{
+	struct moment *m = this_moment();
+
+	if ((skb->mark & ANSWER_MARK) == ANSWER_MARK) {
+		skb->mark = 0;
+		return TC_ACT_UNSPEC;
+	}
+	if (!m || !parse_network(skb, &m->p))
+		return enter_unread(skb);
+	return passes_in(skb, JUDGE_NODE_ADDRESS | (parse_transport(skb, &m->p) ? JUDGE_PORTS : 0)) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 
 /* Ingress of the node's loopback link: what its own sockets ask its DNS. New ones go elsewhere when nobody listens. One that asked
