@@ -299,24 +299,29 @@ func checkClusterProtocols(field string, protocols []ClusterPolicyProtocol, peer
 		return fmt.Errorf("%s: %d items: write at most %d", field, len(protocols), maxClusterItems)
 	}
 	for i := range protocols {
-		p := &protocols[i]
-		field := fmt.Sprintf("%s[%d]", field, i)
-		if count(p.TCP != nil, p.UDP != nil, p.SCTP != nil, p.DestinationNamedPort != "") != 1 {
-			return fmt.Errorf("%s: write exactly one of tcp, udp, sctp and destinationNamedPort", field)
+		if err := checkClusterProtocol(fmt.Sprintf("%s[%d]", field, i), &protocols[i], peers); err != nil {
+			return err
 		}
-		for name, ports := range map[string]*ClusterPolicyPorts{"tcp": p.TCP, "udp": p.UDP, "sctp": p.SCTP} {
-			if ports == nil || ports.DestinationPort == nil {
-				continue
-			}
-			if err := checkClusterPort(field+"."+name+".destinationPort", ports.DestinationPort); err != nil {
-				return err
-			}
+	}
+	return nil
+}
+
+func checkClusterProtocol(field string, p *ClusterPolicyProtocol, peers []ClusterPolicyPeer) error {
+	if count(p.TCP != nil, p.UDP != nil, p.SCTP != nil, p.DestinationNamedPort != "") != 1 {
+		return fmt.Errorf("%s: write exactly one of tcp, udp, sctp and destinationNamedPort", field)
+	}
+	for name, ports := range map[string]*ClusterPolicyPorts{"tcp": p.TCP, "udp": p.UDP, "sctp": p.SCTP} {
+		if ports == nil || ports.DestinationPort == nil {
+			continue
 		}
-		for j := range peers {
-			if peer := &peers[j]; p.DestinationNamedPort != "" && (peer.Nodes != nil || peer.Networks != nil || peer.DomainNames != nil) {
-				return fmt.Errorf("%s.destinationNamedPort: %q: nodes, networks and domain names have no named ports: write the number, or another rule for pods",
-					field, p.DestinationNamedPort)
-			}
+		if err := checkClusterPort(field+"."+name+".destinationPort", ports.DestinationPort); err != nil {
+			return err
+		}
+	}
+	for j := range peers {
+		if peer := &peers[j]; p.DestinationNamedPort != "" && (peer.Nodes != nil || peer.Networks != nil || peer.DomainNames != nil) {
+			return fmt.Errorf("%s.destinationNamedPort: %q: nodes, networks and domain names have no named ports: write the number, or another rule for pods",
+				field, p.DestinationNamedPort)
 		}
 	}
 	return nil

@@ -120,7 +120,7 @@ func (c *Change) fill(seen *touched) {
 // note adds what an edit touched. The caller holds store.mu.
 func (s *Subscription) note(e *Edit) {
 	news := e.of(s.kinds)
-	if news.nothing() && !e.synced && !(e.policySynced && s.policy) {
+	if news.nothing() && !e.synced && (!e.policySynced || !s.policy) {
 		return
 	}
 	if !s.full {

@@ -221,14 +221,19 @@ func (w *World) backends(protocol cluster.Protocol) []netip.AddrPort {
 			continue
 		}
 		for _, slice := range w.Snapshot.Slices(w.DNS) {
-			for _, target := range slice.Ports {
-				if target.Name != port.Name || target.Protocol != protocol {
-					continue
-				}
-				for _, e := range slice.Endpoints {
-					list = append(list, netip.AddrPortFrom(e.Addr, target.Port))
-				}
-			}
+			list = append(list, targets(slice, port)...)
+		}
+	}
+	return list
+}
+
+func targets(slice *cluster.EndpointSlice, port cluster.ServicePort) (list []netip.AddrPort) {
+	for _, target := range slice.Ports {
+		if target.Name != port.Name || target.Protocol != port.Protocol {
+			continue
+		}
+		for i := range slice.Endpoints {
+			list = append(list, netip.AddrPortFrom(slice.Endpoints[i].Addr, target.Port))
 		}
 	}
 	return list

@@ -17,6 +17,7 @@ const (
 	allow
 	pass // the rest of the tier is left out
 	log  // the next rule is asked
+	nothing
 )
 
 // A tier is policies that are asked together.
@@ -46,23 +47,12 @@ func (t *tier) decide(c *packet, v *Verdict) bool {
 			continue
 		}
 		asked = append(asked, p.Policy)
-		for i := 0; ; i++ {
-			does, matches, there := p.rule(c, i)
-			if !there {
-				break
-			}
-			if !matches {
-				continue
-			}
-			switch does {
-			case log:
-				v.Logged = true
-			case pass:
-				return false
-			default:
-				v.Allowed, v.Reason, v.Policies, v.Rule = does == allow, ByRule, []Policy{p.Policy}, i
-				return true
-			}
+		switch does, i := p.ask(c, v); does {
+		case pass:
+			return false
+		case allow, deny:
+			v.Allowed, v.Reason, v.Policies, v.Rule = does == allow, ByRule, []Policy{p.Policy}, i
+			return true
 		}
 	}
 	if len(asked) == 0 || t.end == pass {
@@ -72,52 +62,74 @@ func (t *tier) decide(c *packet, v *Verdict) bool {
 	return true
 }
 
+// ask returns what the first rule that matches does, and its index; nothing if none does. It notes rules that log.
+func (p *policy) ask(c *packet, v *Verdict) (action, int) {
+	for i := 0; ; i++ {
+		does, matches, there := p.rule(c, i)
+		switch {
+		case !there:
+			return nothing, 0
+		case matches && does == log:
+			v.Logged = true
+		case matches:
+			return does, i
+		}
+	}
+}
+
 // tiers are all that there are, with their policies, in the order in which they are asked.
 func (w *World) tiers() []*tier {
-	tiers := []*tier{
-		{name: "kube-admin", order: 1_000, end: pass},
-		{name: "default", order: 1_000_000, end: deny},
-		{name: "kube-baseline", order: 10_000_000, end: pass},
-	}
+	tiers := w.emptyTiers()
 	find := func(name string) *tier {
-		for _, t := range tiers {
-			if t.name == name {
-				return t
-			}
+		i := slices.IndexFunc(tiers, func(t *tier) bool { return t.name == name })
+		if i < 0 { // a tier that nothing defines is the last, as in Calico
+			i, tiers = len(tiers), append(tiers, &tier{name: name, order: math.Inf(1)})
 		}
-		return nil
-	}
-	for in := range w.Snapshot.CalicoTiers() {
-		if find(in.Name.Name) == nil {
-			t := &tier{name: in.Name.Name, order: orderOf(in.Spec.Order)}
-			if in.Spec.DefaultAction == cluster.CalicoPass {
-				t.end = pass
-			}
-			tiers = append(tiers, t)
-		}
+		return tiers[i]
 	}
 	for in := range w.Snapshot.CalicoPolicies() {
-		t := find(in.Spec.Tier)
-		if t == nil { // a tier that nothing defines is the last, as in Calico
-			t = &tier{name: in.Spec.Tier, order: math.Inf(1)}
-			tiers = append(tiers, t)
-		}
-		t.policies = append(t.policies, calicoPolicy(in))
+		find(in.Spec.Tier).add(calicoPolicy(in))
 	}
 	for in := range w.Snapshot.NetworkPolicies() {
-		t := find("default")
-		t.policies = append(t.policies, networkPolicy(in))
+		find(defaultTier).add(networkPolicy(in))
 	}
 	for in := range w.Snapshot.ClusterNetworkPolicies() {
-		t := find("kube-baseline")
 		if in.Spec.Tier == cluster.TierAdmin {
-			t = find("kube-admin")
+			find(adminTier).add(clusterPolicy(in))
+		} else {
+			find(baselineTier).add(clusterPolicy(in))
 		}
-		t.policies = append(t.policies, clusterPolicy(in))
 	}
 	slices.SortFunc(tiers, func(a, b *tier) int { return cmp.Or(cmp.Compare(a.order, b.order), strings.Compare(a.name, b.name)) })
 	for _, t := range tiers {
 		slices.SortFunc(t.policies, policy.compare)
+	}
+	return tiers
+}
+
+func (t *tier) add(p policy) { t.policies = append(t.policies, p) }
+
+// The tiers that always are, by their names in Calico. A Tier object changes nothing about them.
+const (
+	adminTier    = "kube-admin"
+	defaultTier  = "default"
+	baselineTier = "kube-baseline"
+)
+
+func (w *World) emptyTiers() []*tier {
+	tiers := []*tier{
+		{name: adminTier, order: 1_000, end: pass},
+		{name: defaultTier, order: 1_000_000, end: deny},
+		{name: baselineTier, order: 10_000_000, end: pass},
+	}
+	for in := range w.Snapshot.CalicoTiers() {
+		t := &tier{name: in.Name.Name, order: orderOf(in.Spec.Order)}
+		if in.Spec.DefaultAction == cluster.CalicoPass {
+			t.end = pass
+		}
+		if t.name != adminTier && t.name != defaultTier && t.name != baselineTier {
+			tiers = append(tiers, t)
+		}
 	}
 	return tiers
 }
