@@ -120,7 +120,7 @@ func calicoPorts(c *packet, r *cluster.CalicoRule, f face) bool {
 	_, got := c.destination(f)
 	matches := func(p cluster.CalicoPort) bool {
 		if p.Name != "" {
-			return c.named(f, p.Name, c.Protocol)
+			return c.named(f, p.Name)
 		}
 		return p.First <= got && got <= p.Last
 	}

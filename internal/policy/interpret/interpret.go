@@ -248,7 +248,7 @@ func (c *packet) destination(f face) (*cluster.PolicyPod, uint16) {
 }
 
 // named reports whether the packet is for the port of that name.
-func (c *packet) named(f face, name string, protocol cluster.Protocol) bool {
+func (c *packet) named(f face, name string) bool {
 	pod, port := c.destination(f)
-	return pod != nil && protocol == c.Protocol && slices.Contains(pod.Ports, cluster.NamedPort{Name: name, Protocol: protocol, Port: port})
+	return pod != nil && slices.Contains(pod.Ports, cluster.NamedPort{Name: name, Protocol: c.Protocol, Port: port})
 }

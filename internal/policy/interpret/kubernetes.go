@@ -98,7 +98,7 @@ func portMatches(c *packet, port *networkingv1.NetworkPolicyPort, f face) bool {
 		return true
 	}
 	if port.Port.Type == intstr.String {
-		return c.named(f, port.Port.StrVal, protocol)
+		return c.named(f, port.Port.StrVal)
 	}
 	_, got := c.destination(f)
 	last := port.Port.IntVal
@@ -182,7 +182,7 @@ func clusterPorts(c *packet, protocols []cluster.ClusterPolicyProtocol, f face) 
 	return len(protocols) == 0 || slices.ContainsFunc(protocols, func(p cluster.ClusterPolicyProtocol) bool {
 		switch {
 		case p.DestinationNamedPort != "":
-			return c.named(f, p.DestinationNamedPort, c.Protocol)
+			return c.named(f, p.DestinationNamedPort)
 		case p.TCP != nil:
 			return c.Protocol == cluster.TCP && clusterPort(c, p.TCP.DestinationPort, f)
 		case p.UDP != nil:

@@ -388,6 +388,7 @@ ports: [{name: dns, port: 5353, protocol: UDP}, {name: dns-tcp, port: 5353, prot
 	}
 	world("{to: [{ipBlock: {cidr: 169.254.20.10/32}}], ports: [{port: 53, protocol: UDP}]}").expect(t, "+ egress x/a 169.254.20.10 UDP 53\n- egress x/a fd00:20::10 UDP 53")
 	world("{to: [{podSelector: {}, namespaceSelector: {matchLabels: {ns: z}}}], ports: [{port: 53, protocol: UDP}]}").expect(t, "- egress x/a 169.254.20.10 UDP 53")
+	world("{to: [{podSelector: {}, namespaceSelector: {matchLabels: {ns: z}}}], ports: [{port: 9153}]}").expect(t, "- egress x/a 169.254.20.10 TCP 53")
 	world("{to: [{podSelector: {matchLabels: {pod: b}}, namespaceSelector: {matchLabels: {ns: z}}}]}").expect(t, "- egress x/a 169.254.20.10 UDP 53")
 }
 

@@ -75,6 +75,11 @@ apiVersion: v1
 kind: Node
 metadata: {name: n2, labels: {zone: a}}
 status: {addresses: [{type: InternalIP, address: 192.168.0.2}, {type: ExternalIP, address: 203.0.113.2}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n3, labels: {zone: b}}
+status: {addresses: [{type: InternalIP, address: 192.168.0.3}]}
 `+admin("a", 1, `egress: [
   {action: Accept, to: [{nodes: {matchLabels: {zone: a}}}], protocols: [{tcp: {destinationPort: {number: 10250}}}]},
   {action: Accept, to: [{networks: [10.0.2.0/24, 'fd00::2:0/112']}], protocols: [{udp: {}}, {sctp: {destinationPort: {range: {start: 10, end: 12}}}}]},
