@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -85,18 +86,15 @@ func (c *Compiler) contentOf(cl *class) []byte {
 }
 
 // eachMember yields the peer-sets that hold the address or, of a listener, one that it stands for.
-func (c *Compiler) eachMember(cl *class) func(yield func(*peerSet) bool) {
+func (c *Compiler) eachMember(cl *class) iter.Seq[*peerSet] {
+	serials := cl.members
+	for _, v := range cl.via {
+		serials = slices.Concat(serials, v.class.members)
+	}
 	return func(yield func(*peerSet) bool) {
-		for _, m := range cl.members {
-			if ps := c.bySerial[m]; ps != nil && !yield(ps) {
+		for _, serial := range serials {
+			if ps := c.bySerial[serial]; ps != nil && !yield(ps) {
 				return
-			}
-		}
-		for _, v := range cl.via {
-			for _, m := range v.class.members {
-				if ps := c.bySerial[m]; ps != nil && !yield(ps) {
-					return
-				}
 			}
 		}
 	}

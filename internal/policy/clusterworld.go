@@ -154,26 +154,27 @@ func (w *world) backends(name cluster.Name, v4 bool) (all []Backend) {
 		if port.Port != dns {
 			continue
 		}
-		var same, others []Backend
-		for _, slice := range w.snapshot.Slices(name) {
-			for _, target := range slice.Ports {
-				if target.Name != port.Name || target.Protocol != port.Protocol {
-					continue
-				}
-				for i := range slice.Endpoints {
-					b := Backend{slice.Endpoints[i].Addr, port.Protocol, dns, target.Port}
-					if b.Addr.Is4() == v4 {
-						same = append(same, b)
-					} else {
-						others = append(others, b)
-					}
-				}
-			}
-		}
+		behind := w.behind(name, port)
+		same := slices.DeleteFunc(slices.Clone(behind), func(b Backend) bool { return b.Addr.Is4() != v4 })
 		if len(same) == 0 {
-			same = others
+			same = behind
 		}
 		all = append(all, same...)
+	}
+	return all
+}
+
+// behind are the backends of a port of a Service.
+func (w *world) behind(name cluster.Name, port cluster.ServicePort) (all []Backend) {
+	for _, slice := range w.snapshot.Slices(name) {
+		for _, target := range slice.Ports {
+			if target.Name != port.Name || target.Protocol != port.Protocol {
+				continue
+			}
+			for i := range slice.Endpoints {
+				all = append(all, Backend{slice.Endpoints[i].Addr, port.Protocol, port.Port, target.Port})
+			}
+		}
 	}
 	return all
 }

@@ -200,27 +200,34 @@ func (c *Compiler) place(ps *peerSet) {
 }
 
 func (c *Compiler) places(p *Peer) map[netip.Addr]struct{} {
-	places := map[netip.Addr]struct{}{}
-	if p.Nodes != nil {
-		for node := range c.w.Nodes() {
-			if p.Nodes.Matches(Labelled{Name: node.Name, Labels: node.Labels}) {
-				for _, addr := range node.Addrs {
-					places[addr.Unmap()] = struct{}{}
-				}
-			}
-		}
-	}
+	nodes := c.nodeAddrs(p)
 	if len(p.Domains) == 0 {
-		return places
+		return nodes
 	}
 	named := map[netip.Addr]struct{}{}
 	for _, name := range p.Domains {
 		for _, addr := range c.w.Domain(name) {
 			addr = addr.Unmap()
-			if _, ok := places[addr]; ok || p.Nodes == nil {
+			if _, ok := nodes[addr]; ok || p.Nodes == nil {
 				named[addr] = struct{}{}
 			}
 		}
 	}
 	return named
+}
+
+func (c *Compiler) nodeAddrs(p *Peer) map[netip.Addr]struct{} {
+	addrs := map[netip.Addr]struct{}{}
+	if p.Nodes == nil {
+		return addrs
+	}
+	for node := range c.w.Nodes() {
+		if !p.Nodes.Matches(Labelled{Name: node.Name, Labels: node.Labels}) {
+			continue
+		}
+		for _, addr := range node.Addrs {
+			addrs[addr.Unmap()] = struct{}{}
+		}
+	}
+	return addrs
 }

@@ -243,17 +243,7 @@ func (p *planning) writeVerdicts() {
 			p.say(s, cl, cl.id)
 		}
 	}
-	for _, cl := range c.classes {
-		if cl.written {
-			continue
-		}
-		p.classes = append(p.classes, cl)
-		for s := range c.setsFor(cl) {
-			if s.written {
-				p.say(s, cl, cl.id)
-			}
-		}
-	}
+	p.writeClasses()
 	for target, cl := range p.between {
 		for s := range c.setsFor(cl) {
 			p.say(s, cl, target)
@@ -261,6 +251,21 @@ func (p *planning) writeVerdicts() {
 	}
 	if c.dirty.all {
 		p.correct()
+	}
+}
+
+// writeClasses has the sets that are written already say what they say of new classes.
+func (p *planning) writeClasses() {
+	for _, cl := range p.c.classes {
+		if cl.written {
+			continue
+		}
+		p.classes = append(p.classes, cl)
+		for s := range p.c.setsFor(cl) {
+			if s.written {
+				p.say(s, cl, cl.id)
+			}
+		}
 	}
 }
 
@@ -339,8 +344,23 @@ func (c *Compiler) setsFor(cl *class) map[*set]struct{} {
 
 // fits checks that everything has room at every moment of the plan.
 func (p *planning) fits() error {
-	have, room := &p.c.have, p.c.room
-	verdicts, cells := len(have.verdicts), have.cells+have.limbo
+	room := p.c.room
+	verdicts, cells := p.needVerdicts()
+	peers, cidrs := p.needEntries()
+	for _, check := range []TooLargeError{
+		{"policy_verdicts", verdicts, room.Verdicts}, {"policy_ports", cells, room.Cells},
+		{"policy_peers", peers, room.Peers}, {"policy_cidrs", cidrs, room.CIDRs},
+	} {
+		if check.Need > check.Room {
+			return &check
+		}
+	}
+	return nil
+}
+
+func (p *planning) needVerdicts() (verdicts, cells int) {
+	have := &p.c.have
+	verdicts, cells = len(have.verdicts), have.cells+have.limbo
 	fresh := map[*list]bool{}
 	for key, l := range p.verdicts {
 		if have.verdicts[key] == nil {
@@ -351,7 +371,12 @@ func (p *planning) fits() error {
 			cells += l.cells()
 		}
 	}
-	peers, cidrs := len(have.peers), len(have.cidrs)
+	return verdicts, cells
+}
+
+func (p *planning) needEntries() (peers, cidrs int) {
+	have := &p.c.have
+	peers, cidrs = len(have.peers), len(have.cidrs)
 	for _, m := range p.moves {
 		if m.addr.IsValid() {
 			if _, ok := have.peers[m.addr]; !ok {
@@ -361,15 +386,7 @@ func (p *planning) fits() error {
 			cidrs++
 		}
 	}
-	for _, check := range []TooLargeError{
-		{"policy_verdicts", verdicts, room.Verdicts}, {"policy_ports", cells, room.Cells},
-		{"policy_peers", peers, room.Peers}, {"policy_cidrs", cidrs, room.CIDRs},
-	} {
-		if check.Need > check.Room {
-			return &check
-		}
-	}
-	return nil
+	return peers, cidrs
 }
 
 func (p *planning) ops() (ops []Op) {
@@ -408,7 +425,19 @@ func (p *planning) commit() {
 	clear(c.dirty.pods)
 	clear(c.unknown)
 	c.dirty.cidrs, c.dirty.all = false, false
-	nets := false
+	p.commitMoves()
+	maps.Copy(c.have.pods, p.pods)
+	for _, s := range p.sets {
+		s.written = true
+	}
+	for _, cl := range p.classes {
+		cl.written = true
+	}
+	c.garbage = c.garbage || len(p.old) > 0
+}
+
+func (p *planning) commitMoves() {
+	c, nets := p.c, false
 	for _, m := range p.moves {
 		settled := m.target == m.to.id
 		if m.addr.IsValid() {
@@ -430,12 +459,4 @@ func (p *planning) commit() {
 	if nets {
 		c.have.reindex()
 	}
-	maps.Copy(c.have.pods, p.pods)
-	for _, s := range p.sets {
-		s.written = true
-	}
-	for _, cl := range p.classes {
-		cl.written = true
-	}
-	c.garbage = c.garbage || len(p.old) > 0
 }

@@ -124,22 +124,7 @@ func resolve(names []NamedPort, ports []cluster.NamedPort) (points []Interval) {
 }
 
 func (c *Compiler) intern(d Direction, tiers []setTier) *set {
-	c.scratch = fmt.Appendf(c.scratch[:0], "set\n%d", d)
-	for _, t := range tiers {
-		c.scratch = fmt.Appendf(c.scratch, "\ntier %d", t.end)
-		for _, r := range t.rules {
-			c.scratch = fmt.Appendf(c.scratch, "\n%d ", r.action)
-			if r.peers != nil {
-				c.scratch = fmt.Appendf(c.scratch, "%x", r.peers.id)
-			}
-			for _, i := range r.points {
-				c.scratch = fmt.Appendf(c.scratch, " %x-%x", i.Lo, i.Hi)
-			}
-			for _, n := range r.named {
-				c.scratch = fmt.Appendf(c.scratch, " %d/%q", n.Protocol, n.Name)
-			}
-		}
-	}
+	c.scratch = appendTiers(fmt.Appendf(c.scratch[:0], "set\n%d", d), tiers)
 	if s := c.sets[string(c.scratch)]; s != nil {
 		return s
 	}
@@ -158,6 +143,31 @@ func (c *Compiler) intern(d Direction, tiers []setTier) *set {
 	}
 	s.fallback = c.list(s.verdict(c.none))
 	return s
+}
+
+// appendTiers appends the content of tiers.
+func appendTiers(to []byte, tiers []setTier) []byte {
+	for _, t := range tiers {
+		to = fmt.Appendf(to, "\ntier %d", t.end)
+		for _, r := range t.rules {
+			to = appendRule(to, &r)
+		}
+	}
+	return to
+}
+
+func appendRule(to []byte, r *setRule) []byte {
+	to = fmt.Appendf(to, "\n%d ", r.action)
+	if r.peers != nil {
+		to = fmt.Appendf(to, "%x", r.peers.id)
+	}
+	for _, i := range r.points {
+		to = fmt.Appendf(to, " %x-%x", i.Lo, i.Hi)
+	}
+	for _, n := range r.named {
+		to = fmt.Appendf(to, " %d/%q", n.Protocol, n.Name)
+	}
+	return to
 }
 
 func (s *set) eachRule() func(yield func(*setRule) bool) {
