@@ -213,11 +213,11 @@ func (c *Compiler) applies(p *program, s *subject) bool {
 
 func (c *Compiler) updateLocal(number uint16) {
 	old, now := c.subjects[number], c.w.Local(number)
-	if old != nil && (now == nil || old.local != now) {
-		for _, addr := range old.local.Addrs {
-			delete(c.localAddrs, addr)
-		}
+	var was []netip.Addr
+	if old != nil {
+		was = old.local.Addrs
 	}
+	maps.DeleteFunc(c.localAddrs, func(_ netip.Addr, s *subject) bool { return s == old && old != nil })
 	switch {
 	case now == nil && old == nil:
 		return
@@ -243,10 +243,8 @@ func (c *Compiler) updateLocal(number uint16) {
 			c.reown(addr)
 		}
 	}
-	if old != nil {
-		for _, addr := range old.local.Addrs {
-			c.reown(addr)
-		}
+	for _, addr := range was {
+		c.reown(addr)
 	}
 }
 

@@ -123,19 +123,7 @@ func (p *Planner) follow(change cluster.Change) {
 	w.snapshot = change.Snapshot
 	w.watch()
 	if full {
-		p.touched = Touched{Full: true, Locals: t.Locals}
-		old := w.policies
-		w.policies = map[Ref]*Policy{}
-		for _, in := range w.translateAll() {
-			w.policies[in.Ref] = in
-		}
-		clear(p.refused)
-		for ref, policy := range old {
-			p.remember(ref, policy)
-			p.hold(ref, policy)
-		}
-		w.retier()
-		w.relisten(&p.config)
+		p.followAll()
 		return
 	}
 	t.Pods = append(t.Pods, change.PolicyPods...)
@@ -161,6 +149,23 @@ func (p *Planner) follow(change cluster.Change) {
 	if slices.Contains(change.Services, p.config.DNSService) {
 		t.Listeners = w.relisten(&p.config) || t.Listeners
 	}
+}
+
+func (p *Planner) followAll() {
+	w := &p.world
+	p.touched = Touched{Full: true, Locals: p.touched.Locals}
+	old := w.policies
+	w.policies = map[Ref]*Policy{}
+	for _, in := range w.translateAll() {
+		w.policies[in.Ref] = in
+	}
+	clear(p.refused)
+	for ref, policy := range old {
+		p.remember(ref, policy)
+		p.hold(ref, policy)
+	}
+	w.retier()
+	w.relisten(&p.config)
 }
 
 func (p *Planner) put(ref Ref) {

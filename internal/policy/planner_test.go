@@ -256,3 +256,30 @@ func TestNoRoomForPods(t *testing.T) {
 	s.expect(Egress, "10.0.0.1", Point(cluster.TCP, 80), true)
 	s.expect(Egress, "10.0.1.1", Point(cluster.TCP, 80), false)
 }
+
+// TestLocalAddresses: pods that swap their numbers keep their addresses, whatever a status that is behind says of these.
+func TestLocalAddresses(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	second := cluster.Name{Namespace: "shop", Name: "second"}
+	s.update(func(e *cluster.Edit) {
+		e.PutPolicyPod(scenePod(second, "10.0.0.77", map[string]string{"app": "db"})) // it has 10.0.0.2 now
+		p := blocks("p", networkingv1.NetworkPolicyEgressRule{To: []networkingv1.NetworkPolicyPeer{
+			{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}}},
+		}})
+		e.PutNetworkPolicy(p)
+	})
+	a := LocalPod{Number: 1, Name: web, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}
+	b := LocalPod{Number: 2, Name: second, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}
+	s.planner.Local(b, false)
+	applyAll(t, s.planner, s.maps, cluster.Change{})
+	s.expect(Egress, "10.0.0.2", Point(cluster.TCP, 80), true)
+	for _, local := range []LocalPod{a, b} {
+		s.planner.Local(local, true)
+	}
+	a.Number, b.Number = 2, 1
+	s.planner.Local(b, false)
+	s.planner.Local(a, false)
+	applyAll(t, s.planner, s.maps, cluster.Change{})
+	s.expect(Egress, "10.0.0.2", Point(cluster.TCP, 80), true)
+}

@@ -50,19 +50,18 @@ func without(a, b []Interval) (rest []Interval) {
 		for len(b) > 0 && b[0].Hi < i.Lo {
 			b = b[1:]
 		}
+		lo := i.Lo
 		for _, cut := range b {
 			if cut.Lo > i.Hi {
 				break
 			}
-			if cut.Lo > i.Lo {
-				rest = append(rest, Interval{Lo: i.Lo, Hi: cut.Lo - 1})
+			if cut.Lo > lo {
+				rest = append(rest, Interval{Lo: lo, Hi: cut.Lo - 1})
 			}
-			if i.Lo = cut.Hi + 1; i.Lo > i.Hi {
-				break
-			}
+			lo = cut.Hi + 1
 		}
-		if i.Lo <= i.Hi {
-			rest = append(rest, i)
+		if lo <= i.Hi {
+			rest = append(rest, Interval{Lo: lo, Hi: i.Hi})
 		}
 	}
 	return rest

@@ -293,37 +293,31 @@ func (r *setRule) direct(cl *class) []Interval {
 	return join(r.points, resolve(r.named, cl.names))
 }
 
+// decide tells the points by what becomes of them; those that are logged are among the others.
+func (t *setTier) decide(d Direction, cl *class, here []Interval) (outcome [Log + 1][]Interval) {
+	for i := range t.rules {
+		r := &t.rules[i]
+		points := both(r.matches(d, cl), here)
+		if len(points) == 0 {
+			continue
+		}
+		outcome[r.action] = join(outcome[r.action], points)
+		if r.action != Log {
+			here = without(here, points)
+		}
+	}
+	outcome[t.end] = join(outcome[t.end], here)
+	return outcome
+}
+
 // verdict is the points that the set allows to an address of the class.
 func (s *set) verdict(cl *class) []Interval {
 	var allowed, logged []Interval
 	undecided := []Interval{All}
 	for i := range s.tiers {
-		here := undecided
-		var passed []Interval
-		for j := range s.tiers[i].rules {
-			r := &s.tiers[i].rules[j]
-			points := both(r.matches(s.d, cl), here)
-			if len(points) == 0 {
-				continue
-			}
-			switch r.action {
-			case Log:
-				logged = join(logged, points)
-				continue
-			case Allow:
-				allowed = join(allowed, points)
-			case Pass:
-				passed = join(passed, points)
-			case Deny:
-			}
-			if here = without(here, points); len(here) == 0 {
-				break
-			}
-		}
-		if s.tiers[i].end == Pass {
-			passed = join(passed, here)
-		}
-		if undecided = passed; len(undecided) == 0 {
+		outcome := s.tiers[i].decide(s.d, cl, undecided)
+		allowed, logged = join(allowed, outcome[Allow]), join(logged, outcome[Log])
+		if undecided = outcome[Pass]; len(undecided) == 0 {
 			break
 		}
 	}
