@@ -60,8 +60,6 @@ func (p polPacket) quote(from, to netip.AddrPort) []byte {
 	return append(l4, about...)
 }
 
-const ethernetBytes = 14
-
 func (p polPacket) frame4(from, to netip.Addr, proto uint8, l4 []byte) []byte {
 	ip := make([]byte, 20)
 	ip[0], ip[8], ip[9] = 0x45, 64, proto

@@ -65,7 +65,7 @@ func newPolLab(tb testing.TB, cfg Config) *polLab {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		if err := l.Datapath.Close(); err != nil {
+		if err := l.Close(); err != nil {
 			tb.Error(err)
 		}
 	})
