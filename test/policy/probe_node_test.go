@@ -1,0 +1,209 @@
+//go:build node
+
+package policy
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nearpath/nearpath/test/netlab"
+)
+
+// The roles of a copy of this program: one who answers and asks, and one who asks only.
+const (
+	roleServer = "server"
+	roleClient = "client"
+)
+
+// ports are those at which everybody answers, by TCP and by UDP.
+var ports = []uint16{80, 81}
+
+// A question is whether somebody is heard: on a new connection, or by one datagram.
+type question struct {
+	Network, To string
+	Timeout     time.Duration
+	// Held asks on the connection that the question was asked on before.
+	Held bool
+	// First asks again and again from when there is no network yet, until one is heard, or Timeout after the first that was sent.
+	First bool
+}
+
+// probe answers, and asks what it reads: a line with questions, for a line with their outcomes, until in ends.
+func probe(in io.Reader, out io.Writer, serve bool) error {
+	for _, port := range ports {
+		if !serve {
+			break
+		}
+		if err := answer(port); err != nil {
+			return err
+		}
+	}
+	if _, err := fmt.Fprintln(out, "true"); err != nil {
+		return err
+	}
+	held := map[question]net.Conn{}
+	for lines := json.NewDecoder(bufio.NewReader(in)); ; {
+		var questions []question
+		if err := lines.Decode(&questions); err != nil {
+			return nil //nolint:nilerr // it ends
+		}
+		heard := make([]bool, len(questions))
+		var all sync.WaitGroup
+		for i, q := range questions {
+			switch {
+			case q.First:
+				all.Go(func() { heard[i] = q.askFirst() })
+			case q.Held:
+				heard[i] = q.askAgain(held)
+			default:
+				all.Go(func() { heard[i] = q.ask() })
+			}
+		}
+		all.Wait()
+		if err := json.NewEncoder(out).Encode(heard); err != nil {
+			return err
+		}
+	}
+}
+
+// answer sends back what comes at a port.
+func answer(port uint16) error {
+	at := fmt.Sprintf("[::]:%d", port)
+	listener, err := net.Listen("tcp", at)
+	if err != nil {
+		return err
+	}
+	conn, err := net.ListenPacket("udp", at)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.Copy(c, c)
+				_ = c.Close()
+			}()
+		}
+	}()
+	go func() {
+		datagram := make([]byte, 64)
+		for {
+			n, from, err := conn.ReadFrom(datagram)
+			if err == nil {
+				_, _ = conn.WriteTo(datagram[:n], from)
+			}
+		}
+	}()
+	return nil
+}
+
+func (q question) ask() bool {
+	deadline := time.Now().Add(q.Timeout)
+	conn, err := net.DialTimeout(q.Network, q.To, q.Timeout)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	return exchange(conn, deadline)
+}
+
+// exchange sends a byte and waits for one.
+func exchange(conn net.Conn, deadline time.Time) bool {
+	if conn.SetDeadline(deadline) != nil {
+		return false
+	}
+	if _, err := conn.Write([]byte{1}); err != nil {
+		return false
+	}
+	_, err := conn.Read(make([]byte, 1))
+	return err == nil
+}
+
+func (q question) askAgain(held map[question]net.Conn) bool {
+	conn, deadline := held[q], time.Now().Add(q.Timeout)
+	if conn == nil {
+		var err error
+		if conn, err = net.DialTimeout(q.Network, q.To, q.Timeout); err != nil {
+			return false
+		}
+		held[q] = conn
+	}
+	return exchange(conn, deadline)
+}
+
+func (q question) askFirst() bool {
+	var end time.Time
+	for end.IsZero() || time.Now().Before(end) {
+		conn, err := net.Dial(q.Network, q.To)
+		if err != nil {
+			continue // there is no route yet
+		}
+		heard := exchange(conn, time.Now().Add(time.Millisecond))
+		conn.Close()
+		if heard {
+			return true
+		}
+		if end.IsZero() {
+			end = time.Now().Add(q.Timeout)
+		}
+	}
+	return false
+}
+
+// A prober is a running probe.
+type prober struct {
+	mu  sync.Mutex // guards the fields below
+	in  *os.File
+	out *json.Decoder
+}
+
+// startProber runs a copy of this program by cmd and returns when it answers.
+func startProber(t *testing.T, lab *netlab.Lab, cmd *exec.Cmd, role string) *prober {
+	t.Helper()
+	cmd.Env = append(os.Environ(), roleEnv+"="+role, "GOMAXPROCS=2", "GOMEMLIMIT=24MiB")
+	cmd.Stderr = os.Stderr
+	stdin, in, err := os.Pipe()
+	ok(t, err)
+	out, stdout, err := os.Pipe()
+	ok(t, err)
+	t.Cleanup(func() {
+		in.Close()
+		out.Close()
+	})
+	cmd.Stdin, cmd.Stdout = stdin, stdout
+	_, err = lab.Start(cmd)
+	ok(t, err)
+	stdin.Close()
+	stdout.Close()
+	p := &prober{in: in, out: json.NewDecoder(out)}
+	var ready bool
+	if err := p.out.Decode(&ready); err != nil {
+		t.Fatalf("start a probe: %v", err)
+	}
+	return p
+}
+
+// ask asks all at once.
+func (p *prober) ask(questions []question) (heard []bool, err error) {
+	if len(questions) == 0 {
+		return nil, nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := json.NewEncoder(p.in).Encode(questions); err != nil {
+		return nil, err
+	}
+	return heard, p.out.Decode(&heard)
+}
