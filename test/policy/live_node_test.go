@@ -40,7 +40,7 @@ func (w *world) testRunning(t *testing.T) {
 	xa, va, za := w.find("x/a"), w.find("v/a"), w.find("z/a")
 	w.enforce(t, "")
 	held := func(to *place, timeout time.Duration) question {
-		q := to.question("tcp", ports[0], 0)
+		q := to.question(kind{network: "tcp", port: ports[0]}, 0)
 		q.Held, q.Timeout = true, timeout
 		return q
 	}
@@ -74,7 +74,8 @@ func (w *world) testRunning(t *testing.T) {
 func (w *world) testNoAgent(t *testing.T) {
 	xa, va, za := w.find("x/a"), w.find("v/a"), w.find("z/a")
 	w.enforce(t, v1("x", "p", isolateX))
-	good, bad := xa.question("udp", ports[0], 0), xa.question("udp", ports[0], 1)
+	datagram := kind{network: "udp", port: ports[0]}
+	good, bad := xa.question(datagram, 0), xa.question(datagram, 1)
 	good.Timeout, bad.Timeout = patient, denied/10
 	await(t, "the policy", func() error {
 		if za.one(t, bad) || !va.one(t, good) {
@@ -130,7 +131,7 @@ func (w *world) testFirst(t *testing.T) {
 		w.later = append(w.later, &place{namespace: "x", name: fmt.Sprintf("first-%d", i), node: "n1"})
 	}
 	w.writeObjects(t)
-	q := w.outside.question("udp", ports[0], 0)
+	q := w.outside.question(kind{network: "udp", port: ports[0]}, 0)
 	q.First, q.Timeout = true, 20*time.Millisecond
 	var (
 		lanes sync.WaitGroup

@@ -5,9 +5,11 @@ package policy
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"sync"
@@ -28,8 +30,10 @@ var ports = []uint16{80, 81}
 
 // A question is whether somebody is heard: on a new connection, or by one datagram.
 type question struct {
-	Network, To string
+	Network, To string // tcp, udp or icmp
 	Timeout     time.Duration
+	Size        int  // of a datagram, 0: a byte
+	Options     bool // the datagram has options, or extension headers
 	// Held asks on the connection that the question was asked on before.
 	Held bool
 	// First asks again and again from when there is no network yet, until one is heard, or Timeout after the first that was sent.
@@ -50,6 +54,7 @@ func probe(in io.Reader, out io.Writer, serve bool) error {
 		return err
 	}
 	held := map[question]net.Conn{}
+	var id uint16
 	for lines := json.NewDecoder(bufio.NewReader(in)); ; {
 		var questions []question
 		if err := lines.Decode(&questions); err != nil {
@@ -58,13 +63,14 @@ func probe(in io.Reader, out io.Writer, serve bool) error {
 		heard := make([]bool, len(questions))
 		var all sync.WaitGroup
 		for i, q := range questions {
+			id++
 			switch {
 			case q.First:
 				all.Go(func() { heard[i] = q.askFirst() })
 			case q.Held:
 				heard[i] = q.askAgain(held)
 			default:
-				all.Go(func() { heard[i] = q.ask() })
+				all.Go(func() { heard[i] = q.ask(id) })
 			}
 		}
 		all.Wait()
@@ -88,8 +94,11 @@ func answer(port uint16) error {
 	go func() {
 		for {
 			c, err := listener.Accept()
-			if err != nil {
+			if errors.Is(err, net.ErrClosed) {
 				return
+			}
+			if err != nil {
+				continue // of that connection
 			}
 			go func() {
 				_, _ = io.Copy(c, c)
@@ -101,6 +110,9 @@ func answer(port uint16) error {
 		datagram := make([]byte, 64)
 		for {
 			n, from, err := conn.ReadFrom(datagram)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
 			if err == nil {
 				_, _ = conn.WriteTo(datagram[:n], from)
 			}
@@ -109,22 +121,29 @@ func answer(port uint16) error {
 	return nil
 }
 
-func (q question) ask() bool {
+// ask asks once; id is the number of an echo request, which no other of this process had.
+func (q question) ask(id uint16) bool {
 	deadline := time.Now().Add(q.Timeout)
+	if q.Network == "icmp" {
+		return echo(netip.MustParseAddrPort(q.To).Addr(), id, deadline)
+	}
 	conn, err := net.DialTimeout(q.Network, q.To, q.Timeout)
 	if err != nil {
 		return false
 	}
 	defer conn.Close()
-	return exchange(conn, deadline)
+	if q.Options && setOptions(conn.(*net.UDPConn)) != nil {
+		return false
+	}
+	return exchange(conn, q.Size, deadline)
 }
 
-// exchange sends a byte and waits for one.
-func exchange(conn net.Conn, deadline time.Time) bool {
+// exchange sends some bytes and waits for one.
+func exchange(conn net.Conn, size int, deadline time.Time) bool {
 	if conn.SetDeadline(deadline) != nil {
 		return false
 	}
-	if _, err := conn.Write([]byte{1}); err != nil {
+	if _, err := conn.Write(make([]byte, max(size, 1))); err != nil {
 		return false
 	}
 	_, err := conn.Read(make([]byte, 1))
@@ -140,7 +159,7 @@ func (q question) askAgain(held map[question]net.Conn) bool {
 		}
 		held[q] = conn
 	}
-	return exchange(conn, deadline)
+	return exchange(conn, 0, deadline)
 }
 
 func (q question) askFirst() bool {
@@ -150,7 +169,7 @@ func (q question) askFirst() bool {
 		if err != nil {
 			continue // there is no route yet
 		}
-		heard := exchange(conn, time.Now().Add(time.Millisecond))
+		heard := exchange(conn, 0, time.Now().Add(time.Millisecond))
 		conn.Close()
 		if heard {
 			return true

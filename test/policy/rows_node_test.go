@@ -5,6 +5,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 )
 
@@ -13,6 +14,7 @@ type row struct {
 	name     string
 	policies string
 	allowed  func(pair) bool
+	kinds    []kind // nil: plain
 	extras   []extra
 	before   func(*testing.T) // changes what is no policy
 }
@@ -46,13 +48,14 @@ func TestTruth(t *testing.T) {
 				r.before(t)
 			}
 			w.enforce(t, r.policies)
-			w.check(t, r.allowed, r.extras)
+			w.check(t, r)
 		})
 	}
 }
 
 func (w *world) rows() []row {
 	all := append(w.isolationRows(), w.peerRows()...)
+	all = append(all, w.subjectRows()...)
 	all = append(all, w.addressRows()...)
 	all = append(all, w.portRows()...)
 	all = append(all, w.serviceRows()...)
@@ -84,6 +87,19 @@ func (w *world) isolationRows() []row {
 			allowed:  func(p pair) bool { return !into("x")(p) || p.to.name == "a" },
 		},
 		{
+			name:     "S6 lists that are empty",
+			policies: v1("x", "none", "{podSelector: {matchLabels: {pod: b}}, ingress: []}") + v1("x", "all", "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [], ports: [{port: 80}]}]}") + v1("x", "any", "{podSelector: {matchLabels: {pod: c}}, ingress: [{ports: [], from: [{podSelector: {}}]}]}"),
+			allowed: func(p pair) bool {
+				switch {
+				case !into("x")(p):
+					return true
+				case p.to.name == "c":
+					return p.from.namespace == "x"
+				}
+				return p.to.name == "a" && p.network == "tcp" && p.port == 80
+			},
+		},
+		{
 			name: "S7 nobody by a selector", policies: v1("x", "p", "{podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {pod: nobody}}}]}]}"),
 			allowed: func(p pair) bool { return !into("x")(p) },
 		},
@@ -92,6 +108,17 @@ func (w *world) isolationRows() []row {
 
 func (w *world) peerRows() []row {
 	return []row{
+		{
+			name: "S2 policies add up",
+			policies: v1("x", "deny", "{podSelector: {}, policyTypes: [Ingress]}") + v1("x", "one", "{podSelector: {}, ingress: [{ports: [{port: 80}], from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: v}}}]}]}") +
+				v1("x", "other", "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {}}]}, {ports: [{port: 81}]}]}"),
+			allowed: func(p pair) bool {
+				if !into("x")(p) || (p.from.namespace == "v" && p.network == "tcp" && p.port == 80) {
+					return true
+				}
+				return p.to.name == "a" && (p.from.namespace == "x" || (p.network == "tcp" && p.port == 81))
+			},
+		},
 		{
 			name: "S2 S8 one of two peers", policies: v1("x", "p", "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {matchLabels: {pod: b}}}, {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: v}}}]}]}"),
 			allowed: func(p pair) bool {
@@ -110,19 +137,60 @@ func (w *world) peerRows() []row {
 			},
 		},
 		{
-			name: "S14 a namespace gets a label", before: func(t *testing.T) { w.relabel(t, "v", "team: red") },
+			name: "S14 a namespace gets a label", before: func(t *testing.T) { t.Helper(); w.relabel(t, "v", "team: red") },
 			policies: v1("x", "p", "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: red}}}]}]}"),
 			allowed:  func(p pair) bool { return !into("x")(p) || p.from.namespace == "v" },
 		},
 		{
-			name: "S14 and loses it", before: func(t *testing.T) { w.relabel(t, "v", "") },
+			name: "S14 and loses it", before: func(t *testing.T) { t.Helper(); w.relabel(t, "v", "") },
 			policies: v1("x", "p", "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: red}}}]}]}"),
 			allowed:  func(p pair) bool { return !into("x")(p) },
 		},
 	}
 }
 
+// subjectRows are about what is, and is no more, a policy or a pod.
+func (w *world) subjectRows() []row {
+	fromV := "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: v}}}]}]}"
+	good := func(p pair) bool { return !into("x")(p) || p.from.namespace == "v" }
+	return []row{
+		{name: "S39 a policy", policies: v1("x", "p", fromV), allowed: good},
+		{name: "S39 and a version of it that is wrong", policies: v1("x", "p", "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/33}}]}]}"), allowed: good},
+		{
+			name: "S9 S39 a policy that never was right", policies: v1("x", "q", "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {}, ipBlock: {cidr: 0.0.0.0/0}}]}]}"),
+			allowed: func(p pair) bool { return p.to != w.find("x/a") },
+		},
+		{
+			name: "S9 a peer in which nothing is known", policies: v1("x", "q", "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{}, {podSelector: {matchLabels: {pod: b}}}]}]}"),
+			allowed: func(p pair) bool { return p.to != w.find("x/a") || p.from == w.find("x/b") },
+		},
+		{
+			name: "S13 S15 pods that have ended, and those of the host network", before: func(t *testing.T) { t.Helper(); w.haunt(t, true) },
+			policies: v1("x", "p", "{podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {pod: ghost}}}]}]}"),
+			allowed:  func(p pair) bool { return !into("x")(p) },
+		},
+		{name: "S30 policies are deleted", before: func(t *testing.T) { t.Helper(); w.haunt(t, false) }, allowed: always},
+	}
+}
+
+// haunt has there be pods that no selector finds: those that have ended, with addresses that others have now, and one on the host network.
+func (w *world) haunt(t *testing.T, there bool) {
+	t.Helper()
+	w.ghosts = ""
+	if there {
+		for name, at := range map[string]struct{ place, spec, phase string }{
+			"ended": {"z/a", "", "Succeeded"}, "failed": {"z/c", "", "Failed"}, "host": {"n2", "hostNetwork: true, ", "Running"},
+		} {
+			p := w.find(at.place)
+			w.ghosts += fmt.Sprintf("---\napiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: x, labels: {pod: ghost}}\nspec: {%snodeName: %s, containers: [{name: c, image: c}]}\nstatus: {phase: %s, podIP: %s, podIPs: [{ip: %[5]s}, {ip: \"%[6]s\"}]}\n",
+				name, at.spec, p.node, at.phase, p.addrs[0], p.addrs[1])
+		}
+	}
+	w.writeObjects(t)
+}
+
 func (w *world) relabel(t *testing.T, namespace, labels string) {
+	t.Helper()
 	w.labels[namespace] = labels
 	w.writeObjects(t)
 }
@@ -134,14 +202,11 @@ const (
 )
 
 func block(network string, except ...netip.Addr) string {
-	list := ""
+	list := make([]string, len(except))
 	for i, a := range except {
-		if i > 0 {
-			list += ", "
-		}
-		list += fmt.Sprintf("%q", netip.PrefixFrom(a, a.BitLen()))
+		list[i] = fmt.Sprintf("%q", netip.PrefixFrom(a, a.BitLen()))
 	}
-	return fmt.Sprintf("{ipBlock: {cidr: %q, except: [%s]}}", network, list)
+	return fmt.Sprintf("{ipBlock: {cidr: %q, except: [%s]}}", network, strings.Join(list, ", "))
 }
 
 func (w *world) addressRows() []row {
@@ -152,7 +217,7 @@ func (w *world) addressRows() []row {
 			allowed: func(p pair) bool { return p.to != w.find("x/a") || (p.from.isPod() && p.from != xb) },
 		},
 		{
-			name: "S11 what one excepts another allows", policies: v1("x", "p", fmt.Sprintf("{podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{port: 80}], from: [%s]}, {ports: [{port: 81}], from: [%s]}]}", block("10.0.0.0/8"), block(podNetworks, xb.addrs[0]))),
+			name: "S11 S19 what one excepts another allows", policies: v1("x", "p", fmt.Sprintf("{podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{port: 80}], from: [%s]}, {ports: [{port: 81}], from: [%s]}]}", block("10.0.0.0/8"), block(podNetworks, xb.addrs[0]))),
 			allowed: func(p pair) bool {
 				if p.to != w.find("x/a") {
 					return true
@@ -161,6 +226,12 @@ func (w *world) addressRows() []row {
 					return false
 				}
 				return p.port == 80 || (p.from.isPod() && p.from != xb)
+			},
+		},
+		{
+			name: "S12 networks with bits of hosts, and IPv4 as IPv6", policies: v1("x", "p", fmt.Sprintf("{podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{port: 80}], from: [%s]}, {ports: [{port: 81}], from: [%s]}]}", block("10.0.79.9/20"), block("::ffff:10.0.64.0/116"))),
+			allowed: func(p pair) bool {
+				return p.to != w.find("x/a") || (p.from.isPod() && p.family == 0 && p.network == "tcp")
 			},
 		},
 		{
@@ -181,12 +252,19 @@ func (w *world) addressRows() []row {
 func (w *world) portRows() []row {
 	return []row{
 		{
-			name: "S16 a range", policies: v1("x", "p", "{podSelector: {}, ingress: [{ports: [{port: 79, endPort: 80}]}]}"),
+			name: "S16 S19 a range", policies: v1("x", "p", "{podSelector: {}, ingress: [{ports: [{port: 79, endPort: 80}]}]}"),
 			allowed: func(p pair) bool { return !into("x")(p) || (p.network == "tcp" && p.port == 80) },
 		},
 		{
 			name: "S16 a protocol", policies: v1("x", "p", "{podSelector: {}, ingress: [{ports: [{protocol: UDP}]}]}"),
 			allowed: func(p pair) bool { return !into("x")(p) || p.network == "udp" },
+		},
+		{
+			name: "S33 S34 fragments, and options", kinds: odd,
+			policies: v1("x", "in", "{podSelector: {}, policyTypes: [Ingress], ingress: [{ports: [{protocol: UDP, port: 80}]}]}") + v1("z", "out", "{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{protocol: UDP, port: 81}]}]}"),
+			allowed: func(p pair) bool {
+				return (!into("x")(p) || p.port == 80) && (p.from.namespace != "z" || p.port == 81)
+			},
 		},
 		{
 			name: "S17 a name, ingress", policies: v1("x", "p", "{podSelector: {}, ingress: [{ports: [{port: web}]}]}"),
