@@ -3,15 +3,24 @@ package agentlab
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 
+	"github.com/nearpath/nearpath/internal/agentapi"
 	"github.com/nearpath/nearpath/test/netlab"
+)
+
+// What containerd says of every pod: the name of its link, and where its annotations are.
+const (
+	ifName         = "eth0"
+	capAnnotations = "io.kubernetes.cri.pod-annotations"
 )
 
 // onNode runs CNI plugins on the node instead of on the machine.
@@ -60,9 +69,9 @@ func (n *Node) NewPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 		return nil, err
 	}
 	return &Pod{Sandbox: sandbox, node: n, runtime: &libcni.RuntimeConf{
-		ContainerID: "c-" + id, NetNS: sandbox.NetNSPath(), IfName: "eth0",
+		ContainerID: "c-" + id, NetNS: sandbox.NetNSPath(), IfName: ifName,
 		Args:           [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", spec.Namespace}, {"K8S_POD_NAME", spec.Name}},
-		CapabilityArgs: map[string]any{"io.kubernetes.cri.pod-annotations": spec.Annotations},
+		CapabilityArgs: map[string]any{capAnnotations: spec.Annotations},
 	}}, sandbox.SetLoopbackUp()
 }
 
@@ -89,4 +98,27 @@ func (p *Pod) Delete(ctx context.Context) error {
 		return fmt.Errorf("CNI DEL of %s: %w", p.Name(), err)
 	}
 	return p.Stop(ctx)
+}
+
+// CNI asks the agent for a verb as its plugin does, for a network namespace of that name in /run/netns on the node.
+func (n *Node) CNI(ctx context.Context, verb string, spec PodSpec, netns string) error {
+	config, err := json.Marshal(map[string]any{
+		"cniVersion": "1.1.0", "name": n.conflist.Name, "type": n.conflist.Plugins[0].Network.Type,
+		"capabilities":  map[string]bool{capAnnotations: true},
+		"runtimeConfig": map[string]any{capAnnotations: spec.Annotations},
+	})
+	if err != nil {
+		return err
+	}
+	answer, err := n.API.CNI(ctx, agentapi.CNIRequest{
+		Command: verb, ContainerID: netns, IfName: ifName, NetNS: filepath.Join("/run/netns", netns), Config: config,
+		Args: fmt.Sprintf("IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s", spec.Namespace, spec.Name),
+	})
+	if err == nil && answer.Error != nil {
+		err = answer.Error
+	}
+	if err != nil {
+		return fmt.Errorf("CNI %s of %s: %w", verb, netns, err)
+	}
+	return nil
 }

@@ -4,14 +4,9 @@ package policy
 
 import (
 	"errors"
-	"fmt"
-	"os"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/nearpath/nearpath/test/agentlab"
 )
 
 // patient is how long what is allowed may take: nothing gets lost here but by policy.
@@ -112,82 +107,4 @@ func (w *world) testNoAgent(t *testing.T) {
 	close(stop)
 	all.Wait()
 	t.Logf("%d datagrams that are allowed were answered, %d that are not were not, while the agent was killed and started twice", asks, denies)
-}
-
-// podsEnv is how many pods send before they may, 40 by default.
-const podsEnv = "NEARPATH_POLICY_PODS"
-
-// testFirst is reference row S26: pods that send as soon as they have a network, where nothing of theirs is allowed.
-func (w *world) testFirst(t *testing.T) {
-	w.enforce(t, v1("x", "deny", "{podSelector: {}, policyTypes: [Egress]}"))
-	pods := 40
-	if text := os.Getenv(podsEnv); text != "" {
-		var err error
-		pods, err = strconv.Atoi(text)
-		ok(t, err)
-	}
-	w.later = []*place{{namespace: "z", name: "allowed", node: "n1"}}
-	for i := range pods {
-		w.later = append(w.later, &place{namespace: "x", name: fmt.Sprintf("first-%d", i), node: "n1"})
-	}
-	w.writeObjects(t)
-	q := w.outside.question(kind{network: "udp", port: ports[0]}, 0)
-	q.First, q.Timeout = true, 20*time.Millisecond
-	var (
-		lanes sync.WaitGroup
-		mu    sync.Mutex // guards heard
-		heard int
-	)
-	const side = 4
-	for lane := range side {
-		lanes.Go(func() {
-			for i := lane; i < pods; i += side {
-				got, err := w.first(t, fmt.Sprintf("first-%d", i), "x", q)
-				mu.Lock()
-				if err != nil {
-					t.Errorf("pod %d: %v", i, err)
-				}
-				if got {
-					heard++
-				}
-				mu.Unlock()
-			}
-		})
-	}
-	lanes.Wait()
-	t.Logf("of %d pods that sent as soon as they could, %d were heard", pods, heard)
-	if heard > 0 {
-		t.Error("packets went out before the policy was there")
-	}
-	// Whoever may is heard by the same question.
-	q.Timeout = patient
-	if got, err := w.first(t, "allowed", "z", q); err != nil || !got {
-		t.Errorf("a pod that is not isolated is heard: %t, %v", got, err)
-	}
-}
-
-// first makes a pod that asks before it has a network, and returns whether it was heard.
-func (w *world) first(t *testing.T, name, namespace string, q question) (bool, error) {
-	pod, err := w.nodes["n1"].NewPod(t.Context(), agentlab.PodSpec{Namespace: namespace, Name: name})
-	if err != nil {
-		return false, err
-	}
-	p := startProber(t, w.lab, selfIn(t, pod.Command), roleClient)
-	type outcome struct {
-		heard []bool
-		err   error
-	}
-	done := make(chan outcome, 1)
-	go func() {
-		heard, err := p.ask([]question{q})
-		done <- outcome{heard, err}
-	}()
-	if err := pod.Add(t.Context()); err != nil {
-		return false, err
-	}
-	o := <-done
-	if o.err != nil {
-		return false, o.err
-	}
-	return o.heard[0], pod.Delete(t.Context())
 }

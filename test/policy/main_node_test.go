@@ -5,6 +5,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -31,7 +32,8 @@ const patience = time.Minute
 // TestMain builds the programs once, unless they are given.
 func TestMain(m *testing.M) {
 	if role := os.Getenv(roleEnv); role != "" {
-		if err := probe(os.Stdin, os.Stdout, role == roleServer); err != nil {
+		play := map[string]func(io.Reader, io.Writer) error{roleServer: probe, roleStarter: starter, roleCounter: counter}[role]
+		if err := play(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, role+":", err)
 			os.Exit(1)
 		}
@@ -97,13 +99,18 @@ func ok(t *testing.T, err error) {
 // await polls until lacking returns nil.
 func await(t *testing.T, what string, lacking func() error) {
 	t.Helper()
+	ok(t, until(what, lacking))
+}
+
+// until is await for other goroutines than the test's.
+func until(what string, lacking func() error) error {
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		err := lacking()
 		if err == nil {
-			return
+			return nil
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %s for %s: %v", patience, what, err)
+			return fmt.Errorf("waited %s for %s: %w", patience, what, err)
 		}
 	}
 }

@@ -19,11 +19,8 @@ import (
 	"github.com/nearpath/nearpath/test/netlab"
 )
 
-// The roles of a copy of this program: one who answers and asks, and one who asks only.
-const (
-	roleServer = "server"
-	roleClient = "client"
-)
+// roleServer is the role of a copy of this program that answers and asks.
+const roleServer = "server"
 
 // ports are those at which everybody answers, by TCP and by UDP.
 var ports = []uint16{80, 81}
@@ -36,16 +33,11 @@ type question struct {
 	Options     bool // the datagram has options, or extension headers
 	// Held asks on the connection that the question was asked on before.
 	Held bool
-	// First asks again and again from when there is no network yet, until one is heard, or Timeout after the first that was sent.
-	First bool
 }
 
 // probe answers, and asks what it reads: a line with questions, for a line with their outcomes, until in ends.
-func probe(in io.Reader, out io.Writer, serve bool) error {
+func probe(in io.Reader, out io.Writer) error {
 	for _, port := range ports {
-		if !serve {
-			break
-		}
 		if err := answer(port); err != nil {
 			return err
 		}
@@ -65,8 +57,6 @@ func probe(in io.Reader, out io.Writer, serve bool) error {
 		for i, q := range questions {
 			id++
 			switch {
-			case q.First:
-				all.Go(func() { heard[i] = q.askFirst() })
 			case q.Held:
 				heard[i] = q.askAgain(held)
 			default:
@@ -162,25 +152,6 @@ func (q question) askAgain(held map[question]net.Conn) bool {
 	return exchange(conn, 0, deadline)
 }
 
-func (q question) askFirst() bool {
-	var end time.Time
-	for end.IsZero() || time.Now().Before(end) {
-		conn, err := net.Dial(q.Network, q.To)
-		if err != nil {
-			continue // there is no route yet
-		}
-		heard := exchange(conn, 0, time.Now().Add(time.Millisecond))
-		conn.Close()
-		if heard {
-			return true
-		}
-		if end.IsZero() {
-			end = time.Now().Add(q.Timeout)
-		}
-	}
-	return false
-}
-
 // A prober is a running probe.
 type prober struct {
 	mu  sync.Mutex // guards the fields below
@@ -219,10 +190,15 @@ func (p *prober) ask(questions []question) (heard []bool, err error) {
 	if len(questions) == 0 {
 		return nil, nil
 	}
+	return heard, p.exchange(questions, &heard)
+}
+
+// exchange writes a line and reads one.
+func (p *prober) exchange(in, out any) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := json.NewEncoder(p.in).Encode(questions); err != nil {
-		return nil, err
+	if err := json.NewEncoder(p.in).Encode(in); err != nil {
+		return err
 	}
-	return heard, p.out.Decode(&heard)
+	return p.out.Decode(out)
 }

@@ -25,6 +25,8 @@ type place struct {
 	namespace, name string
 	node            string
 	annotations     map[string]string
+	role            string // a label, beside its name
+	pod             *agentlab.Pod
 	addrs           []netip.Addr // IPv4 first
 	prober          *prober
 }
@@ -40,6 +42,9 @@ func (p *place) isPod() bool { return p.namespace != "" }
 
 // labels are the pod's.
 func (p *place) labels() string {
+	if p.role != "" {
+		return fmt.Sprintf("{pod: %s, role: %s}", p.name, p.role)
+	}
 	return fmt.Sprintf("{pod: %s}", p.name)
 }
 
@@ -70,6 +75,7 @@ type world struct {
 	pods     []*place
 	hosts    []*place
 	outside  *place
+	machine  cloudlab.Machine // outside's
 	canaries []*place
 	rounds   int      // policies that were written
 	later    []*place // pods that come and go
@@ -126,16 +132,17 @@ func (w *world) startPlaces(t *testing.T) {
 		pod, err := w.nodes[p.node].NewPod(t.Context(), agentlab.PodSpec{Namespace: p.namespace, Name: p.name, Annotations: p.annotations})
 		ok(t, err)
 		ok(t, pod.Add(t.Context()))
-		p.addrs = pod.Addrs
+		p.pod, p.addrs = pod, pod.Addrs
 		p.prober = startProber(t, w.lab, selfIn(t, pod.Command), roleServer)
 	}
 	for _, h := range w.hosts {
 		h.prober = startProber(t, w.lab, selfIn(t, w.nodes[h.node].Command), roleServer)
 	}
-	m, err := w.cloud.Machine(t.Context(), "outside")
+	var err error
+	w.machine, err = w.cloud.Machine(t.Context(), "outside")
 	ok(t, err)
-	w.outside = &place{name: "outside", addrs: m.Addrs()}
-	w.outside.prober = startProber(t, w.lab, selfIn(t, m.NetNS.Command), roleServer)
+	w.outside = &place{name: "outside", addrs: w.machine.Addrs()}
+	w.outside.prober = startProber(t, w.lab, selfIn(t, w.machine.NetNS.Command), roleServer)
 	w.writeObjects(t)
 }
 
@@ -160,7 +167,7 @@ func (w *world) writeObjects(t *testing.T) {
 		fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Node\nmetadata: {name: %[1]s, labels: {kubernetes.io/hostname: %[1]s}}\nstatus: {addresses: [{type: InternalIP, address: %s}, {type: InternalIP, address: \"%s\"}]}\n",
 			h.name, h.addrs[0], h.addrs[1])
 	}
-	for _, namespace := range []string{"x", "v", "z", "canary", "kube-system"} {
+	for _, namespace := range []string{"x", "v", "z", "canary", "crowd", "kube-system"} {
 		labels := w.labels[namespace]
 		if labels != "" {
 			labels = ", " + labels
