@@ -299,6 +299,11 @@ func (w *world) serviceRows() []row {
 		}
 		return list
 	}
+	itself := make([]extra, 0, 2*len(vips))
+	for _, vip := range vips {
+		at := netip.AddrPortFrom(vip, 80).String()
+		itself = append(itself, extra{w.find("x/a"), at, true}, extra{w.find("x/b"), at, false})
+	}
 	toA := func(p pair) bool { return p.to != w.find("x/a") }
 	return []row{
 		{
@@ -320,6 +325,7 @@ func (w *world) serviceRows() []row {
 			name: "S23 a client behind a node port is who it is", policies: v1("x", "p", fmt.Sprintf("{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [%s, %s]}]}", block(w.outside.addrs[0].String()+"/32"), block(w.outside.addrs[1].String()+"/128"))),
 			allowed: toA, extras: outside(true),
 		},
+		{name: "S24 a pod by a Service that leads to it", policies: v1("x", "p", "{podSelector: {matchLabels: {pod: a}}, policyTypes: [Ingress]}"), allowed: toA, extras: itself},
 		{name: "S23 and is not the node", policies: v1("x", "p", "{podSelector: {matchLabels: {pod: a}}, policyTypes: [Ingress]}"), allowed: toA, extras: outside(false)},
 	}
 }

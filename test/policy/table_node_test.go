@@ -10,12 +10,7 @@ import (
 	"os/exec"
 	"sync"
 	"testing"
-	"time"
 )
-
-// denied is how long nothing must be heard. Nothing waits for it that is allowed: who is not heard in this time is asked again,
-// and given more of it each time.
-const denied = 300 * time.Millisecond
 
 // A pair is one question of the table.
 type pair struct {

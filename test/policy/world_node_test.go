@@ -56,14 +56,15 @@ func (p *place) web() uint16 {
 	return ports[1]
 }
 
-// thePods are spread over the nodes and the datapaths that any kernel has, some of them with packets translated instead of sockets.
+// thePods are spread over the nodes and the datapaths, some of them with packets translated instead of sockets.
 func thePods() []*place {
 	packets := map[string]string{"nearpath.io/service-path": "packets"}
 	exclusive := map[string]string{"nearpath.io/datapath": "exclusive"}
+	third := map[string]string{"nearpath.io/datapath": thirdDatapath}
 	return []*place{
-		{namespace: "x", name: "a", node: "n1"}, {namespace: "x", name: "b", node: "n1", annotations: packets}, {namespace: "x", name: "c", node: "n2", annotations: exclusive},
-		{namespace: "v", name: "a", node: "n2"}, {namespace: "v", name: "b", node: "n1", annotations: exclusive}, {namespace: "v", name: "c", node: "n2", annotations: packets},
-		{namespace: "z", name: "a", node: "n1"}, {namespace: "z", name: "b", node: "n2"}, {namespace: "z", name: "c", node: "n2"},
+		{namespace: "x", name: "a", node: "n1"}, {namespace: "x", name: "b", node: "n1", annotations: third}, {namespace: "x", name: "c", node: "n2", annotations: exclusive},
+		{namespace: "v", name: "a", node: "n2", annotations: third}, {namespace: "v", name: "b", node: "n1", annotations: exclusive}, {namespace: "v", name: "c", node: "n2", annotations: packets},
+		{namespace: "z", name: "a", node: "n1", annotations: third}, {namespace: "z", name: "b", node: "n2", annotations: third}, {namespace: "z", name: "c", node: "n1", annotations: packets},
 	}
 }
 
