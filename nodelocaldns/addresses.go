@@ -23,28 +23,10 @@ func Addresses(m *dns.Msg) []NameAddrs {
 	if !m.Response || m.Rcode != dns.RcodeSuccess || len(m.Question) != 1 || m.Question[0].Qclass != dns.ClassINET {
 		return nil
 	}
-	chain := []NameAddrs{{Name: foldName(m.Question[0].Name), TTL: longestTTL}}
-	for len(chain) <= maxChain {
-		next, ok := targetOf(m, chain[len(chain)-1].Name)
-		if !ok {
-			break
-		}
-		chain = append(chain, NameAddrs{Name: foldName(next.Target), TTL: longestTTL})
-		shorten(chain[:len(chain)-1], next.Hdr.Ttl)
-	}
+	chain := chainOf(m)
 	for _, rr := range m.Answer {
-		addr, ok := addressIn(rr)
-		if !ok {
-			continue
-		}
-		for at := range chain {
-			if chain[at].Name != foldName(rr.Header().Name) {
-				continue
-			}
-			shorten(chain[:at+1], rr.Header().Ttl)
-			for before := range chain[:at+1] {
-				chain[before].Addrs = append(chain[before].Addrs, addr)
-			}
+		if addr, ok := addressIn(rr); ok {
+			enter(chain, addr, rr.Header())
 		}
 	}
 	if len(chain[0].Addrs) == 0 {
@@ -56,6 +38,33 @@ func Addresses(m *dns.Msg) []NameAddrs {
 		}
 	}
 	return chain
+}
+
+// chainOf returns the name that was asked for, and those that its CNAMEs lead through.
+func chainOf(m *dns.Msg) []NameAddrs {
+	chain := []NameAddrs{{Name: foldName(m.Question[0].Name), TTL: longestTTL}}
+	for len(chain) <= maxChain {
+		next, ok := targetOf(m, chain[len(chain)-1].Name)
+		if !ok {
+			break
+		}
+		chain = append(chain, NameAddrs{Name: foldName(next.Target), TTL: longestTTL})
+		shorten(chain[:len(chain)-1], next.Hdr.Ttl)
+	}
+	return chain
+}
+
+// enter gives an address to the name that its record is of, and to those that lead there.
+func enter(chain []NameAddrs, addr netip.Addr, h *dns.RR_Header) {
+	for at := range chain {
+		if chain[at].Name != foldName(h.Name) {
+			continue
+		}
+		shorten(chain[:at+1], h.Ttl)
+		for before := range chain[:at+1] {
+			chain[before].Addrs = append(chain[before].Addrs, addr)
+		}
+	}
 }
 
 // longestTTL is the longest there is: RFC 2181, 8.

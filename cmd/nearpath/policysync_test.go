@@ -24,7 +24,6 @@ import (
 
 // A fakePlanner plans one op for each plan, and remembers what it was told.
 type fakePlanner struct {
-	policyPlanner
 	selects   map[string]bool
 	isolating []policy.Ref
 	refuse    error
@@ -53,10 +52,9 @@ func (p *fakePlanner) Local(pod policy.LocalPod, gone bool) {
 }
 
 func (p *fakePlanner) Plan(c cluster.Change) ([]policy.Op, error) {
-	switch {
-	case c.Snapshot == nil:
+	if c.Snapshot == nil {
 		p.say("plan")
-	default:
+	} else {
 		p.say("plan full=%v", c.Full)
 	}
 	return []policy.Op{fakeOp{p.fail}}, p.refuse

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -75,10 +76,5 @@ func (s calicoAccounts) String() string {
 
 // Matches implements Selector.
 func (s calicoAccounts) Matches(l Labelled) bool {
-	for _, name := range s.names {
-		if name == l.Account {
-			return s.expr == nil || s.expr.Matches(l)
-		}
-	}
-	return false
+	return slices.Contains(s.names, l.Account) && (s.expr == nil || s.expr.Matches(l))
 }
