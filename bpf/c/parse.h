@@ -13,6 +13,7 @@
 #include <stdbool.h>
 
 #include "lb.h"
+#include "policytypes.h"
 #include "types.h"
 
 /* The fields of the fragment offset: RFC 791, 3.1, and RFC 8200, 4.5. */

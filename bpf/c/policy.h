@@ -93,6 +93,22 @@ static __always_inline enum stands stands_for(const struct flow_key *own, __be32
 	return f->flags & FLOW_NODE ? STANDS_FOR_NODE : STANDS_FOR_CLIENT;
 }
 
+/* Whether the node itself, or its DNS listener, answers what the pod asked a Service. A link in the pod's namespace sees the answer when it
+ * has the Service's address again, and nothing of the way that it came by. */
+static __always_inline bool is_answer_of_node(const struct flow_key *own)
+{
+	const struct flow *f = bpf_map_lookup_elem(&flows, own);
+	__be32 backend[4];
+	__be16 port;
+
+	if (!f || (f->flags & FLOW_REPLY))
+		return false;
+	__builtin_memcpy(backend, f->daddr, sizeof(backend));
+	port = f->dport;
+	asm volatile("" ::: "memory");
+	return f->echo == fold_key(own) && (of_this_node(backend) || is_node_dns(backend, port));
+}
+
 /* What begins a connection cannot be an answer. */
 static __always_inline bool one_way(__u8 proto)
 {
@@ -155,7 +171,7 @@ static __always_inline enum decided find_peer_in(struct moment *m, __u32 how)
 		return DECIDED_PASS;
 	j->entry.point = how & JUDGE_PLAIN ? j->point : (__u32)j->key.proto << 16 | bpf_ntohs(j->key.sport);
 	if (!of_this_node(j->entry.peer))
-		return DECIDED_TRACK;
+		return (how & JUDGE_NODE_ADDRESS) && is_answer_of_node(&j->key) ? DECIDED_PASS : DECIDED_TRACK;
 	stands = stands_for(&j->key, client);
 	if (stands == STANDS_FOR_CLIENT) {
 		__builtin_memcpy(j->entry.peer, client, sizeof(client));

@@ -5,7 +5,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "consts.h"
-#include "types.h"
+#include "policytypes.h"
 
 /* By the pod's number. Each of the two words is one aligned store: the switch of the pod's policy in that direction. */
 struct {

@@ -121,7 +121,7 @@ var features = []feature{
 	{"DNS answers of the kernel", []string{"bpf.TestAnswersAgree", "bpf.TestAnswersLive", "bpf.TestAnswersIPVlan", "bpf.TestChangedIsNotAbsent"}},
 	{"policies on veth", []string{"bpf.TestPolicyBriefly", "bpf.TestPolicyCutsFlows", "bpf.TestPolicyEvents"}},
 	{"raw sockets of pods with programs of their own", []string{"bpf.TestGuardedSockets", "bpf.TestForgedByIPVlan"}},
-	{"policy in pods' namespaces", []string{"bpf.TestPolicyIPVlan", "bpf.TestPolicyExclusive"}},
+	{"policy in pods' namespaces", []string{"bpf.TestPolicyIPVlan", "bpf.TestPolicyIPVlanOwnNode", "bpf.TestPolicyExclusive"}},
 	{"netns cookie", []string{"test/vm/parts.TestNetNSCookie", "bpf.TestCookieByProgram"}},
 	{"node network", []string{"internal/hostnet.TestHostIsBroughtIntoStateAndKept", "internal/hostnet.TestWaitersShareComparisons"}},
 	{"SNAT of the node", []string{"internal/hostnet.TestNodeSNATByFamily", "internal/hostnet.TestNodeSNATIsKept"}},
