@@ -2,21 +2,14 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
 
-	"github.com/nearpath/nearpath/internal/atomicfile"
 	"github.com/nearpath/nearpath/internal/policy"
 	"github.com/nearpath/nearpath/nodelocaldns"
 )
@@ -27,8 +20,11 @@ const (
 	maxNameWait = 500 * time.Millisecond
 	// nameSweep is between two looks for addresses whose time is over.
 	nameSweep = 10 * time.Second
-	// nameSave is from a new address until it is on disk, nameKeep until it is there that known ones were given again.
+	// nameSave is from a new address until the file has it and the journal is empty again, nameKeep until the file has that
+	// known ones were given again.
 	nameSave, nameKeep = time.Second, time.Minute
+	// maxNameJournal bounds what the journal tells of addresses that are known already, in bytes.
+	maxNameJournal = 1 << 20
 )
 
 // policyNames lets policies follow domain names: what the node's DNS answers becomes peers before the client has the answer.
@@ -41,6 +37,8 @@ type policyNames struct {
 
 	late atomic.Uint64 // answers that did not wait to the end
 
+	file  sync.Mutex // guards what is on disk, and noted
+	noted int        // bytes in the journal
 	mu    sync.Mutex // guards what follows
 	added []string   // patterns for which the kernel may have answers that nobody has looked at
 }
@@ -50,7 +48,8 @@ type policyNamesConfig struct {
 	Kernel kernelAnswers
 	// Domains are the cluster's: its names are the business of selectors.
 	Domains []string
-	Path    string // of the file that keeps what is known
+	// Path is of the file that keeps what is known; that with journalSuffix has what came since.
+	Path string
 	// Refresh has policies follow names.Changed, and calls names.Applied when the kernel does.
 	Refresh func(context.Context) error
 	// InUse returns the peers of the connections there are.
@@ -103,10 +102,13 @@ func (p *policyNames) rouse() {
 
 // beforeReply returns when policies know the addresses of an answer that a client is about to get.
 func (p *policyNames) beforeReply(m *dns.Msg) {
-	if p.names.Counts().Patterns == 0 {
+	all := p.learned(m)
+	if len(all) == 0 {
 		return
 	}
-	serial := p.names.Learn(time.Now(), p.learned(m))
+	now := time.Now()
+	serial := p.names.Learn(now, all)
+	p.note(now, all, serial == 0)
 	if serial == 0 {
 		return
 	}
@@ -118,11 +120,11 @@ func (p *policyNames) beforeReply(m *dns.Msg) {
 	}
 }
 
-// learned is what an answer says of names that are not the cluster's.
+// learned is what an answer says of names that policies have and that are not the cluster's.
 func (p *policyNames) learned(m *dns.Msg) []policy.Learned {
 	var all []policy.Learned
 	for _, n := range nodelocaldns.Addresses(m) {
-		if !p.owned(n.Name) {
+		if p.names.Means(n.Name) && !p.owned(n.Name) {
 			all = append(all, policy.Learned{Name: n.Name, Addrs: n.Addrs, TTL: n.TTL})
 		}
 	}
@@ -212,46 +214,4 @@ func (p *policyNames) sweep(ctx context.Context) {
 	if p.names.Expire(now, func(addr netip.Addr) bool { return used[addr] }) {
 		p.refresh(ctx)
 	}
-}
-
-// keptNames is the file.
-type keptNames struct {
-	Written time.Time        `json:"written"`
-	Names   []policy.Learned `json:"names"`
-}
-
-func (p *policyNames) save() {
-	now := time.Now()
-	kept := keptNames{Written: now, Names: p.names.Export(now)}
-	if len(kept.Names) == 0 {
-		if err := os.Remove(p.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			p.Log.Warn("policy names: cannot be kept", "err", err)
-		}
-		return
-	}
-	text, err := json.Marshal(kept)
-	if err == nil {
-		if err = os.MkdirAll(filepath.Dir(p.Path), 0o700); err == nil {
-			err = atomicfile.Write(p.Path, text, 0o600)
-		}
-	}
-	if err != nil {
-		p.Log.Warn("policy names: cannot be kept", "err", err)
-	}
-}
-
-func (p *policyNames) load(now time.Time) error {
-	text, err := os.ReadFile(p.Path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	var kept keptNames
-	if err == nil {
-		err = json.Unmarshal(text, &kept)
-	}
-	if err != nil {
-		return fmt.Errorf("read %s: %w", p.Path, err)
-	}
-	p.names.Import(now, max(now.Sub(kept.Written), 0), kept.Names)
-	return nil
 }

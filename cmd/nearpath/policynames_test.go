@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -188,22 +190,31 @@ func TestPolicyNamesAreKept(t *testing.T) {
 		stop := old.run(t)
 		old.patterns([]string{"*.example.com"})
 		old.beforeReply(addressAnswer(t, "www.example.com. 600 IN A 192.0.2.1"))
+		at := newNamesRig(t, path) // the old one may not have come to its end
 		time.Sleep(nameSave)
 		synctest.Wait()
-		killed := newNamesRig(t, path) // the old one may not have come to its end
+		killed := newNamesRig(t, path)
 		stop()
 		ended := newNamesRig(t, path)
-		for _, rig := range []*namesRig{killed, ended} {
+		for _, rig := range []*namesRig{at, killed, ended} {
 			rig.patterns([]string{"*.example.com"})
 			if len(rig.names.Addrs("*.example.com")) != 1 {
 				t.Error("an address is lost with the process")
 			}
 		}
 	})
-	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if rig := newNamesRig(t, path); rig.names.Counts().Pairs != 0 {
-		t.Error("read something out of a broken file")
+	line := fmt.Sprintf(`{"written": %q, "names": [{"name": "a.example.com", "addrs": ["192.0.2.1"], "ttl": 0}]}`, time.Now().Format(time.RFC3339))
+	for file, pairs := range map[string]int{"{": 0, line + "\n{": 1} {
+		for _, name := range []string{path, path + journalSuffix} {
+			if err := errors.Join(os.RemoveAll(path), os.WriteFile(name, []byte(file), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			if rig := newNamesRig(t, path); rig.names.Counts().Pairs != pairs {
+				t.Errorf("%d pairs are read of %s", rig.names.Counts().Pairs, file)
+			}
+			if err := os.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }

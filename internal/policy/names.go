@@ -149,6 +149,13 @@ func (n *Names) matching(name string) []*namePattern {
 	}
 }
 
+// Means reports whether a pattern means the name.
+func (n *Names) Means(name string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.patterns) > 0 && len(n.matching(FoldName(name))) > 0
+}
+
 // Learn takes what an answer says that a client is about to get. When it does not return 0, patterns have addresses by the
 // answer that the kernel may not know yet: [Names.Wait] waits for that. An address that there is no room for is not learned,
 // and counted.
