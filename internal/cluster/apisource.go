@@ -50,12 +50,15 @@ type APISource struct {
 	log     *slog.Logger
 	warn    func(about Object, reason, message string)
 	refused *prometheus.CounterVec
+	unread  *prometheus.GaugeVec
 	labels  labelSets
 	share   policySharer
 	ready   chan struct{}
 
 	mu  sync.Mutex
 	bad map[Object]string // what is wrong with the objects that are refused; without UID
+	// failing are the kinds that cannot be listed or watched, and why.
+	failing map[string]string
 }
 
 // NewAPISource returns a source that has not started.
@@ -77,7 +80,7 @@ func NewAPISource(c APIConfig) (*APISource, error) {
 func newAPISource(client kubernetes.Interface, custom dynamic.Interface, c APIConfig) (*APISource, error) {
 	s := &APISource{
 		client: client, dynamic: custom, store: c.Store, node: c.NodeName, log: c.Log, warn: c.Warn, ready: make(chan struct{}),
-		policy: c.Policy, bad: map[Object]string{},
+		policy: c.Policy, bad: map[Object]string{}, failing: map[string]string{}, unread: newUnreadMetric(),
 	}
 	if s.warn == nil {
 		s.warn = NoEvents{}.Warn
@@ -97,7 +100,7 @@ func newAPISource(client kubernetes.Interface, custom dynamic.Interface, c APICo
 	if s.publish != 0 && s.node != "" {
 		return nil, fmt.Errorf("node %s: pods of a node and publishing exclude each other", s.node)
 	}
-	return s, register(c.Registerer, s.refused)
+	return s, register(c.Registerer, s.refused, s.unread)
 }
 
 // Ready is closed once every kind has been listed and is in the Store.

@@ -53,7 +53,7 @@ func (s *APISource) follow(ctx context.Context, w *watched) {
 		Name: w.kind, KeyFunction: cache.MetaNamespaceKeyFunc, KnownObjects: known{w, s.store}, Transformer: s.stripper(w),
 	})
 	controller := cache.New(&cache.Config{
-		Queue: queue, ListerWatcher: w.list, ObjectType: w.object, ObjectDescription: w.kind,
+		Queue: queue, ListerWatcher: s.observed(w), ObjectType: w.object, ObjectDescription: w.kind,
 		Process: s.process, WatchErrorHandlerWithContext: s.watchFailed,
 	})
 	synced := controller.HasSynced
@@ -69,6 +69,7 @@ func (s *APISource) awaitAPI(ctx context.Context, w *watched) bool {
 		switch {
 		case err != nil:
 			s.log.Warn("watch failed", "kind", w.kind, "err", err)
+			s.unreadable(ctx, w.kind, err)
 			wait = retry
 		case installed:
 			return true
@@ -76,6 +77,7 @@ func (s *APISource) awaitAPI(ctx context.Context, w *watched) bool {
 			if w.synced.Load() == nil {
 				s.log.Info("the API is not installed, looking for it from time to time", "kind", w.kind, "version", w.api.GroupVersion())
 			}
+			s.readable(w.kind)
 			empty := func() bool { return true }
 			w.synced.Store(&empty)
 		}

@@ -43,6 +43,13 @@ func newRefusedMetric(kinds ...string) *prometheus.CounterVec {
 	return refused
 }
 
+func newUnreadMetric() *prometheus.GaugeVec {
+	return prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "nearpath_cluster_unread",
+		Help: "1 while the Kubernetes API does not let a kind be listed or watched, or does not answer; what was read before stays.",
+	}, []string{"kind"})
+}
+
 func newReportFailuresMetric() prometheus.Counter {
 	return prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "nearpath_cluster_node_report_failures_total",
