@@ -90,6 +90,7 @@ type agent struct {
 	store      *cluster.Store
 	events     nodeWarner
 	refused    func() error                                   // Services and slices that the source refuses as they stand
+	unread     func() error                                   // kinds of objects that the source cannot read at the moment
 	nodes      func(context.Context) (map[string]bool, error) // instances of the cluster's nodes; nil: not known
 	recheck    func()                                         // looks at the network around the node soon
 	egress     *egress
@@ -102,9 +103,10 @@ type agent struct {
 	host       *hostnet.Host
 	pool       *ipam.Pool
 	scopes     *dnsScopes
-	policy     *policySync  // nil: policies are not enforced
-	drops      *dropLog     // as policy
-	names      *policyNames // as policy
+	policy     *policySync     // nil: policies are not enforced
+	drops      *dropLog        // as policy
+	tracked    *trackedSweeper // as policy
+	names      *policyNames    // as policy
 	cni        *cni.Server
 	pending    <-chan struct{}                  // closed when deletions from before this agent are done
 	synced     <-chan struct{}                  // closed when the first Snapshot is served
@@ -180,6 +182,7 @@ func (a *agent) buildSource(context.Context) error {
 			return err
 		}
 		a.tasks, a.refused = append(a.tasks, source), source.Refused
+		a.unread = func() error { return nil } // there a load that fails is an alarm of its own
 		return nil
 	}
 	restConfig, err := cluster.RESTConfig(a.cfg.Kubeconfig)
@@ -194,7 +197,7 @@ func (a *agent) buildSource(context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.tasks, a.refused = append(a.tasks, source), source.Refused
+	a.tasks, a.refused, a.unread = append(a.tasks, source), source.Refused, source.Unread
 	return a.buildReports(restConfig)
 }
 

@@ -32,7 +32,7 @@ func (a *agent) buildPolicy(context.Context) error {
 		Secret: kernel.Secret(), Room: kernel.Room(), Listeners: a.cfg.DNS.addresses(), DNSService: a.dnsService, Domain: a.names.names.Addrs,
 	})
 	a.policy = newPolicySync(policySyncConfig{
-		Planner: planner, Maps: kernel, Changes: changes, Attached: a.localPods, Names: a.names,
+		Planner: planner, Maps: kernel, Changes: changes, Attached: a.localPods, Names: a.names, Unread: func() error { return a.unread() },
 		Kernel: kernel, Warn: a.warnNode, Log: a.log, Metrics: newPolicyMetrics(a.metrics),
 	})
 	events, err := kernel.Events()
@@ -45,8 +45,8 @@ func (a *agent) buildPolicy(context.Context) error {
 		return a.policy.dropOf(e), err
 	}, func() bool { return a.live.Load().Policy.LogDrops }, a.log, a.metrics)
 	a.metrics.MustRegister(&policyCollector{pods: a.policy.local, kernel: kernel})
-	a.tasks = append(a.tasks, a.policy, a.names, a.drops,
-		newTrackedSweeper(sweepTracked(a.datapath), a.policy.refusedFlows, a.warnNode, a.log, a.metrics))
+	a.tracked = newTrackedSweeper(sweepTracked(a.datapath), a.policy.refusedFlows, a.warnNode, a.log, a.metrics)
+	a.tasks = append(a.tasks, a.policy, a.names, a.drops, a.tracked)
 	a.forADD = append(a.forADD, a.policy)
 	return nil
 }

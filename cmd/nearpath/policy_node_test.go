@@ -26,7 +26,7 @@ import (
 const (
 	policyLab = "nppolagent"
 	// policyPatience bounds the wait for one condition.
-	policyPatience = time.Minute
+	policyPatience = 3 * time.Minute
 	// deniedAfter is how long an attempt waits that is to be dropped. One that is allowed takes microseconds.
 	deniedAfter = 400 * time.Millisecond
 	dbPort      = 5432
@@ -68,6 +68,20 @@ metadata: {name: db, namespace: shop, labels: {app: db}}
 spec: {nodeName: node, containers: [{name: c, ports: [{name: sql, containerPort: 5432}]}]}
 `
 
+// serviceDB leads to the database's address.
+const serviceDB = `apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7], ports: [{port: 80, targetPort: 5432}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db, namespace: shop, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+ports: [{port: 5432}]
+endpoints: [{addresses: [%s]}]
+`
+
 // policyOf lets pods of an app reach the database.
 func policyOf(app string) string {
 	return fmt.Sprintf(`apiVersion: networking.k8s.io/v1
@@ -79,7 +93,8 @@ spec:
 `, app)
 }
 
-func startPolicyNode(t *testing.T) *policyNode {
+// startPolicyNode makes the node, with these settings of its agent beside the usual ones.
+func startPolicyNode(t *testing.T, settings ...string) *policyNode {
 	t.Helper()
 	must(t, netlab.Sweep(policyLab))
 	lab, err := netlab.New(policyLab)
@@ -97,7 +112,7 @@ func startPolicyNode(t *testing.T) *policyNode {
 	must(t, err)
 	must(t, os.Mkdir(n.manifests(), 0o755))
 	n.config, n.log = filepath.Join(n.node.Dir(), "config.yaml"), filepath.Join(n.node.Dir(), "agent.log")
-	text := cloud.AgentConfig("node") + fmt.Sprintf("manifests: %s\nstateDir: %s\ndns: {upstreams: [192.0.2.1]}\n", n.manifests(), filepath.Join(n.node.Dir(), "state"))
+	text := cloud.AgentConfig("node") + strings.Join(settings, "") + fmt.Sprintf("manifests: %s\nstateDir: %s\ndns: {upstreams: [192.0.2.1]}\n", n.manifests(), filepath.Join(n.node.Dir(), "state"))
 	must(t, os.WriteFile(n.config, []byte(text), 0o600))
 	t.Cleanup(func() {
 		if text, err := os.ReadFile(n.log); t.Failed() && err == nil {
@@ -224,13 +239,19 @@ func (n *policyNode) add(ctx context.Context, t *testing.T, pod string) error {
 // reaches says whether the database answers at once in a pod, or on the node for no pod.
 func (n *policyNode) reaches(t *testing.T, from string, patience time.Duration) bool {
 	t.Helper()
+	return n.dials(t, from, "db", patience)
+}
+
+// dials is reaches for another pod's server.
+func (n *policyNode) dials(t *testing.T, from, to string, patience time.Duration) bool {
+	t.Helper()
 	ns := n.node.NetNS()
 	if from != "" {
 		ns = n.pods[from].ns
 	}
 	var refused error
 	must(t, ns.Do(func() error {
-		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(n.pods["db"].addr, dbPort).String(), patience)
+		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(n.pods[to].addr, dbPort).String(), patience)
 		if refused = err; err == nil {
 			c.Close()
 		}
@@ -278,6 +299,7 @@ func TestAgentEnforcesPolicies(t *testing.T) {
 	must(t, <-added)
 	only := map[string]bool{"api": true, "web": false, "": true}
 	n.wantReach(t, "after the ADD", only)
+	n.apply(t, "service.yaml", fmt.Sprintf(serviceDB, n.pods["db"].addr))
 	n.explained(t)
 
 	n.agent.Kill()
@@ -311,16 +333,21 @@ func (n *policyNode) explained(t *testing.T) {
 		{[]string{"explain", "policy", "shop/api", "shop/db", "5432"}, []string{"TCP port 5432: allowed", "allowed by the kernel"}},
 		{[]string{"explain", "policy", "shop/web", "shop/db", "5432/tcp"}, []string{"TCP port 5432: denied", "denied by the kernel", "NetworkPolicy shop/db"}},
 		{[]string{"explain", "policy", "192.0.2.7", "shop/db", "5432"}, []string{"denied by the kernel"}},
+		{[]string{"explain", "policy", "shop/web", "10.96.0.7", "80"}, []string{"Service shop/db 10.96.0.7, TCP port 80: 1 backends", "TCP port 5432: denied", "denied by the kernel"}},
+		{[]string{"explain", "policy", "shop/api", "service/shop/db", "80"}, []string{"Service shop/db 10.96.0.7", "TCP port 5432: allowed", "allowed by the kernel"}},
 	} {
-		out, err := execute(t, append(tt.args, "--socket", socket)...)
-		if err != nil {
-			t.Errorf("%v: %v", tt.args, err)
-		}
-		for _, want := range tt.want {
-			if !strings.Contains(out, want) {
-				t.Errorf("%v lacks %q:\n%s", tt.args, want, out)
+		awaitPolicy(t, "what the verbs say", func() error { // the agent hears of the Service a moment after it is written
+			out, err := execute(t, append(tt.args, "--socket", socket)...)
+			if err != nil {
+				return fmt.Errorf("%v: %w", tt.args, err)
 			}
-		}
+			for _, want := range tt.want {
+				if !strings.Contains(out, want) {
+					return fmt.Errorf("%v lacks %q:\n%s", tt.args, want, out)
+				}
+			}
+			return nil
+		})
 	}
 	var drops dropsView
 	awaitPolicy(t, "the kernel to tell of a drop", func() error {

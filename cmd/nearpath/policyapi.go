@@ -23,7 +23,11 @@ func (a *agent) registerPolicyViews(api *agentapi.Server) {
 		})
 		return
 	}
-	api.Handle(policiesPath, func(context.Context) (any, error) { return a.policy.view() })
+	api.Handle(policiesPath, func(context.Context) (any, error) {
+		v, err := a.policy.view()
+		v.Maps = append(v.Maps, a.tracked.use())
+		return v, err
+	})
 	agentapi.Serve(api, dropsPath, a.drops.serve)
 	agentapi.Serve(api, explainPolicyPath, func(_ context.Context, r policyRequest) (any, error) { return a.explainPolicy(r) })
 }
@@ -38,9 +42,7 @@ func (s *policySync) view() (policiesView, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v := policiesView{Enforced: true, Generation: s.cfg.Kernel.Generation(), Policies: []policyView{}, Pods: []policyPodView{}}
-	if s.failure != nil {
-		v.Failure = s.failure.Error()
-	}
+	v.Failure = s.trouble()
 	subjects := map[string][]string{}
 	for _, p := range pods {
 		one := policyPodView{
@@ -49,6 +51,7 @@ func (s *policySync) view() (policiesView, error) {
 		}
 		for _, c := range counts[p.name()] {
 			one.Denied += c.Denied + c.Unknown + c.Full
+			one.Full += c.Full
 		}
 		v.Pods = append(v.Pods, one)
 		for _, by := range slices.Concat(one.Ingress, one.Egress) {
@@ -62,6 +65,20 @@ func (s *policySync) view() (policiesView, error) {
 		v.Policies = append(v.Policies, policyViews(s.snapshot, subjects, s.refused, s.failure)...)
 	}
 	return v, nil
+}
+
+// trouble is why the kernel may not enforce what the cluster wants now, empty if it does. The caller holds mu.
+func (s *policySync) trouble() string {
+	if s.failure != nil {
+		return s.failure.Error()
+	}
+	if s.cfg.Unread == nil {
+		return ""
+	}
+	if err := s.cfg.Unread(); err != nil {
+		return "the API server does not let all be read: " + strings.ReplaceAll(err.Error(), "\n", "; ")
+	}
+	return ""
 }
 
 // policyViews lists the objects, with the pods that each selects by the object's text. noRoom are those that do not fit.
@@ -104,6 +121,9 @@ func (a *agent) explainPolicy(r policyRequest) (policyAnswer, error) {
 	world, ok := a.policyWorld(pods)
 	if !ok {
 		return policyAnswer{}, errors.New("no policies are known yet")
+	}
+	if svc := serviceOf(world.Snapshot, r.To); svc != nil {
+		return a.explainPolicyOf(svc, world.Snapshot, pods, r)
 	}
 	from, to, err := policyEnds(world.Snapshot, pods, r)
 	if err != nil {

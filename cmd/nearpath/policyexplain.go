@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -19,7 +20,7 @@ const explainPolicyPath = "/v1/explain/policy"
 // A policyRequest asks what becomes of a new connection.
 type policyRequest struct {
 	From     string `json:"from"` // namespace/name of a pod, or an address
-	To       string `json:"to"`
+	To       string `json:"to"`   // likewise, or service/namespace/name
 	Protocol uint8  `json:"protocol"`
 	Port     uint16 `json:"port"` // ICMP: type<<8 | code; 0 for protocols without ports
 }
@@ -34,17 +35,24 @@ type policyAnswer struct {
 	Allowed bool            `json:"allowed"`
 	Egress  directionAnswer `json:"egress"`  // of From
 	Ingress directionAnswer `json:"ingress"` // of To
+	// Backends are the answers about each backend of the Service that To is. It is they that are judged: Egress and Ingress say
+	// nothing then, and Allowed is whether all are.
+	Backends []policyAnswer `json:"backends,omitempty"`
 }
 
 // An endView is one end of a connection.
 type endView struct {
 	Pod     string     `json:"pod,omitempty"`
+	Service string     `json:"service,omitempty"`
 	Address netip.Addr `json:"address"`
 	// Here says that the pod is one of this node.
 	Here bool `json:"here,omitempty"`
 }
 
 func (e endView) String() string {
+	if e.Service != "" {
+		return fmt.Sprintf("Service %s %s", e.Service, e.Address)
+	}
 	if e.Pod == "" {
 		return e.Address.String()
 	}
@@ -79,7 +87,8 @@ func newExplainPolicy() *cobra.Command {
 		Short: "Say which policies decide on a connection between pods, and whether the kernel has it so",
 		Long: `Say which policies decide on a new connection from SRC to DST, each NAMESPACE/NAME of a pod or an address: what the
 source's egress says and the destination's ingress, by which rule of which object, and beside it what the kernel's maps of this
-node say for those that are pods here. PORT is that of the destination pod, not of a Service; PROTOCOL is TCP unless given, or UDP, SCTP, ICMP
+node say for those that are pods here. DST may also be a Service, service/NAMESPACE/NAME or its address: each of its backends that SRC may
+get is judged. PORT is that of the destination; PROTOCOL is TCP unless given, or UDP, SCTP, ICMP
 or ICMPv6, whose port is the type, or a number. The exit status is 1 if the kernel differs from the objects.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 3 {
@@ -165,6 +174,19 @@ func printPolicyAnswer(w io.Writer, body json.RawMessage) error {
 	if err := json.Unmarshal(body, &a); err != nil {
 		return err
 	}
+	if a.To.Service == "" {
+		return a.print(w)
+	}
+	fmt.Fprintf(w, "%s -> %s, %s port %d: %d backends, each judged by itself\n", a.From, a.To, a.Protocol, a.Port, len(a.Backends))
+	var errs []error
+	for _, one := range a.Backends {
+		errs = append(errs, one.print(w))
+	}
+	return errors.Join(errs...)
+}
+
+// print fails if the kernel differs from the objects.
+func (a policyAnswer) print(w io.Writer) error {
 	fmt.Fprintf(w, "%s -> %s, %s port %d: %s\n", a.From, a.To, a.Protocol, a.Port, verdictText(a.Allowed))
 	var differ []string
 	for _, d := range []struct {

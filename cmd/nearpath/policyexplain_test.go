@@ -104,7 +104,7 @@ func TestTrackedTexts(t *testing.T) {
 func TestPrintPolicyAnswer(t *testing.T) {
 	t.Parallel()
 	a := policyAnswer{
-		From: endView{"shop/web", rigPod, true}, To: endView{Pod: "shop/far", Address: netip.MustParseAddr("10.9.0.1")}, Protocol: "TCP", Port: 80, Allowed: true,
+		From: endView{Pod: "shop/web", Address: rigPod, Here: true}, To: endView{Pod: "shop/far", Address: netip.MustParseAddr("10.9.0.1")}, Protocol: "TCP", Port: 80, Allowed: true,
 		Egress: directionAnswer{Allowed: true, Rule: "allowed by NetworkPolicy shop/web, egress rule 0", Kernel: &kernelAnswer{
 			Allowed: true, Set: "0x1", Class: "0x2", Generation: 9, Tracked: []string{"a -> b"},
 		}},

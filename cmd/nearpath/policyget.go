@@ -44,8 +44,9 @@ type policyPodView struct {
 	Egress  []string `json:"egress"`
 	// Generation is the last one by which the pod was as the cluster wants it.
 	Generation uint32 `json:"generation"`
-	// Denied is how many of its packets the kernel has dropped because of policies.
+	// Denied is how many of its packets the kernel has dropped because of policies, Full how many of them for want of room.
 	Denied uint64 `json:"denied"`
+	Full   uint64 `json:"full"`
 }
 
 // A policyMapView is one of the kernel's tables.
@@ -78,6 +79,11 @@ func printPolicies(out io.Writer, body json.RawMessage) error {
 	fmt.Fprintln(w, "\nPOD\tADDRESSES\tINGRESS\tEGRESS\tDENIED\tGENERATION")
 	for _, p := range v.Pods {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\n", p.Pod, strings.Join(p.Addresses, " "), isolation(p.Ingress), isolation(p.Egress), p.Denied, p.Generation)
+	}
+	for _, p := range v.Pods {
+		if p.Full > 0 {
+			fmt.Fprintf(w, "\n%s was refused connections for want of room, %d packets: the table of connections is full, or the pod has its quarter of it; set policy.flows to more\n", p.Pod, p.Full)
+		}
 	}
 	if v.Failure != "" {
 		fmt.Fprintf(w, "\nthe kernel enforces what it did before, generation %d: %s\n", v.Generation, v.Failure)

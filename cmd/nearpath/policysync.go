@@ -91,6 +91,8 @@ type policySyncConfig struct {
 	// Attached are the pods that are there already at the start.
 	Attached func() ([]localPod, error)
 	Kernel   policyKernel
+	// Unread says what of it cannot be read at the moment. Optional.
+	Unread func() error
 	// Names are what names lead to that policies have as peers. Optional.
 	Names peerNames
 	// Warn tells the node's users, once per message, what is not enforced.

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,6 +25,7 @@ type trackedSweeper struct {
 	log     *slog.Logger
 	last    map[string]uint64
 	trouble string
+	stats   atomic.Pointer[bpf.TrackedStats] // of the last sweep, nil at first
 
 	entries, room, denied prometheus.Gauge
 	swept                 prometheus.Counter
@@ -64,6 +66,7 @@ func sweepTracked(d *bpf.Datapath) func() (bpf.TrackedStats, error) {
 func (s *trackedSweeper) once() {
 	stats, err := s.sweep()
 	if err == nil {
+		s.stats.Store(&stats)
 		s.entries.Set(float64(stats.Entries))
 		s.room.Set(float64(stats.Max))
 		s.denied.Set(float64(stats.Denied))
@@ -81,6 +84,15 @@ func (s *trackedSweeper) once() {
 		s.log.Warn("connections of policy not swept", "err", err)
 	}
 	s.trouble = text
+}
+
+// use says how full the table was at the last sweep.
+func (s *trackedSweeper) use() policyMapView {
+	v := policyMapView{Map: "connections"}
+	if last := s.stats.Load(); last != nil {
+		v.Entries, v.Max = last.Entries, last.Max
+	}
+	return v
 }
 
 // alarm tells of pods that were refused connections since the last look. A pod's count begins anew with each that gets its number.

@@ -65,6 +65,8 @@ NetworkPolicy         shop       web    enforced  shop/web   -
 
 POD       ADDRESSES  INGRESS                 EGRESS                  DENIED  GENERATION
 shop/web  10.8.0.5   NetworkPolicy shop/web  NetworkPolicy shop/web  5       7
+
+shop/web was refused connections for want of room, 2 packets: the table of connections is full, or the pod has its quarter of it; set policy.flows to more
 `
 		if diff := cmp.Diff(want, alignedAs(show())); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
