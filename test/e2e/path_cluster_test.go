@@ -60,6 +60,7 @@ func TestWholePath(t *testing.T) {
 	})
 	t.Run("resolvers find what the cluster's DNS says", func(t *testing.T) { r.checkResolvers(t) })
 	t.Run("names are published VPC-wide by two replicas", func(t *testing.T) { r.checkNames(t) })
+	t.Run("policies of the API are enforced", func(t *testing.T) { r.checkPolicies(t) })
 	t.Run("a deleted pod's address is free again", func(t *testing.T) { r.deletePod(t) })
 	t.Run("an agent that is killed and comes back loses no request", func(t *testing.T) { r.restartUnderTraffic(t) })
 }
