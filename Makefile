@@ -102,7 +102,7 @@ test-diff: ## (root) take over from the real kube-proxy, and random clusters bes
 demo: build ## (root) two simulated nodes, pods, Services and names; ends in under a minute
 	$(BIN)/nearpath demo
 
-bench: build ## (root) measure beside peers: BENCH=autopath|cni|dns|externaldns|service|shaping|all, QUICK=1 for fewer rounds, DOCS=1 to write docs/benchmarks.md
+bench: build ## (root) measure beside peers: BENCH=autopath|cni|dns|externaldns|policy|service|shaping|all, QUICK=1 for fewer rounds, DOCS=1 to write docs/benchmarks.md
 	@[ "$$(id -u)" = 0 ] || { echo "bench: needs root: sudo make bench"; exit 2; }
 	$(GO) build -C bench -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(abspath $(BIN))/ ./cmd/...
 	@for p in unbound gcc; do command -v $$p >/dev/null || { echo "bench: $$p is missing: apt-get install $(PACKAGES_BENCH)"; exit 1; }; done

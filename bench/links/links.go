@@ -78,6 +78,9 @@ func Delete(names ...string) error {
 	return errors.Join(errs...)
 }
 
+// ForgetConnections has the kernel forget what it tracks of connections of the calling goroutine's namespace.
+func ForgetConnections() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) }
+
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

@@ -6,9 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 
 	"github.com/nearpath/nearpath/bench/agentnode"
 	"github.com/nearpath/nearpath/bench/measure"
@@ -37,7 +34,7 @@ func (b *bed) resident() measure.Series {
 		if err != nil {
 			return nil, err
 		}
-		resident, peak, err := memoryOf(n.Agent.PID())
+		resident, peak, err := n.MemoryMiB()
 		return measure.Samples{"resident": {resident}, "peak": {peak}}, err
 	}}}
 	return s
@@ -62,21 +59,4 @@ func asBytes(documents []json.RawMessage) (out [][]byte) {
 		out = append(out, d)
 	}
 	return out
-}
-
-// memoryOf reads the sizes in MiB of the one child of a process: what entered the node waits for the program it became.
-func memoryOf(parent int) (resident, peak float64, err error) {
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
-	if err != nil {
-		return 0, 0, err
-	}
-	pids := strings.Fields(string(children))
-	if len(pids) != 1 {
-		return 0, 0, fmt.Errorf("process %d has %d children, want the agent alone", parent, len(pids))
-	}
-	pid, err := strconv.Atoi(pids[0])
-	if err != nil {
-		return 0, 0, err
-	}
-	return measure.MemoryMiB(pid)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nearpath/nearpath/bench/measure"
 	"github.com/nearpath/nearpath/bench/remote"
+	"github.com/nearpath/nearpath/bench/site"
 	"github.com/nearpath/nearpath/test/netlab"
 )
 
@@ -25,13 +26,12 @@ const prefix = "nearpath-bench-service"
 // What this program can be executed as, elsewhere.
 const (
 	roleClient = "service-client"
-	roleServer = "service-server"
 	roleNode   = "service-node"
 )
 
 // Roles are what the program must be able to be.
 func Roles() map[string]func(io.Reader, io.Writer) error {
-	return map[string]func(io.Reader, io.Writer) error{roleClient: serveClient, roleServer: serveServer, roleNode: serveNode}
+	return map[string]func(io.Reader, io.Writer) error{roleClient: serveClient, roleNode: serveNode}
 }
 
 // sizes are numbers of Services.
@@ -107,23 +107,28 @@ type bed struct {
 	quick      bool
 }
 
+// newSite is one whose server has the endpoints that answer.
+func newSite(ctx context.Context, lab *netlab.Lab, name string, env measure.Env) (*site.Site, error) {
+	return site.New(ctx, lab, name, env.Bin, site.Plan{Served: served(), Beyond: serverAddrs, Virtual: clusterIPs})
+}
+
 func newBed(ctx context.Context, lab *netlab.Lab, env measure.Env) (*bed, error) {
 	b := &bed{bin: env.Bin, quick: env.Quick}
-	s, err := newSite(ctx, lab, "nearpath", env.Bin)
+	s, err := newSite(ctx, lab, "nearpath", env)
 	if err != nil {
 		return nil, err
 	}
 	b.path = &contender{name: "nearpath", role: measure.Subject}
-	node, err := s.connectNode(ctx, "nearpath's node", filepath.Join(env.Bin, "bench"), roleNode)
+	node, err := s.ConnectNode(ctx, "nearpath's node", filepath.Join(env.Bin, "bench"), roleNode)
 	if err != nil {
 		return nil, err
 	}
 	b.own = &pathSite{node}
 	b.path.node = b.own
-	if b.path.client, err = s.connectClient(ctx, hooked); err != nil {
+	if b.path.client, err = s.ConnectClient(ctx, roleClient, site.Hooked); err != nil {
 		return nil, err
 	}
-	if b.floor, err = s.connectClient(ctx, bare); err != nil {
+	if b.floor, err = s.ConnectClient(ctx, roleClient, site.Bare); err != nil {
 		return nil, err
 	}
 	b.contenders = []*contender{b.path}

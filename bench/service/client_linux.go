@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nearpath/nearpath/bench/remote"
+	"github.com/nearpath/nearpath/bench/tcp"
 )
 
 // What a client does.
@@ -48,7 +49,7 @@ type flow struct {
 // serveClient does what the benchmark asks of a pod's process.
 func serveClient(in io.Reader, out io.Writer) error {
 	return remote.Serve(in, out, remote.Verbs{
-		verbConnect:   remote.Verb(func(d dial) (any, error) { return d.do(connectAndReset) }),
+		verbConnect:   remote.Verb(func(d dial) (any, error) { return d.do(tcp.ConnectAndReset) }),
 		verbHook:      remote.Verb(func(d dial) (any, error) { return d.do(connectNowhere) }),
 		verbRoundTrip: remote.Verb(func(e exchange) (any, error) { return e.do() }),
 		verbStream:    remote.Verb(func(f flow) (any, error) { return f.do() }),
@@ -68,24 +69,6 @@ func (d dial) do(one func(netip.AddrPort) (connect, closing time.Duration, err e
 	return t, nil
 }
 
-// connectAndReset closes with a reset: nothing waits in TIME_WAIT, and no port runs out.
-func connectAndReset(to netip.AddrPort) (connect, closing time.Duration, err error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, 0, err
-	}
-	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
-		return 0, 0, err
-	}
-	start := time.Now()
-	err = unix.Connect(fd, sockaddr(to))
-	connected := time.Now()
-	if closeErr := unix.Close(fd); err == nil {
-		err = closeErr
-	}
-	return connected.Sub(start), time.Since(connected), err
-}
-
 // connectNowhere connects to what no route leads to: what is left is the work around the packets, the hooks included.
 func connectNowhere(to netip.AddrPort) (connect, closing time.Duration, err error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -93,7 +76,7 @@ func connectNowhere(to netip.AddrPort) (connect, closing time.Duration, err erro
 		return 0, 0, err
 	}
 	start := time.Now()
-	err = unix.Connect(fd, sockaddr(to))
+	err = unix.Connect(fd, tcp.Sockaddr(to))
 	connected := time.Now()
 	closeErr := unix.Close(fd)
 	closing = time.Since(connected)
@@ -101,10 +84,6 @@ func connectNowhere(to netip.AddrPort) (connect, closing time.Duration, err erro
 		return 0, 0, fmt.Errorf("connect to %s, which no route leads to, does not say so: %w", to, err)
 	}
 	return connected.Sub(start), closing, closeErr
-}
-
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
-	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 }
 
 // open connects for a purpose, which it tells the server.
@@ -115,7 +94,7 @@ func open(to netip.AddrPort, purpose byte) (fd int, err error) {
 	}
 	err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	if err == nil {
-		err = unix.Connect(fd, sockaddr(to))
+		err = unix.Connect(fd, tcp.Sockaddr(to))
 	}
 	if err == nil {
 		_, err = unix.Write(fd, []byte{purpose})
@@ -130,7 +109,7 @@ func open(to netip.AddrPort, purpose byte) (fd int, err error) {
 func (e exchange) do() (times []float64, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	fd, err := open(e.Target, purposeEcho)
+	fd, err := open(e.Target, tcp.PurposeEcho)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +130,7 @@ func (e exchange) do() (times []float64, err error) {
 
 // do returns bytes per second, as far as the server has taken them.
 func (f flow) do() (rate float64, err error) {
-	fd, err := open(f.Target, purposeSink)
+	fd, err := open(f.Target, tcp.PurposeSink)
 	if err != nil {
 		return 0, err
 	}

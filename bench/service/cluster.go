@@ -12,11 +12,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/nearpath/nearpath/bench/tcp"
 )
 
 // Where things are, in every site.
 const (
-	port       = 8080 // of the server, and of every Service
+	port       = tcp.Port // of the server, and of every Service
 	namespace  = "bench"
 	endpoints  = 10 // that answer
 	flipping   = "flip"

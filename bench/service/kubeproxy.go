@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/nearpath/nearpath/bench/measure"
+	"github.com/nearpath/nearpath/bench/site"
 	"github.com/nearpath/nearpath/test/netlab"
 )
 
@@ -26,16 +27,16 @@ type kubeProxy struct {
 const kubeProxyProgram = "kubeproxy"
 
 func newKubeProxy(ctx context.Context, lab *netlab.Lab, env measure.Env, mode string) (*contender, error) {
-	s, err := newSite(ctx, lab, mode, env.Bin)
+	s, err := newSite(ctx, lab, mode, env)
 	if err != nil {
 		return nil, err
 	}
 	c := &contender{name: "kube-proxy, " + mode, role: measure.Peer}
-	if c.client, err = s.connectClient(ctx, bare); err != nil {
+	if c.client, err = s.ConnectClient(ctx, roleClient, site.Bare); err != nil {
 		return nil, err
 	}
-	cmd := s.node.Command(context.WithoutCancel(ctx), filepath.Join(env.Peers, kubeProxyProgram),
-		"-serve", "-mode", mode, "-node", "here", "-node-ips", "10.90.1.1", "-pod-cidrs", "10.90.0.0/24")
+	cmd := s.Node.Command(context.WithoutCancel(ctx), filepath.Join(env.Peers, kubeProxyProgram),
+		"-serve", "-mode", mode, "-node", "here", "-node-ips", site.ByServer.String(), "-pod-cidrs", "10.90.0.0/24")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

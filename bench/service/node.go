@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nearpath/nearpath/bench/remote"
+	"github.com/nearpath/nearpath/bench/tcp"
 	"github.com/nearpath/nearpath/bpf"
 	"github.com/nearpath/nearpath/internal/cluster"
 	"github.com/nearpath/nearpath/internal/service"
@@ -53,15 +54,16 @@ func (p *pathSite) size(ctx context.Context) (s mapSize, err error) {
 
 // Where the datapath is at home on a node.
 const (
-	pinDir     = "/sys/fs/bpf"
-	cgroupRoot = "/sys/fs/cgroup"
+	pinDir       = "/sys/fs/bpf"
+	datapathPins = pinDir + "/nearpath"
+	cgroupRoot   = "/sys/fs/cgroup"
 )
 
 // serveNode is nearpath's part of a node: the real reconciler on the real datapath, fed with Snapshots as informers do.
 func serveNode(in io.Reader, out io.Writer) error {
 	n := &pathNode{store: cluster.NewStore()}
 	n.store.Update(func(e *cluster.Edit) { e.MarkSynced() })
-	w, err := startWorkload(filepath.Join(pinDir, "nearpath"), n.store)
+	w, err := startWorkload(datapathPins, n.store)
 	if err != nil {
 		return err
 	}
@@ -231,7 +233,7 @@ func peerOf(to netip.AddrPort) (netip.AddrPort, error) {
 	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
 		return netip.AddrPort{}, err
 	}
-	if err := unix.Connect(fd, sockaddr(to)); err != nil {
+	if err := unix.Connect(fd, tcp.Sockaddr(to)); err != nil {
 		return netip.AddrPort{}, err
 	}
 	peer, err := unix.Getpeername(fd)

@@ -21,8 +21,10 @@ import (
 	"github.com/nearpath/nearpath/bench/measure"
 	"github.com/nearpath/nearpath/bench/plots"
 	"github.com/nearpath/nearpath/bench/podruntime"
+	"github.com/nearpath/nearpath/bench/policy"
 	"github.com/nearpath/nearpath/bench/service"
 	"github.com/nearpath/nearpath/bench/shaping"
+	"github.com/nearpath/nearpath/bench/tcp"
 	"github.com/nearpath/nearpath/test/netlab"
 )
 
@@ -66,7 +68,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case "runtime": // what run starts on nodes
 		return podruntime.Serve(os.Stdin, os.Stdout)
 	}
-	for _, roles := range []map[string]func(io.Reader, io.Writer) error{service.Roles(), dnslab.Roles()} {
+	for _, roles := range []map[string]func(io.Reader, io.Writer) error{service.Roles(), dnslab.Roles(), policy.Roles(), {tcp.Role: tcp.Serve}} {
 		if serve, ok := roles[args[0]]; ok {
 			return serve(os.Stdin, os.Stdout)
 		}
@@ -76,7 +78,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 
 // benchmarks are those there are.
 func benchmarks() []measure.Benchmark {
-	return []measure.Benchmark{autopath.Benchmark(), cni.Benchmark(), dns.Benchmark(), externaldns.Benchmark(), service.Benchmark(), shaping.Benchmark()}
+	return []measure.Benchmark{autopath.Benchmark(), cni.Benchmark(), dns.Benchmark(), externaldns.Benchmark(), policy.Benchmark(), service.Benchmark(), shaping.Benchmark()}
 }
 
 func chosen(name string) ([]measure.Benchmark, error) {

@@ -1,4 +1,5 @@
-package service
+// Package tcp is the ends of TCP connections that benchmarks make, by system calls, so that little else is timed.
+package tcp
 
 import (
 	"errors"
@@ -7,15 +8,21 @@ import (
 	"net"
 )
 
+// Role is what the program bench is executed as to Serve.
+const Role = "tcp-server"
+
+// Port is where Serve listens.
+const Port = 8080
+
 // The first byte of a connection says what it is for.
 const (
-	purposeEcho = 'e'
-	purposeSink = 's'
+	PurposeEcho = 'e'
+	PurposeSink = 's'
 )
 
-// serve answers on every address until in ends. It prints a line when it listens.
-func serveServer(in io.Reader, out io.Writer) error {
-	l, err := net.Listen("tcp4", fmt.Sprintf(":%d", port))
+// Serve answers on every address until in ends. It prints a line when it listens.
+func Serve(in io.Reader, out io.Writer) error {
+	l, err := net.Listen("tcp4", fmt.Sprintf(":%d", Port))
 	if err != nil {
 		return err
 	}
@@ -45,7 +52,7 @@ func answer(c net.Conn) {
 	if _, err := io.ReadFull(c, purpose); err != nil {
 		return
 	}
-	if purpose[0] == purposeSink {
+	if purpose[0] == PurposeSink {
 		_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, make([]byte, 1<<18))
 		return
 	}
