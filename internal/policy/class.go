@@ -124,6 +124,7 @@ func (c *Compiler) reclassify() {
 		c.dirty.plan[addr] = struct{}{}
 	}
 	clear(c.dirty.addrs)
+	c.dirty.groups = false
 	for _, l := range c.listeners {
 		c.classifyListener(l)
 		c.dirty.plan[l.Addr] = struct{}{}

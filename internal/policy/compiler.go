@@ -57,6 +57,7 @@ type Compiler struct {
 // dirty is what must be looked at again.
 type dirty struct {
 	addrs  map[netip.Addr]struct{} // may have another class
+	groups bool                    // all that pods have are among them
 	locals map[uint16]struct{}     // may have other sets
 	bounds bool
 	plan   map[netip.Addr]struct{} // the maps may say something else
@@ -103,7 +104,8 @@ func (c *Compiler) reset() {
 // Update follows the world to a state in which only what is touched is different from the last one.
 func (c *Compiler) Update(w World, t Touched) {
 	c.w = w
-	if t.Full {
+	full := t.Full
+	if full {
 		t = c.everything()
 	}
 	if t.Tiers {
@@ -118,6 +120,7 @@ func (c *Compiler) Update(w World, t Touched) {
 	for _, name := range t.Pods {
 		c.updatePod(name)
 	}
+	c.dirty.groups = full // who gets a group is touched, and all have got theirs
 	c.touchLocals(t)
 	for _, namespace := range t.Namespaces {
 		c.relabel(namespace)

@@ -76,6 +76,9 @@ func (c *Compiler) disband(g *group) {
 }
 
 func (c *Compiler) touchGroup(g *group) {
+	if c.dirty.groups {
+		return
+	}
 	for addr := range g.addrs {
 		c.dirty.addrs[addr] = struct{}{}
 	}
