@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -18,7 +19,7 @@ import (
 )
 
 // patience bounds the wait for one condition.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // Build makes nearpath and nearpath-cni in dir. The working directory must be in the module.
 func Build(dir string) error {
@@ -124,6 +125,30 @@ func (n *Node) KillAgent() {
 	n.agent.Kill()
 	<-n.agent.Done()
 }
+
+// StopAgent ends the agent as its supervisor does, and waits until it is gone.
+func (n *Node) StopAgent() error {
+	// The process is nsenter, the agent is in its group.
+	if err := syscall.Kill(-n.agent.PID(), syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop the agent of %s: %w", n.Name(), err)
+	}
+	select {
+	case <-n.agent.Done():
+	case <-time.After(patience):
+		return fmt.Errorf("waited %s for the agent of %s to stop", patience, n.Name())
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		if err := syscall.Kill(-n.agent.PID(), 0); errors.Is(err, syscall.ESRCH) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("waited %s for the agent of %s to stop", patience, n.Name())
+		}
+	}
+}
+
+// Use has the next agent be that of another directory of programs.
+func (n *Node) Use(bin string) { n.bin = bin }
 
 // installCNI does what the agent's installer does and reads the network configuration that it wrote, as a runtime does.
 func (n *Node) installCNI(ctx context.Context) error {
