@@ -54,7 +54,7 @@ func (a *agent) explainPolicyOf(svc *cluster.Service, snapshot *cluster.Snapshot
 		return policyAnswer{}, err
 	}
 	if len(served.Backends) == 0 {
-		return policyAnswer{}, fmt.Errorf("Service %s has no backend for %s at %s port %d: %s", svc.Name, r.From, policyProtocolName(r.Protocol), r.Port, served.Outcome)
+		return policyAnswer{}, fmt.Errorf("no backend of Service %s for %s at %s port %d: %s", svc.Name, r.From, policyProtocolName(r.Protocol), r.Port, served.Outcome)
 	}
 	answer := policyAnswer{
 		From: from.view(), To: endView{Service: svc.Name.String(), Address: to}, Protocol: policyProtocolName(r.Protocol), Port: r.Port, Allowed: true,
