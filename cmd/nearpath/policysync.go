@@ -20,9 +20,11 @@ import (
 const (
 	firstPolicyRetry = time.Second
 	lastPolicyRetry  = time.Minute
-	// pruneAfter is how long what nothing points to any more stays, for programs that have just read the pointer. They
-	// take microseconds.
+	// pruneAfter is how long what nothing points to any more stays after the last plan, and pruneBy after the first one that left
+	// something. Taking it away waits for the kernel's grace periods, and pods that come meanwhile wait, too: where one comes
+	// after another it is not to be often.
 	pruneAfter = 5 * time.Second
+	pruneBy    = 30 * time.Second
 )
 
 // policyPlanner knows what the maps should hold; *policy.Planner does. It is not safe for concurrent use.
@@ -73,6 +75,7 @@ type policySync struct {
 	failure  error                 // why the maps are not as the Snapshot wants them
 	retry    time.Duration         // until the next try, 0: none is due
 	prune    time.Time             // when something can be taken away; zero: nothing can
+	pruneBy  time.Time             // the latest that this may become, zero with it
 	poke     func()                // wakes Run; nil: it is not waiting
 	refused  map[policy.Ref]string // for want of room, as of the last plan
 	pods     map[netip.Addr]localPod
@@ -167,7 +170,7 @@ func (s *policySync) again() {
 		s.change(cluster.Change{}, time.Time{})
 	}
 	if s.failure == nil && !s.prune.IsZero() && !time.Now().Before(s.prune) {
-		s.prune = time.Time{}
+		s.prune, s.pruneBy = time.Time{}, time.Time{}
 		ops, err := s.cfg.Planner.Prune()
 		if err == nil {
 			err = s.apply(ops)
@@ -305,8 +308,12 @@ func (s *policySync) plan(change cluster.Change) error {
 		s.cfg.Names.applied(serial)
 	}
 	s.alarm()
-	if s.prune.IsZero() {
-		s.prune = time.Now().Add(pruneAfter)
+	now := time.Now()
+	if s.pruneBy.IsZero() {
+		s.pruneBy = now.Add(pruneBy)
+	}
+	if s.prune = now.Add(pruneAfter); s.prune.After(s.pruneBy) {
+		s.prune = s.pruneBy
 	}
 	for key := range s.pods {
 		s.enforced[key] = s.cfg.Kernel.Generation()

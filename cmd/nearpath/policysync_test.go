@@ -171,6 +171,30 @@ func TestPolicySync(t *testing.T) {
 	})
 }
 
+// TestPruneIsPutOff: while one change follows another nothing is taken away, as it holds up ADDs, but for once in a while.
+func TestPruneIsPutOff(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := startSync(t, func(*syncRig) {})
+		r.planner.take()
+		const pause = pruneAfter - time.Second
+		changes := int(pruneBy / pause)
+		for n := range changes {
+			time.Sleep(pause)
+			r.store.Update(func(e *cluster.Edit) { e.PutNamespace(fmt.Sprint("other", n)) })
+			synctest.Wait()
+		}
+		if got := r.planner.take(); strings.Contains(got, "prune") {
+			t.Errorf("amid changes, after %s: %s", time.Duration(changes)*pause, got)
+		}
+		time.Sleep(pruneBy - time.Duration(changes)*pause)
+		synctest.Wait()
+		if got, want := r.planner.take(), "prune"; got != want {
+			t.Errorf("after %s: %q, want %q", pruneBy, got, want)
+		}
+	})
+}
+
 // TestPolicyIsRefused: a Change that cannot be planned is told once and tried again; until there was a plan nothing is ready.
 func TestPolicyIsRefused(t *testing.T) {
 	t.Parallel()
