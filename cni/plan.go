@@ -46,7 +46,7 @@ func (w Wiring) check() error {
 }
 
 // Plan is how an attachment is wired, in order: the links are quiet and filter before they are up, and the node sends to
-// the pod last.
+// the pod last. The datapath is told of the pod before the first of them comes up, see untilUp.
 func Plan(w Wiring) []Op {
 	switch w.Datapath {
 	case IPVlan:
@@ -73,6 +73,15 @@ func Unplan(w Wiring) (quiet, rest []Op) {
 		// It may be of ipvlan, whose link is in the pod.
 		return append(w.unplanIPVlan(), w.unplanVeth()...), nil
 	}
+}
+
+// untilUp divides a plan: after the first part no link of the pod is up.
+func untilUp(ops []Op) (down, up []Op) {
+	i := slices.IndexFunc(ops, func(op Op) bool { _, is := op.(SetUp); return is })
+	if i < 0 {
+		return ops, nil
+	}
+	return ops[:i], ops[i:]
 }
 
 // onHost are the changes of a plan that keep the way from the node to the pod, in the order of the plan.

@@ -309,6 +309,31 @@ func TestAddRollsBack(t *testing.T) {
 	}
 }
 
+// The datapath is told of a pod, and its programs judge what the pod sends, before any link of the pod is up.
+func TestDatapathIsToldFirst(t *testing.T) {
+	w := newWorld(t)
+	for _, datapath := range onThisKernel {
+		name := string(datapath)
+		pod, told := must[*netlab.NetNS](t)(w.lab.NetNS(name)), false
+		w.pods.route = func(e PodEntry, add bool) error {
+			told = told || add
+			return errors.Join(w.routePod(e, add), pod.Do(func() error {
+				links, err := netlinksafe.LinkList()
+				for _, l := range links {
+					if a := l.Attrs(); a.Name != "lo" && a.Flags&net.FlagUp != 0 && add {
+						t.Errorf("%s: %s is up before the datapath knows the pod", name, a.Name)
+					}
+				}
+				return err
+			}))
+		}
+		w.mustServe(t, on(datapath, request("ADD", name, pod)))
+		if !told {
+			t.Errorf("%s: the datapath is not told of the pod", name)
+		}
+	}
+}
+
 // An attempt that was cut off may have leased an address for another datapath.
 func TestAddChangesDatapath(t *testing.T) {
 	w := newWorld(t)

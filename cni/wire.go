@@ -116,7 +116,8 @@ func (r record) wiring(lease Lease) Wiring {
 	}
 }
 
-// connect makes the links and tells the datapath, which must know the pod before the pod may talk.
+// connect makes the links, tells the datapath, which judges what the pod sends and gets, and only then has the links come up: a pod
+// may send as soon as it can.
 func (s *Server) connect(ctx context.Context, n namespaces, r *record, lease Lease) error {
 	w := r.wiring(lease)
 	if err := w.check(); err != nil {
@@ -128,7 +129,8 @@ func (s *Server) connect(ctx context.Context, n namespaces, r *record, lease Lea
 		}
 	}
 	s.absent.remove(r.Key)
-	if err := n.apply(Plan(w)); err != nil {
+	down, up := untilUp(Plan(w))
+	if err := n.apply(down); err != nil {
 		return fmt.Errorf("wire pod: %w", err)
 	}
 	if err := n.index(r); err != nil {
@@ -145,6 +147,9 @@ func (s *Server) connect(ctx context.Context, n namespaces, r *record, lease Lea
 	}
 	if err := s.config.Pods.Add(ctx, r.entry()); err != nil {
 		return fmt.Errorf("tell the datapath of the pod: %w", err)
+	}
+	if err := n.apply(up); err != nil {
+		return fmt.Errorf("wire pod: %w", err)
 	}
 	return ctx.Err() // nobody would hear of a success
 }

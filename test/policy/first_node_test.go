@@ -15,16 +15,16 @@ import (
 	"github.com/nearpath/nearpath/test/agentlab"
 )
 
-// podsEnv is how many pods are started that send before they may, 100 by default.
+// podsEnv is how many pods are started that send before they may, crowdStarts by default.
 const podsEnv = "NEARPATH_POLICY_PODS"
 
-// A crowd is pods that come and go, half of which may send to both peers, and the others to neither: their own egress does not let
-// them to the one, and the ingress of the other does not let them in. They take over one another's addresses.
+// A crowd is pods that come and go, half of which may send to all peers, and the others to none: their own egress does not let
+// them to two, and the ingress of the third does not let them in. They take over one another's addresses.
 type crowd struct {
 	*world
-	peers    []*place // one outside of the cluster, and one on the pods' node
+	peers    []*place // one outside of the cluster, and two on the pods' node
 	counters []*prober
-	to       []netip.Addr // all addresses of both
+	to       []netip.Addr // all their addresses
 }
 
 const (
@@ -38,6 +38,17 @@ func (c *crowd) allowed(i int) bool { return i/crowdLanes%2 == 0 }
 
 func (c *crowd) name(i int) string { return fmt.Sprintf("crowd-%d", i%crowdNames) }
 
+// annotations choose the datapath: of each two of one lane, one that may send and one that may not, so that they take turns with the ENI.
+func (c *crowd) annotations(i int) map[string]string {
+	switch i % crowdNames {
+	case 2 * crowdLanes, 3 * crowdLanes:
+		return map[string]string{"nearpath.io/datapath": "exclusive"}
+	case 2*crowdLanes + 1, 3*crowdLanes + 1:
+		return map[string]string{"nearpath.io/datapath": thirdDatapath}
+	}
+	return nil
+}
+
 const (
 	crowdEgress  = "{podSelector: {matchLabels: {role: bad}}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: x}}}]}]}"
 	crowdIngress = "{podSelector: {matchLabels: {pod: a}}, policyTypes: [Ingress], ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: crowd}}, podSelector: {matchLabels: {role: good}}}]}]}"
@@ -45,7 +56,7 @@ const (
 
 // testFirst is reference rows S26 and S31: pods send from their first instruction on, and until they are gone.
 func (w *world) testFirst(t *testing.T) {
-	starts := 100
+	starts := crowdStarts
 	if text := os.Getenv(podsEnv); text != "" {
 		var err error
 		starts, err = strconv.Atoi(text)
@@ -85,10 +96,11 @@ func (w *world) testFirst(t *testing.T) {
 
 func (w *world) newCrowd(t *testing.T) *crowd {
 	t.Helper()
-	c := &crowd{world: w, peers: []*place{w.outside, w.find("x/a")}}
+	c := &crowd{world: w, peers: []*place{w.outside, w.find("x/a"), w.find("z/c")}}
 	c.counters = []*prober{
 		startProber(t, w.lab, selfIn(t, w.machine.NetNS.Command), roleCounter),
 		startProber(t, w.lab, selfIn(t, c.peers[1].pod.Command), roleCounter),
+		startProber(t, w.lab, selfIn(t, c.peers[2].pod.Command), roleCounter),
 	}
 	for _, p := range c.peers {
 		c.to = append(c.to, p.addrs...)
@@ -98,7 +110,7 @@ func (w *world) newCrowd(t *testing.T) *crowd {
 		if c.allowed(i) {
 			role = "good"
 		}
-		w.later = append(w.later, &place{namespace: "crowd", name: c.name(i), node: "n1", role: role})
+		w.later = append(w.later, &place{namespace: "crowd", name: c.name(i), node: "n1", role: role, annotations: c.annotations(i)})
 	}
 	w.writeObjects(t)
 	return c
@@ -115,7 +127,7 @@ func (c *crowd) start(ctx context.Context, s *prober, n *agentlab.Node, i int) e
 	if err := s.exchange(l, &rounds); err != nil {
 		return err
 	}
-	spec := agentlab.PodSpec{Namespace: "crowd", Name: c.name(i)}
+	spec := agentlab.PodSpec{Namespace: "crowd", Name: c.name(i), Annotations: c.annotations(i)}
 	if err := n.CNI(ctx, "ADD", spec, netns); err != nil {
 		return err
 	}
@@ -128,7 +140,7 @@ func (c *crowd) start(ctx context.Context, s *prober, n *agentlab.Node, i int) e
 	return errors.Join(err, n.CNI(ctx, "DEL", spec, netns))
 }
 
-// heard returns when something has come to a port of both peers.
+// heard returns when something has come to a port of all peers.
 func (c *crowd) heard(port uint16) error {
 	for i, counter := range c.counters {
 		err := until(c.peers[i].String()+" to hear the pod", func() error {

@@ -27,7 +27,7 @@ const (
 )
 
 // patience bounds the wait for one condition.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // TestMain builds the programs once, unless they are given.
 func TestMain(m *testing.M) {
