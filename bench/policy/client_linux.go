@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nearpath/nearpath/bench/dnslab"
 	"github.com/nearpath/nearpath/bench/remote"
 	"github.com/nearpath/nearpath/bench/tcp"
 )
@@ -29,8 +31,12 @@ type sending struct {
 const atOnce = 10
 
 // serveClient does what the benchmark asks of a pod's process. What is timed is processor time of its thread: a packet goes
-// its whole way in that, and what else runs on the machine is not in it.
+// its whole way in that, and what else runs on the machine is not in it. All pods are on one processor: two of them may be unequally
+// fast for minutes.
 func serveClient(in io.Reader, out io.Writer) error {
+	if err := dnslab.Pin(os.Getpid(), 0); err != nil {
+		return err
+	}
 	return remote.Serve(in, out, remote.Verbs{
 		verbSend: remote.Verb(func(s sending) (any, error) { return s.do() }),
 		verbConnect: remote.Verb(func(times int) (any, error) {
