@@ -101,21 +101,17 @@ func (s scene) put(e *cluster.Edit) {
 	}
 }
 
+// A side is a direction of pods to nftables: which address of a packet is the pod's, and which its peer's.
+type side struct{ name, of, peer string }
+
 // rules are the same for nftables: established connections first, then by one lookup to the chains of the pod, which go through
 // the sets of its policies.
 func (s scene) rules() string {
 	var out strings.Builder
 	out.WriteString("table ip filtering\ndelete table ip filtering\ntable ip filtering {\n")
-	sides := []struct{ name, of, peer string }{{"out", "saddr", "daddr"}, {"in", "daddr", "saddr"}}
+	sides := []side{{"out", "saddr", "daddr"}, {"in", "daddr", "saddr"}}
 	for p := range s.Policies {
-		texts := make([]string, 0, s.Peers)
-		for _, addr := range s.peers(p) {
-			texts = append(texts, addr.String())
-		}
-		fmt.Fprintf(&out, "set peers-%d { type ipv4_addr; elements = { %s } }\n", p, strings.Join(texts, ", "))
-		for _, side := range sides {
-			fmt.Fprintf(&out, "chain policy-%d-%s { ip %s @peers-%d accept; }\n", p, side.name, side.peer, p)
-		}
+		s.policyRules(&out, p, sides)
 	}
 	pods := s.pods()
 	if s.Policies == 0 {
@@ -123,11 +119,7 @@ func (s scene) rules() string {
 	}
 	for i := range pods {
 		for _, side := range sides {
-			fmt.Fprintf(&out, "chain pod-%d-%s {\n", i, side.name)
-			for p := i * perPod; p < min((i+1)*perPod, s.Policies); p++ {
-				fmt.Fprintf(&out, "jump policy-%d-%s\n", p, side.name)
-			}
-			out.WriteString("drop\n}\n")
+			s.podRules(&out, i, side)
 		}
 	}
 	for _, side := range sides {
@@ -147,4 +139,25 @@ func (s scene) rules() string {
 	}
 	out.WriteString("}\n}\n")
 	return out.String()
+}
+
+// policyRules writes the set of a policy's peers, and a chain for each side.
+func (s scene) policyRules(out *strings.Builder, p int, sides []side) {
+	texts := make([]string, 0, s.Peers)
+	for _, addr := range s.peers(p) {
+		texts = append(texts, addr.String())
+	}
+	fmt.Fprintf(out, "set peers-%d { type ipv4_addr; elements = { %s } }\n", p, strings.Join(texts, ", "))
+	for _, side := range sides {
+		fmt.Fprintf(out, "chain policy-%d-%s { ip %s @peers-%d accept; }\n", p, side.name, side.peer, p)
+	}
+}
+
+// podRules writes the chain of a pod's side.
+func (s scene) podRules(out *strings.Builder, pod int, side side) {
+	fmt.Fprintf(out, "chain pod-%d-%s {\n", pod, side.name)
+	for p := pod * perPod; p < min((pod+1)*perPod, s.Policies); p++ {
+		fmt.Fprintf(out, "jump policy-%d-%s\n", p, side.name)
+	}
+	out.WriteString("drop\n}\n")
 }
