@@ -146,7 +146,9 @@ func TestAnswersLive(t *testing.T) {
 	all()
 	c.pod.do(t, func() error { return sumBySoftware("eth0") })
 	all()
-	c.giveENI(t)
+	wantRounds(t, c.Answers, addrs(podAddrs)[0], rounds)
+	c.giveENI(t) // another pod, by its namespace's cookie
+	rounds = 0
 	all()
 	wantRounds(t, c.Answers, addrs(podAddrs)[0], rounds)
 }
