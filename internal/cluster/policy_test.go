@@ -2,12 +2,14 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -347,10 +349,12 @@ func TestNothingElseWaitsForPolicies(t *testing.T) {
 	t.Parallel()
 	client, custom := policyAPIs(t)
 	client.Resources = nil // no CRD is installed
-	release := make(chan struct{})
+	var listed atomic.Bool
 	client.PrependReactor("list", "networkpolicies", func(clienttesting.Action) (bool, runtime.Object, error) {
-		<-release
-		return false, nil, nil
+		if listed.Load() {
+			return false, nil, nil
+		}
+		return true, nil, errors.New("not now") // one that waits would keep all other requests: the fake takes one at a time
 	})
 	source, store := startPolicyAPI(t, client, custom, nil)
 	policies, services := store.Subscribe(NetworkPolicies), store.Subscribe(Services)
@@ -365,7 +369,7 @@ func TestNothingElseWaitsForPolicies(t *testing.T) {
 	if _, err := policies.Next(early); err == nil {
 		t.Error("a reader of policies begins before they are listed")
 	}
-	close(release)
+	listed.Store(true)
 	change, err := policies.Next(t.Context())
 	if err != nil || !change.Full || change.Snapshot.NetworkPolicy(Name{"shop", "web"}) == nil {
 		t.Errorf("policies that have been listed: %+v, %v", change, err)
