@@ -4,6 +4,7 @@ package bpf
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -260,6 +261,11 @@ func TestPolicyEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer events.Close()
+	short, end := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer end()
+	if _, err := events.Read(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a reader that nothing comes for: %v", err)
+	}
 	next := func() PolicyEvent {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), patience)

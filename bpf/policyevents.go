@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
@@ -102,17 +101,20 @@ func (p *Policy) Events() (*PolicyEvents, error) {
 
 // Read waits for an event. The error is that of ctx once it is done, and os.ErrClosed after Close.
 func (e *PolicyEvents) Read(ctx context.Context) (PolicyEvent, error) {
-	if err := ctx.Err(); err != nil {
-		return PolicyEvent{}, err
-	}
-	stop := context.AfterFunc(ctx, func() { e.reader.SetDeadline(time.Unix(0, 1)) })
+	// A deadline does not end a read that waits: setting it waits for the read.
+	stop := context.AfterFunc(ctx, func() { _ = e.reader.Flush() }) // fails when closed, which ends reads by itself
 	defer stop()
-	if err := e.reader.ReadInto(&e.record); err != nil {
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			e.reader.SetDeadline(time.Time{})
-			return PolicyEvent{}, ctx.Err()
+	for {
+		if err := ctx.Err(); err != nil {
+			return PolicyEvent{}, err
 		}
-		return PolicyEvent{}, fmt.Errorf("read policy events: %w", err)
+		err := e.reader.ReadInto(&e.record)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, ringbuf.ErrFlushed) { // by this context or by an earlier one
+			return PolicyEvent{}, fmt.Errorf("read policy events: %w", err)
+		}
 	}
 	var v packetPolicyEvent
 	if err := binary.Read(bytes.NewReader(e.record.RawSample), binary.NativeEndian, &v); err != nil {
