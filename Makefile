@@ -106,8 +106,9 @@ bench: build ## (root) measure beside peers: BENCH=autopath|cni|dns|externaldns|
 	@[ "$$(id -u)" = 0 ] || { echo "bench: needs root: sudo make bench"; exit 2; }
 	$(GO) build -C bench -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(abspath $(BIN))/ ./cmd/...
 	@for p in unbound gcc; do command -v $$p >/dev/null || { echo "bench: $$p is missing: apt-get install $(PACKAGES_BENCH)"; exit 1; }; done
-	$(GO) build -C bench -buildvcs=false -trimpath -ldflags '-s -w' -o $(CACHE)/bench/peers/ tool ./cmd/cachepeer ./cmd/stockpeer
+	$(GO) build -C bench -buildvcs=false -trimpath -ldflags '-s -w' -o $(CACHE)/bench/peers/ tool ./cmd/cachepeer ./cmd/relaypeer ./cmd/stockpeer
 	gcc -O2 -Wall -o $(CACHE)/bench/peers/udp-echo bench/dns/echo/echo.c
+	gcc -O2 -Wall -o $(CACHE)/bench/peers/udp-relay bench/dns/relay/relay.c
 	$(GO) build -C test/diff/kubeproxy -trimpath -ldflags '-s -w' -o $(CACHE)/bench/peers/kubeproxy .
 	$(if $(filter externaldns all,$(or $(BENCH),all)),$(GO) build -C test/tools/externaldns -trimpath -ldflags '-s -w' -o $(CACHE)/bench/peers/external-dns sigs.k8s.io/external-dns)
 	$(BIN)/bench run -bench $(or $(BENCH),all) -bin $(BIN) -peers $(CACHE)/bench/peers $(if $(QUICK),-quick) $(if $(DOCS),-docs docs/benchmarks.md)

@@ -33,7 +33,7 @@ type bed struct {
 	peers      string
 	quick      bool
 	ours       *contender
-	contenders []*contender // ours is the first, the echo server the last
+	contenders []*contender // ours is the first, the floors are the last
 	cold       int          // names that nobody has asked for begin with numbers from here
 }
 
@@ -54,7 +54,16 @@ func (b *bed) build(ctx context.Context, bin string) (err error) {
 	if err := b.startPeers(ctx); err != nil {
 		return err
 	}
+	if err := b.placeUpstream(ctx); err != nil {
+		return err
+	}
 	return b.warm(ctx, hot)
+}
+
+// placeUpstream has replies of the upstream come from another processor than the one they are awaited on, as those of another
+// machine do, whoever asks.
+func (b *bed) placeUpstream(ctx context.Context) error {
+	return errors.Join(b.Upstream.Ask(ctx, dnslab.VerbPin, dnslab.ClientCPU, nil), b.Beside.Ask(ctx, dnslab.VerbPin, dnslab.OtherCPU, nil))
 }
 
 // warm asks for a name until the kernel answers.

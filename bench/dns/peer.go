@@ -20,11 +20,13 @@ type contender struct {
 	pid    int            // of its program
 }
 
-// The peers, and the floor.
+// The peers, the floor of answers that are at hand, and those of answers that an upstream gives.
 const (
 	nameUnbound = "unbound"
 	nameCoreDNS = "CoreDNS cache"
 	nameEcho    = "UDP echo in C"
+	nameRelay   = "UDP relay in C"
+	nameRelayGo = "UDP relay in Go"
 )
 
 // Where those are that are beside the node's own listener.
@@ -32,6 +34,8 @@ const (
 	echoPort = 5300 + iota
 	unboundPort
 	cachePort
+	relayPort
+	relayGoPort
 )
 
 // cacheFile is the Corefile of NodeLocal DNSCache for names outside the cluster (kubernetes, cluster/addons/dns/nodelocaldns).
@@ -76,15 +80,23 @@ func (b *bed) startPeers(ctx context.Context) error {
 		}
 	}
 	for _, p := range []struct {
-		contender
+		name    string
+		role    measure.Role
+		port    uint16
 		program string
 		args    []string
 	}{
-		{contender{nameUnbound, measure.Peer, netip.AddrPortFrom(dnslab.NodeDNS, unboundPort), 0}, "unbound", []string{"-d", "-c", filepath.Join(b.Node.Dir(), "unbound.conf")}},
-		{contender{nameCoreDNS, measure.Peer, netip.AddrPortFrom(dnslab.NodeDNS, cachePort), 0}, filepath.Join(b.peers, "cachepeer"), []string{"-conf", filepath.Join(b.Node.Dir(), "Corefile")}},
-		{contender{nameEcho, measure.Floor, netip.AddrPortFrom(dnslab.NodeDNS, echoPort), 0}, filepath.Join(b.peers, "udp-echo"), []string{dnslab.NodeDNS.String(), strconv.Itoa(echoPort)}},
+		{nameUnbound, measure.Peer, unboundPort, "unbound", []string{"-d", "-c", filepath.Join(b.Node.Dir(), "unbound.conf")}},
+		{nameCoreDNS, measure.Peer, cachePort, filepath.Join(b.peers, "cachepeer"), []string{"-conf", filepath.Join(b.Node.Dir(), "Corefile")}},
+		{nameEcho, measure.Floor, echoPort, filepath.Join(b.peers, "udp-echo"), []string{dnslab.NodeDNS.String(), strconv.Itoa(echoPort)}},
+		{nameRelay, measure.Floor, relayPort, filepath.Join(b.peers, "udp-relay"), []string{
+			dnslab.NodeDNS.String(), strconv.Itoa(relayPort), dnslab.UpstreamAddr.Addr().String(), strconv.Itoa(int(dnslab.UpstreamAddr.Port())),
+		}},
+		{nameRelayGo, measure.Floor, relayGoPort, filepath.Join(b.peers, "relaypeer"), []string{
+			netip.AddrPortFrom(dnslab.NodeDNS, relayGoPort).String(), dnslab.UpstreamAddr.String(),
+		}},
 	} {
-		c := p.contender
+		c := contender{name: p.name, role: p.role, server: netip.AddrPortFrom(dnslab.NodeDNS, p.port)}
 		server, err := b.Serve(ctx, filepath.Base(p.program), func() error {
 			return b.Client.Ask(ctx, dnslab.VerbLoop, dnslab.Loop{Server: c.server, Names: []string{hot}, Times: 1, Patience: patience}, nil)
 		}, p.program, p.args...)

@@ -18,7 +18,7 @@ import (
 )
 
 // What a client does: a [Loop], a [Rate], a [Burst] or [Searches], or it says how many bytes maps have, by a list of their
-// names, or how many questions the kernel has answered.
+// names, or how many questions the kernel has answered. With VerbPin it stays on a processor, by its number, as the upstream does.
 const (
 	VerbLoop   = "loop"
 	VerbRate   = "rate"
@@ -26,9 +26,9 @@ const (
 	VerbSearch = "search"
 	VerbMaps   = "maps"
 	VerbHits   = "hits"
+	VerbPin    = "pin"
 
 	verbEnter = "enter"
-	verbPin   = "pin"
 )
 
 // A Loop is one question after another over one socket, the names by turns.
@@ -60,7 +60,7 @@ func serveClient(in io.Reader, out io.Writer) error {
 	runtime.LockOSThread() // never unlocked: the thread does not come back from the pod
 	return remote.Serve(in, out, remote.Verbs{
 		verbEnter: remote.Verb(func(path string) (any, error) { return nil, enter(path) }),
-		verbPin: remote.Verb(func(cpu int) (any, error) {
+		VerbPin: remote.Verb(func(cpu int) (any, error) {
 			var set unix.CPUSet
 			set.Set(cpu)
 			return nil, unix.SchedSetaffinity(0, &set)

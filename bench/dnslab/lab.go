@@ -179,7 +179,7 @@ func (l *Lab) addPod(ctx context.Context, name string) error {
 	if l.Client, err = l.connect(ctx, "a client in the pod", roleClient); err != nil {
 		return err
 	}
-	return errors.Join(l.Client.Ask(ctx, verbEnter, podruntime.Path(name), nil), l.Client.Ask(ctx, verbPin, ClientCPU, nil))
+	return errors.Join(l.Client.Ask(ctx, verbEnter, podruntime.Path(name), nil), l.Client.Ask(ctx, VerbPin, ClientCPU, nil))
 }
 
 // addressIn is the first address of what a CNI plugin printed.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 
@@ -32,6 +33,7 @@ func serveUpstream(in io.Reader, out io.Writer) error {
 	u := &upstream{asked: map[string]int{}}
 	return remote.Serve(in, out, remote.Verbs{
 		verbListen: remote.Verb(func(at netip.AddrPort) (any, error) { return nil, u.listen(at) }),
+		VerbPin:    remote.Verb(func(cpu int) (any, error) { return nil, Pin(os.Getpid(), cpu) }),
 		VerbAsked:  remote.Verb(func(name string) (any, error) { return u.count(name), nil }),
 	})
 }

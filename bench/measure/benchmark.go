@@ -15,7 +15,7 @@ import (
 // A Role says what a case is for.
 type Role string
 
-// The roles. A series has one Subject and at most one Floor.
+// The roles. A series has one Subject. Of several floors the lowest is the one that figures are compared with.
 const (
 	Subject Role = "nearpath"
 	Peer    Role = "peer"

@@ -33,7 +33,7 @@ func (s SeriesResult) blocks() (all []block) {
 			if c.Role == Subject {
 				row[6] = times(sum.P50, peer)
 			}
-			if c.Role == Floor {
+			if c.Role == Floor && sum.P50 == floor {
 				row[7] = ""
 			}
 			b.rows = append(b.rows, row)
