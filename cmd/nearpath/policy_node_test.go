@@ -96,6 +96,12 @@ spec:
 // startPolicyNode makes the node, with these settings of its agent beside the usual ones.
 func startPolicyNode(t *testing.T, settings ...string) *policyNode {
 	t.Helper()
+	return startPolicyNodeOf(t, func(n *policyNode) string { return fmt.Sprintf("manifests: %s\n", n.manifests()) }, settings...)
+}
+
+// startPolicyNodeOf is startPolicyNode with another setting of where objects come from.
+func startPolicyNodeOf(t *testing.T, objects func(*policyNode) string, settings ...string) *policyNode {
+	t.Helper()
 	must(t, netlab.Sweep(policyLab))
 	lab, err := netlab.New(policyLab)
 	must(t, err)
@@ -112,7 +118,7 @@ func startPolicyNode(t *testing.T, settings ...string) *policyNode {
 	must(t, err)
 	must(t, os.Mkdir(n.manifests(), 0o755))
 	n.config, n.log = filepath.Join(n.node.Dir(), "config.yaml"), filepath.Join(n.node.Dir(), "agent.log")
-	text := cloud.AgentConfig("node") + strings.Join(settings, "") + fmt.Sprintf("manifests: %s\nstateDir: %s\ndns: {upstreams: [192.0.2.1]}\n", n.manifests(), filepath.Join(n.node.Dir(), "state"))
+	text := cloud.AgentConfig("node") + strings.Join(settings, "") + objects(n) + fmt.Sprintf("stateDir: %s\ndns: {upstreams: [192.0.2.1]}\n", filepath.Join(n.node.Dir(), "state"))
 	must(t, os.WriteFile(n.config, []byte(text), 0o600))
 	t.Cleanup(func() {
 		if text, err := os.ReadFile(n.log); t.Failed() && err == nil {
@@ -144,6 +150,13 @@ func (n *policyNode) api() *agentapi.Client {
 // startAgent runs this program as an agent and waits until it is ready.
 func (n *policyNode) startAgent(t *testing.T) {
 	t.Helper()
+	n.launchAgent(t)
+	n.awaitAgent(t)
+}
+
+// launchAgent is startAgent without the wait.
+func (n *policyNode) launchAgent(t *testing.T) {
+	t.Helper()
 	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(t, err)
 	defer log.Close()
@@ -152,6 +165,10 @@ func (n *policyNode) startAgent(t *testing.T) {
 	cmd.Stdout, cmd.Stderr = log, log
 	n.agent, err = n.Start(cmd)
 	must(t, err)
+}
+
+func (n *policyNode) awaitAgent(t *testing.T) {
+	t.Helper()
 	awaitPolicy(t, "the agent to be ready", func() error {
 		select {
 		case <-n.agent.Done():
