@@ -4,8 +4,12 @@ package matrix
 
 import "time"
 
-// streamEvery is the time between requests of a stream, with a slow processor's care.
-const streamEvery = 100 * time.Millisecond
+// streamEvery is the time between requests of a stream, and streamTimeout how long one waits for its answer. Requests come whether or not
+// those of before were answered, so on a slow processor a fast pace, or giving up what is on its way, ends with no answers at all.
+const (
+	streamEvery   = 300 * time.Millisecond
+	streamTimeout = 5 * time.Second
+)
 
 var datapaths = []string{veth, ipvlan, exclusive}
 

@@ -4,8 +4,12 @@ package matrix
 
 import "time"
 
-// streamEvery is the time between requests of a stream.
-const streamEvery = 20 * time.Millisecond
+// streamEvery is the time between requests of a stream, and streamTimeout how long one waits for its answer: shorter than the time after
+// which TCP sends a SYN again, so that a lost one counts as lost.
+const (
+	streamEvery   = 20 * time.Millisecond
+	streamTimeout = 700 * time.Millisecond
+)
 
 // datapaths are those that any kernel has: ipvlan is a module that not every machine has.
 var datapaths = []string{veth, exclusive}

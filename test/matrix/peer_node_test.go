@@ -173,9 +173,6 @@ type stream struct {
 	to      netip.AddrPort
 }
 
-// streamTimeout is shorter than the time after which TCP sends a SYN again: a lost one counts as lost.
-const streamTimeout = 700 * time.Millisecond
-
 // stream begins one.
 func (p *peer) stream(network string, to netip.AddrPort) (*stream, error) {
 	r, err := p.tell(order{Do: "flow", Network: network, To: to.String(), Every: streamEvery, Timeout: streamTimeout})
