@@ -76,8 +76,8 @@ func Load(cfg Config) (*Datapath, error) {
 		return nil, fmt.Errorf("make pin directory: %w", err)
 	}
 	d := &Datapath{cfg: cfg}
-	opts := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: pins}}
-	if err := spec.LoadAndAssign(&d.objs, opts); err != nil {
+	opts := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: pins}}
+	if err := loadAndAssign(spec, &d.objs, opts); err != nil {
 		return nil, fmt.Errorf("load the datapath with pins in %s: %w", pins, err)
 	}
 	if err := d.loadPacket(pins); err != nil {
@@ -178,7 +178,7 @@ func (d *Datapath) loadPacket(pins string) error {
 	if err := d.cfg.set(spec, vars); err != nil {
 		return err
 	}
-	opts := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: pins}, MapReplacements: map[string]*ebpf.Map{
+	opts := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: pins}, MapReplacements: map[string]*ebpf.Map{
 		packetMapFrontends: o.Frontends, packetMapRecords: o.Records, packetMapBlocks: o.Blocks,
 		packetMapPods: o.Pods, packetMapLinkAddresses: o.LinkAddresses, packetMapPodAddresses: o.PodAddresses, packetMapNodeAddresses: o.NodeAddresses, packetMapHostNetworks: o.HostNetworks,
 		packetMapFlows: o.Flows, packetMapPacketCounts: o.PacketCounts, packetMapFragments: o.Fragments,
@@ -189,7 +189,7 @@ func (d *Datapath) loadPacket(pins string) error {
 		*packetPrograms
 		*policyMaps
 	}{&d.packet, &d.policy}
-	if err := spec.LoadAndAssign(&loaded, opts); err != nil {
+	if err := loadAndAssign(spec, &loaded, opts); err != nil {
 		return fmt.Errorf("load the packet path: %w", err)
 	}
 	if d.tcx, err = haveTCX(d.packet.FromPod); err == nil {
