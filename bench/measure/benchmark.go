@@ -45,6 +45,7 @@ type Case struct {
 // A Series is a comparison under one condition.
 type Series struct {
 	Name, What string
+	Scale      Scale
 	Rounds     int
 	// Unmeasured rounds go first and are not kept: they fill caches and page in programs.
 	Unmeasured int

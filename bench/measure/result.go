@@ -33,6 +33,7 @@ type Result struct {
 type SeriesResult struct {
 	Name    string       `json:"name"`
 	What    string       `json:"what"`
+	Scale   Scale        `json:"scale"`
 	Metrics []Metric     `json:"metrics"`
 	Cases   []CaseResult `json:"cases"`
 }

@@ -38,7 +38,7 @@ func Run(ctx context.Context, b Benchmark, env Env) (r Result, err error) {
 }
 
 func runSeries(ctx context.Context, s Series, progress io.Writer) (SeriesResult, error) {
-	r := SeriesResult{Name: s.Name, What: s.What, Metrics: s.Metrics}
+	r := SeriesResult{Name: s.Name, What: s.What, Scale: s.Scale, Metrics: s.Metrics}
 	for _, c := range s.Cases {
 		r.Cases = append(r.Cases, CaseResult{Name: c.Name, Role: c.Role, Samples: map[string][][]float64{}})
 	}

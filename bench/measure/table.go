@@ -2,6 +2,7 @@ package measure
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -97,7 +98,7 @@ func (r Result) Print(w io.Writer) error {
 			}
 		}
 	}
-	if err := table.Flush(); err != nil {
+	if err := errors.Join(table.Flush(), r.printGrowths(w)); err != nil {
 		return err
 	}
 	for _, d := range r.Drifts() {
@@ -117,6 +118,12 @@ func (r Result) markdown() []byte {
 			for _, row := range b.rows {
 				fmt.Fprintf(&out, "| %s |\n", strings.Join(row, " | "))
 			}
+		}
+	}
+	if growths := r.Growths(); len(growths) > 0 {
+		fmt.Fprintf(&out, "\n| %s |\n%s|\n", strings.Join(growthHeader, " | "), strings.Repeat("|---", len(growthHeader)))
+		for _, g := range growths {
+			fmt.Fprintf(&out, "| %s |\n", strings.Join(g.row(), " | "))
 		}
 	}
 	return out.Bytes()

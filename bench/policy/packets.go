@@ -32,7 +32,7 @@ func (b *bed) packets(kind packetKind, peers int) measure.Series {
 		policies, what = scene{}, "with no policy about the pod"
 	}
 	s := measure.Series{
-		Name: fmt.Sprintf("%s, %d peers", kind, peers), Rounds: b.rounds(60, 12), Unmeasured: 1,
+		Name: fmt.Sprintf("%s, %d peers", kind, peers), Scale: measure.Scale{Of: "peers, " + string(kind), Size: float64(peers)}, Rounds: b.rounds(60, 12), Unmeasured: 1,
 		What: fmt.Sprintf("a datagram from a pod %s, processor time from sendto() to its end behind the node; \"policy\" is what it takes longer than on a site without policy, by medians of one round", what),
 		Metrics: []measure.Metric{
 			{Name: "packet", What: "a packet", Unit: "ns"},
@@ -69,7 +69,7 @@ func (b *bed) sends(ctx context.Context, kind packetKind, pods []*remote.Process
 // connects counts connections.
 func (b *bed) connects(policies int) measure.Series {
 	s := measure.Series{
-		Name: fmt.Sprintf("connections, %d policies", policies), Rounds: b.rounds(40, 10), Unmeasured: 1,
+		Name: fmt.Sprintf("connections, %d policies", policies), Scale: measure.Scale{Of: "policies, connections", Size: float64(policies)}, Rounds: b.rounds(40, 10), Unmeasured: 1,
 		What: fmt.Sprintf("TCP connections from a pod for each second of its processor time, closed by a reset; %d policies of ten peers on the node, ten of them, or all, about the pod", policies),
 		Metrics: []measure.Metric{
 			{Name: "rate", What: "connections", Unit: "/s", HigherIsBetter: true},

@@ -37,11 +37,10 @@ func Roles() map[string]func(io.Reader, io.Writer) error {
 // sizes are numbers of Services.
 var sizes = []int{10, 1000, 10000}
 
-// Sizes of clusters. Peers get no more than fair has: with ten endpoints for each Service kube-proxy's first sync takes
-// minutes. Only its chains of Services lengthen the way of a connection, and they are as long.
+// Sizes of clusters. Peers get no more than one endpoint for each Service: with ten kube-proxy's first sync takes minutes. Only its
+// chains of Services lengthen the way of a connection, and they are as long.
 var (
 	middling = size{1000, 1} // where the number of Services does not matter
-	fair     = size{10000, 1}
 	large    = size{10000, 10}
 )
 
@@ -60,9 +59,13 @@ func setup(ctx context.Context, env measure.Env) (*measure.Bed, error) {
 // all are the series.
 func (b *bed) all() (list []measure.Series) {
 	for _, n := range sizes {
-		list = append(list, b.connects(n))
+		list = append(list, b.connects(n), b.flips(size{n, 1}))
 	}
-	return append(list, b.open(), b.stream(), b.tax(), b.flips(fair), b.flips(large), b.syncs(fair), b.syncs(large), b.memory(), b.resident())
+	list = append(list, b.open(), b.stream(), b.tax(), b.flips(large))
+	for _, n := range sizes {
+		list = append(list, b.syncs(size{n, 1}))
+	}
+	return append(list, b.syncs(large), b.memory(), b.resident())
 }
 
 // A contender serves Services on a site of its own.

@@ -21,10 +21,15 @@ func spared(rounds int, one func(context.Context, *contender) (measure.Samples, 
 	}
 }
 
+// scale is that of figures which depend on the number of Services.
+func (n size) scale(what string) measure.Scale {
+	return measure.Scale{Of: fmt.Sprintf("Services of %d, %s", n.Endpoints, what), Size: float64(n.Services)}
+}
+
 // flips measures how long a change of one endpoint takes among all the others.
 func (b *bed) flips(n size) measure.Series {
 	s := measure.Series{
-		Name: fmt.Sprintf("endpoint flip, %s", n), Rounds: b.rounds(40, 8), Unmeasured: 1,
+		Name: fmt.Sprintf("endpoint flip, %s", n), Scale: n.scale("endpoint flip"), Rounds: b.rounds(40, 8), Unmeasured: 1,
 		What:    "one endpoint replaced by another; nearpath: until a connection arrives there, kube-proxy: until its rules are written",
 		Metrics: []measure.Metric{{Name: "flip", What: "from the change to its effect", Unit: "ms"}},
 	}
@@ -45,7 +50,7 @@ func (b *bed) flips(n size) measure.Series {
 // syncs measures how long everything takes at once.
 func (b *bed) syncs(n size) measure.Series {
 	s := measure.Series{
-		Name: fmt.Sprintf("full sync, %s", n), Rounds: b.rounds(10, 4),
+		Name: fmt.Sprintf("full sync, %s", n), Scale: n.scale("full sync"), Rounds: b.rounds(10, 4),
 		What:    "from an empty kernel until all are served, by a process that has the objects already",
 		Metrics: []measure.Metric{{Name: "sync", What: "until all are served", Unit: "ms"}},
 	}

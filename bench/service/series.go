@@ -31,7 +31,7 @@ func median(samples []float64) float64 {
 // which an unhooked client of nearpath's site connects to.
 func (b *bed) connects(services int) measure.Series {
 	s := measure.Series{
-		Name: fmt.Sprintf("connect, %d Services", services), Rounds: b.rounds(40, 8), Unmeasured: 1,
+		Name: fmt.Sprintf("connect, %d Services", services), Scale: size{services, 1}.scale("connect()"), Rounds: b.rounds(40, 8), Unmeasured: 1,
 		What: "TCP connect() to the Service in the middle, which has ten endpoints; \"above direct\" is what it takes longer than to an endpoint's own address, by medians of one round",
 		Metrics: []measure.Metric{
 			{Name: "connect", What: "connect()", Unit: "us"},
