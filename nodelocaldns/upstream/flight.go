@@ -22,6 +22,7 @@ var errTimeout = errors.New("no endpoint has replied in time")
 
 // A flight is a question on its way, for everybody who asks it.
 type flight struct {
+	key    key
 	cancel context.CancelCauseFunc
 	done   chan struct{}
 	// Set before done is closed.
@@ -31,6 +32,7 @@ type flight struct {
 	// Guarded by flights.mu.
 	clients int
 	place   *list.Element // in flights.order; nil when it has landed
+	until   time.Time     // when it is forgotten that has landed
 }
 
 // flights are the questions of an Upstream, one of each kind at a time.
@@ -40,12 +42,13 @@ type flights struct {
 	mu      sync.Mutex // guards what follows and the fields of each flight
 	byKey   map[key]*flight
 	order   *list.List // of *flight, the oldest first
+	landed  *list.List // of *flight that byKey still has, the oldest first
 	clients int
 	closed  bool
 }
 
 func (f *flights) init(most int) {
-	f.max, f.byKey, f.order = most, make(map[key]*flight), list.New()
+	f.max, f.byKey, f.order, f.landed = most, make(map[key]*flight), list.New(), list.New()
 }
 
 // Exchange asks for the first question of a message, and returns a reply that is the caller's own. The context ends the
@@ -90,6 +93,7 @@ func (u *Upstream) join(q *query) (joined *flight, fly func(), err error) {
 	if fs.closed {
 		return nil, nil, errClosed
 	}
+	fs.forget(time.Now())
 	for fs.clients >= fs.max*maxClients && fs.drop() {
 		u.Metrics.dropped.Inc()
 	}
@@ -103,7 +107,7 @@ func (u *Upstream) join(q *query) (joined *flight, fly func(), err error) {
 		u.Metrics.dropped.Inc()
 	}
 	ctx, cancel := context.WithCancelCause(u.life)
-	f := &flight{cancel: cancel, done: make(chan struct{}), clients: 1}
+	f := &flight{key: q.key, cancel: cancel, done: make(chan struct{}), clients: 1}
 	f.place = fs.order.PushBack(f)
 	fs.byKey[q.key] = f
 	fs.clients++
@@ -113,7 +117,7 @@ func (u *Upstream) join(q *query) (joined *flight, fly func(), err error) {
 		defer u.running.Done()
 		defer cancel(nil)
 		f.reply, f.err = u.ask(ctx, q)
-		u.land(f, q.key)
+		u.land(f)
 	}, nil
 }
 
@@ -133,7 +137,7 @@ func (f *flights) drop() bool {
 }
 
 // land gives the reply to who waits, and for a moment to who comes late, unless it may not be used twice.
-func (u *Upstream) land(f *flight, k key) {
+func (u *Upstream) land(f *flight) {
 	fs := &u.flights
 	fs.mu.Lock()
 	dropped := f.place == nil
@@ -142,10 +146,13 @@ func (u *Upstream) land(f *flight, k key) {
 		f.place = nil
 	}
 	// A flight of the same question may have begun after this one was dropped.
-	mine := fs.byKey[k] == f
-	late := mine && !dropped && !errors.Is(f.err, errClosed) && (f.reply == nil || lasts(f.reply))
-	if mine && !late {
-		delete(fs.byKey, k)
+	mine := fs.byKey[f.key] == f
+	switch {
+	case mine && !dropped && !errors.Is(f.err, errClosed) && (f.reply == nil || lasts(f.reply)):
+		f.until = time.Now().Add(linger)
+		fs.landed.PushBack(f)
+	case mine:
+		delete(fs.byKey, f.key)
 	}
 	close(f.done)
 	fs.mu.Unlock()
@@ -153,16 +160,18 @@ func (u *Upstream) land(f *flight, k key) {
 	if f.err != nil && !dropped {
 		u.Metrics.failed.Inc()
 	}
-	if late {
-		time.AfterFunc(linger, func() { fs.forget(k, f) })
-	}
 }
 
-func (f *flights) forget(k key, landed *flight) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.byKey[k] == landed {
-		delete(f.byKey, k)
+// forget drops those that landed a while ago. Whoever asks next does it: a timer for each would wake the process once more for
+// each question. The caller holds mu.
+func (f *flights) forget(now time.Time) {
+	for oldest := f.landed.Front(); oldest != nil; oldest = f.landed.Front() {
+		landed := oldest.Value.(*flight)
+		if now.Before(landed.until) {
+			return
+		}
+		f.landed.Remove(oldest)
+		delete(f.byKey, landed.key)
 	}
 }
 

@@ -445,6 +445,11 @@ func TestCoalescing(t *testing.T) {
 		if q := queries(); q != 5 {
 			t.Errorf("%d queries after the reply has been kept long enough, want 5", q)
 		}
+		u.flights.mu.Lock()
+		defer u.flights.mu.Unlock()
+		if kept := len(u.flights.byKey); kept != 1 || u.flights.landed.Len() != 1 {
+			t.Errorf("%d replies are kept in %d places, want the last one", kept, u.flights.landed.Len())
+		}
 	})
 }
 
