@@ -2,6 +2,7 @@ package autopath
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"time"
 
@@ -77,12 +78,25 @@ func (h *Handler) scope(ctx context.Context, state request.Request) Scope {
 	if scope, ok := scopeFrom(ctx); ok {
 		return scope
 	}
-	client, err := netip.ParseAddr(state.IP())
-	if err != nil {
+	client, ok := addrOf(state)
+	if !ok {
 		return Scope{}
 	}
 	scope, _ := h.config.Scopes.Scope(ctx, client.Unmap().WithZone(""))
 	return scope
+}
+
+// addrOf is the client's address. Those of our own listeners are not written out to be read again: that would take longer than
+// all else here.
+func addrOf(state request.Request) (netip.Addr, bool) {
+	switch at := state.W.RemoteAddr().(type) {
+	case *net.UDPAddr:
+		return netip.AddrFromSlice(at.IP)
+	case *net.TCPAddr:
+		return netip.AddrFromSlice(at.IP)
+	}
+	client, err := netip.ParseAddr(state.IP())
+	return client, err == nil
 }
 
 // ServeScope serves a question of a client whose Scope the caller knows; the zero Scope is one that nobody knows.
