@@ -22,9 +22,9 @@ var errTimeout = errors.New("no endpoint has replied in time")
 
 // A flight is a question on its way, for everybody who asks it.
 type flight struct {
-	key    key
-	cancel context.CancelCauseFunc
-	done   chan struct{}
+	key     key
+	dropped chan struct{} // closed when there were too many, and this was the oldest
+	done    chan struct{}
 	// Set before done is closed.
 	reply *dns.Msg
 	err   error
@@ -106,8 +106,7 @@ func (u *Upstream) join(q *query) (joined *flight, fly func(), err error) {
 	for fs.order.Len() >= fs.max && fs.drop() {
 		u.Metrics.dropped.Inc()
 	}
-	ctx, cancel := context.WithCancelCause(u.life)
-	f := &flight{key: q.key, cancel: cancel, done: make(chan struct{}), clients: 1}
+	f := &flight{key: q.key, dropped: make(chan struct{}), done: make(chan struct{}), clients: 1}
 	f.place = fs.order.PushBack(f)
 	fs.byKey[q.key] = f
 	fs.clients++
@@ -115,8 +114,7 @@ func (u *Upstream) join(q *query) (joined *flight, fly func(), err error) {
 	u.running.Add(1)
 	return f, func() {
 		defer u.running.Done()
-		defer cancel(nil)
-		f.reply, f.err = u.ask(ctx, q)
+		f.reply, f.err = u.ask(q, f.dropped)
 		u.land(f)
 	}, nil
 }
@@ -132,7 +130,7 @@ func (f *flights) drop() bool {
 	oldest.place = nil
 	f.clients -= oldest.clients
 	oldest.clients = 0
-	oldest.cancel(ErrDropped)
+	close(oldest.dropped)
 	return true
 }
 

@@ -75,7 +75,7 @@ type outcome struct {
 }
 
 // ask returns the first good reply. Without any it returns the first bad one, or why there is none.
-func (u *Upstream) ask(ctx context.Context, q *query) (*dns.Msg, error) {
+func (u *Upstream) ask(q *query, dropped <-chan struct{}) (*dns.Msg, error) {
 	u.budget.earn()
 	r := &race{Upstream: u, q: q}
 	start := time.Now()
@@ -83,7 +83,7 @@ func (u *Upstream) ask(ctx context.Context, q *query) (*dns.Msg, error) {
 	if first != nil && first.msg != nil && r.isFinal(first.msg) {
 		return first.msg, nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Until(start.Add(u.Timeout)), errTimeout)
+	ctx, cancel := context.WithTimeoutCause(u.life, time.Until(start.Add(u.Timeout)), errTimeout)
 	defer cancel()
 	r.results, r.timer = make(chan outcome, u.attempts()), time.NewTimer(u.Timeout)
 	defer r.leave()
@@ -100,6 +100,8 @@ func (u *Upstream) ask(ctx context.Context, q *query) (*dns.Msg, error) {
 			}
 		case <-r.timer.C:
 			r.impatient()
+		case <-dropped:
+			return r.verdict(ErrDropped)
 		case <-ctx.Done():
 			return r.verdict(context.Cause(ctx))
 		}
