@@ -61,8 +61,12 @@ func TestBeforeReply(t *testing.T) {
 	for _, question := range []*dns.Msg{secure, plain} {
 		g.check(n.exchange(question), "a client")
 	}
+	g.mu.Lock()
 	clear(g.opened) // the second question publishes
+	g.mu.Unlock()
 	n.until("published", func() bool { _, ok := n.ask(www, dns.TypeA, 0); return ok })
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if g.puts == 0 {
 		t.Error("the kernel was given nothing")
 	}
