@@ -34,6 +34,7 @@ type policyPlanner interface {
 	Adopt(policy.Maps) error
 	Plan(cluster.Change) ([]policy.Op, error)
 	Prune() ([]policy.Op, error)
+	Retry()
 	MaySelect(namespace string) bool
 	Isolating(number uint16, d policy.Direction) []policy.Ref
 	// Refused are policies that there is no room for, and why.
@@ -78,6 +79,7 @@ type policySync struct {
 	pruneBy  time.Time             // the latest that this may become, zero with it
 	poke     func()                // wakes Run; nil: it is not waiting
 	refused  map[policy.Ref]string // for want of room, as of the last plan
+	retried  bool                  // these were tried again since anything has changed
 	pods     map[netip.Addr]localPod
 	enforced map[netip.Addr]uint32 // the generation since which each pod is as it should be
 	// gone are pods that were dismissed before those from before this agent were looked for; nil: they have been.
@@ -144,7 +146,7 @@ func (s *policySync) next(ctx context.Context) (cluster.Change, error) {
 	defer cancel(nil)
 	s.mu.Lock()
 	wait := s.retry
-	if !s.prune.IsZero() {
+	if !s.prune.IsZero() && !s.doubt {
 		if left := max(time.Until(s.prune), time.Millisecond); wait == 0 || left < wait {
 			wait = left
 		}
@@ -169,13 +171,20 @@ func (s *policySync) again() {
 	if s.failure != nil {
 		s.change(cluster.Change{}, time.Time{})
 	}
-	if s.failure == nil && !s.prune.IsZero() && !time.Now().Before(s.prune) {
-		s.prune, s.pruneBy = time.Time{}, time.Time{}
-		ops, err := s.cfg.Planner.Prune()
-		if err == nil {
-			err = s.apply(ops)
-		}
+	if s.doubt || s.prune.IsZero() || time.Now().Before(s.prune) {
+		return
+	}
+	s.prune, s.pruneBy = time.Time{}, time.Time{}
+	// What is taken away counts with an error, too: it may be the room that was missing.
+	ops, err := s.cfg.Planner.Prune()
+	if err = errors.Join(err, s.apply(ops)); err != nil {
 		s.settle(err)
+		return
+	}
+	if s.failure != nil || len(s.refused) > 0 && !s.retried {
+		s.cfg.Planner.Retry()
+		s.change(cluster.Change{}, time.Time{})
+		s.retried = true
 	}
 }
 
@@ -221,6 +230,7 @@ func (s *policySync) change(change cluster.Change, heard time.Time) {
 	if s.snapshot == nil {
 		return
 	}
+	s.retried = false
 	began := time.Now()
 	err := s.adopt()
 	if err == nil {

@@ -60,7 +60,12 @@ func (p *fakePlanner) Plan(c cluster.Change) ([]policy.Op, error) {
 	return []policy.Op{fakeOp{p.fail}}, p.refuse
 }
 
-func (p *fakePlanner) Prune() ([]policy.Op, error) { p.say("prune"); return nil, nil }
+func (p *fakePlanner) Prune() ([]policy.Op, error) {
+	p.say("prune")
+	return []policy.Op{fakeOp{p.fail}}, p.refuse
+}
+
+func (p *fakePlanner) Retry() { p.say("retry") }
 
 func (p *fakePlanner) MaySelect(namespace string) bool { return p.selects[namespace] }
 
@@ -232,6 +237,49 @@ func TestPolicyWithoutRoom(t *testing.T) {
 		}
 		if got := value(t, r.cfg.Metrics.refused); got != 1 {
 			t.Errorf("%v policies refused", got)
+		}
+	})
+}
+
+// TestRefusedPolicyIsTriedAgain: when what nobody needs is gone, once after each change.
+func TestRefusedPolicyIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := startSync(t, func(r *syncRig) {
+			r.planner.refused = map[policy.Ref]string{{Kind: "NetworkPolicy", Name: cluster.Name{Namespace: "shop", Name: "large"}}: "too many networks"}
+		})
+		r.planner.take()
+		for n := range 2 {
+			time.Sleep(4 * pruneAfter)
+			synctest.Wait()
+			if got, want := r.planner.take(), "prune; retry; plan; prune"; got != want {
+				t.Errorf("change %d: %s, want %s", n, got, want)
+			}
+			r.store.Update(func(e *cluster.Edit) { e.PutNamespace(fmt.Sprint("other", n)) })
+			synctest.Wait()
+			if got, want := r.planner.take(), "plan full=false"; got != want {
+				t.Errorf("change %d: %s, want %s", n, got, want)
+			}
+		}
+	})
+}
+
+// TestPruneMakesRoom: what nobody needs is taken away under a plan that does not fit, too, and how often that is tried stays as it is.
+func TestPruneMakesRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := startSync(t, func(*syncRig) {})
+		r.mu.Lock()
+		r.planner.refuse = errors.New("too large")
+		r.mu.Unlock()
+		r.store.Update(func(e *cluster.Edit) { e.PutNamespace("other") })
+		synctest.Wait()
+		r.planner.take()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		got := r.planner.take()
+		if plans := strings.Count(got, "plan"); plans > 8 || strings.Count(got, "prune") != 1 {
+			t.Errorf("%d plans in a minute: %.200s", plans, got)
 		}
 	})
 }

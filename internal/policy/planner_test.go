@@ -223,6 +223,63 @@ func TestRoom(t *testing.T) {
 	s.expect(Egress, "192.168.3.1", Point(cluster.TCP, 82), false)
 }
 
+// TestRoomAgain: what did not fit is enforced when it is tried again after something else has gone, and not before.
+func TestRoomAgain(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.maps.room.CIDRs = 64
+	s.begin()
+	many := func(name string, port int32) *cluster.NetworkPolicy {
+		var rules []networkingv1.NetworkPolicyEgressRule
+		for n := range 40 {
+			rules = append(rules, block(port, fmt.Sprintf("10.%d.%d.0/24", port, n)))
+		}
+		return blocks(name, rules...)
+	}
+	s.update(func(e *cluster.Edit) { e.PutNetworkPolicy(many("first", 80)) })
+	s.update(func(e *cluster.Edit) { e.PutNetworkPolicy(many("second", 81)) })
+	second := Ref{kindNetworkPolicy, cluster.Name{Namespace: "shop", Name: "second"}}
+	for range 2 {
+		if text := s.planner.Refused()[second]; !strings.Contains(text, "it isolates, and its rules are not in force") {
+			t.Errorf("refused: %q", text)
+		}
+		s.expect(Egress, "10.80.3.1", Point(cluster.TCP, 80), true)
+		s.expect(Egress, "10.81.3.1", Point(cluster.TCP, 81), false)
+		s.planner.Retry()
+		applyAll(t, s.planner, s.maps, cluster.Change{})
+	}
+	s.update(func(e *cluster.Edit) { e.DeleteNetworkPolicy(cluster.Name{Namespace: "shop", Name: "first"}) })
+	s.expect(Egress, "10.81.3.1", Point(cluster.TCP, 81), false)
+	s.planner.Retry()
+	applyAll(t, s.planner, s.maps, cluster.Change{})
+	if len(s.planner.Refused()) > 0 {
+		t.Errorf("refused: %v", s.planner.Refused())
+	}
+	s.expect(Egress, "10.81.3.1", Point(cluster.TCP, 81), true)
+}
+
+// TestRoomOfLists: the cells of lists that nobody has any more are free when all is taken away.
+func TestRoomOfLists(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.maps.room.Cells = 60
+	s.begin()
+	ports := func(name string, first int32) *cluster.NetworkPolicy {
+		rule := block(first, "10.0.0.0/8")
+		for n := range int32(39) {
+			rule.Ports = append(rule.Ports, networkingv1.NetworkPolicyPort{Port: new(intstr.FromInt32(first + 2*n + 2))})
+		}
+		return blocks(name, rule)
+	}
+	s.update(func(e *cluster.Edit) { e.PutNetworkPolicy(ports("first", 100)) })
+	s.update(func(e *cluster.Edit) { e.DeleteNetworkPolicy(cluster.Name{Namespace: "shop", Name: "first"}) })
+	s.update(func(e *cluster.Edit) { e.PutNetworkPolicy(ports("second", 1000)) })
+	if len(s.planner.Refused()) > 0 {
+		t.Errorf("refused: %v", s.planner.Refused())
+	}
+	s.expect(Egress, "10.0.0.1", Point(cluster.TCP, 1002), true)
+}
+
 // TestNoRoomForPods: what is too much without any policy that has changed is not planned at all.
 func TestNoRoomForPods(t *testing.T) {
 	t.Parallel()

@@ -10,7 +10,7 @@ import (
 // them, and verdicts that nobody looks up. None if there is nothing. It waits for running programs, so who waits for a plan
 // should not wait for this. With the error of Plan there still are Ops, as what they take away may be the room that was missing.
 func (c *Compiler) Prune() ([]Op, error) {
-	if c.settled() && len(c.have.leftPeers) == 0 && len(c.have.leftCIDRs) == 0 && !c.garbage {
+	if c.settled() && len(c.have.leftPeers) == 0 && len(c.have.leftCIDRs) == 0 && !c.garbage && c.have.limbo == 0 {
 		return nil, nil
 	}
 	ops := []Op{Grace{}} // nobody is under the sets from before any more
@@ -25,6 +25,10 @@ func (c *Compiler) Prune() ([]Op, error) {
 	for _, key := range c.unneeded() {
 		ops = append(ops, DeleteVerdict{key})
 		c.have.deleteVerdict(key)
+	}
+	if c.have.limbo > 0 { // nobody reads the lists of these any more, and their cells are free
+		ops = append(ops, Grace{})
+		c.have.limbo = 0
 	}
 	c.garbage = !c.settled()
 	return ops, err

@@ -29,7 +29,9 @@ func (p *Planner) shrink(touched Touched, err error) ([]Op, error) {
 		kept := "it isolates, and its rules are not in force"
 		if old := p.previous[ref]; old != nil {
 			p.world.policies[ref] = old
-			kept = "its last version stays in force"
+			if old.weight() > 0 { // else it is the isolation alone that is in force
+				kept = "its last version stays in force"
+			}
 		} else {
 			p.world.policies[ref] = p.world.policies[ref].isolating()
 		}
@@ -91,6 +93,13 @@ func (p *Policy) weight() (n int) {
 		}
 	}
 	return n
+}
+
+// Retry has the next Plan try again what there was no room for, as others may have gone.
+func (p *Planner) Retry() {
+	for _, ref := range slices.Collect(maps.Keys(p.refused)) {
+		p.put(ref)
+	}
 }
 
 // Refused returns what is wrong with policies that there is no room for, and what is in force instead.
