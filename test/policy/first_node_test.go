@@ -128,7 +128,8 @@ func (c *crowd) start(ctx context.Context, s *prober, n *agentlab.Node, i int) e
 		return err
 	}
 	spec := agentlab.PodSpec{Namespace: "crowd", Name: c.name(i), Annotations: c.annotations(i)}
-	if err := n.CNI(ctx, "ADD", spec, netns); err != nil {
+	// An ENI that the pod before had is not back until the kernel has taken its namespace apart. Who starts pods tries again.
+	if err := until("ADD", func() error { return n.CNI(ctx, "ADD", spec, netns) }); err != nil {
 		return err
 	}
 	if c.allowed(i) {
