@@ -1,7 +1,6 @@
 package cni
 
 import (
-	"slices"
 	"testing"
 
 	"github.com/nearpath/nearpath/bench/measure"
@@ -24,22 +23,10 @@ func TestPluginCheck(t *testing.T) {
 // The budgets of CNI are about metrics that its series have.
 func TestBudgets(t *testing.T) {
 	t.Parallel()
-	budgets, err := measure.ReadBudgets("../budgets.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
 	b := &bed{}
 	series := []measure.Series{b.latency(true), b.throughput(true), startUp("/bin", "/bin", true)}
-	for _, budget := range budgets {
-		if budget.Benchmark != Benchmark().Name {
-			continue
-		}
-		found := slices.ContainsFunc(series, func(s measure.Series) bool {
-			return s.Name == budget.Series && slices.ContainsFunc(s.Metrics, func(m measure.Metric) bool { return m.Name == budget.Metric })
-		})
-		if !found {
-			t.Errorf("budget %q is about %q of series %q, which does not exist", budget.What, budget.Metric, budget.Series)
-		}
+	if err := measure.BudgetsNameSeries("../budgets.yaml", Benchmark().Name, series); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -43,6 +44,33 @@ func ReadBudgets(path string) ([]Budget, error) {
 		}
 	}
 	return list, nil
+}
+
+// BudgetsNameSeries says which budgets of a benchmark, in the file at path, are about figures that none of its series has: they would always
+// be missed. Without any budget it is an error, too.
+func BudgetsNameSeries(path, benchmark string, series []Series) error {
+	list, err := ReadBudgets(path)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	some := false
+	for _, b := range list {
+		if b.Benchmark != benchmark {
+			continue
+		}
+		some = true
+		found := slices.ContainsFunc(series, func(s Series) bool {
+			return s.Name == b.Series && slices.ContainsFunc(s.Metrics, func(m Metric) bool { return m.Name == b.Metric })
+		})
+		if !found {
+			errs = append(errs, fmt.Errorf("budget %q is about %q of series %q, which does not exist", b.What, b.Metric, b.Series))
+		}
+	}
+	if !some {
+		errs = append(errs, fmt.Errorf("no budget is about %s", benchmark))
+	}
+	return errors.Join(errs...)
 }
 
 func (s Summary) statistic(name string) (value float64, ok bool) {
